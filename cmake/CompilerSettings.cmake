@@ -1,0 +1,35 @@
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM)
+  # Sloppiness lets precompiled headers hit the cache.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${CCACHE_PROGRAM})
+  add_compile_options(-fpch-preprocess)
+endif()
+
+add_compile_options(-Wall -Wextra -Wno-unused-parameter -fno-math-errno)
+if(SHALLOWPI_SANITIZE)
+  add_compile_options(-fsanitize=${SHALLOWPI_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${SHALLOWPI_SANITIZE})
+endif()
+
+# shallowpi_use_torch(target): links LibTorch and shares one precompiled header (a bare include costs 20 s).
+function(shallowpi_use_torch target)
+  target_link_libraries(${target} PUBLIC LibTorch::LibTorch)
+  if(NOT TARGET shallowpi_pch)
+    file(WRITE ${CMAKE_BINARY_DIR}/pch/pch.cpp "")
+    add_library(shallowpi_pch OBJECT ${CMAKE_BINARY_DIR}/pch/pch.cpp)
+    target_link_libraries(shallowpi_pch PRIVATE LibTorch::LibTorch)
+    target_precompile_headers(shallowpi_pch PRIVATE <torch/torch.h>)
+  endif()
+  target_precompile_headers(${target} REUSE_FROM shallowpi_pch)
+endfunction()

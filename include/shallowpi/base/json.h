@@ -1,0 +1,24 @@
+// Strict JSON for untrusted files: duplicate keys, integers beyond 64 bits and deep nesting are refused.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+namespace shallowpi {
+
+using Json = nlohmann::ordered_json;
+
+/// Throws CorruptError that names `where` (a file or a part of one), the line, and what is wrong.
+Json parse_json(std::string_view text, std::string_view where);
+/// As parse_json, from a file. Throws IoError where it cannot be read.
+Json read_json(const std::filesystem::path& path);
+
+/// Member `key` of the object `json` as T; throws CorruptError naming `where` and the key where missing or of another type.
+template <typename T>
+T json_get(const Json& json, std::string_view key, std::string_view where);
+/// As json_get, but `fallback` where the key is missing or null.
+template <typename T>
+T json_get_or(const Json& json, std::string_view key, T fallback, std::string_view where);
+
+}  // namespace shallowpi

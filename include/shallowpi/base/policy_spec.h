@@ -1,0 +1,87 @@
+// Everything beside the weights that a policy needs to be used as it was trained: how images, state, actions and
+// the prompt are prepared. Saved in a checkpoint's shallowpi.json; inferred from openpi and LeRobot folders.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "shallowpi/base/enum_names.h"
+
+namespace shallowpi {
+
+/// How the prompt is written (pi_models: openpi's tokenizer.py, LeRobot's processors).
+enum class PromptMode {
+  kPi0Plain,            ///< "<bos>text\n"
+  kPi05State,           ///< "Task: text, State: 12 200 ...;\nAction: " with the robot's real state dims
+  kPi05StatePadded32,   ///< the same with the state zero-padded to 32 dims first (LeRobot 0.4.x)
+  kPi05NoState,         ///< as kPi0Plain, padded to the pi0.5 length (openpi's pi05_libero)
+};
+template <>
+inline constexpr auto kEnumNames<PromptMode> = std::to_array<EnumName<PromptMode>>({
+    {PromptMode::kPi0Plain, "pi0_plain"},
+    {PromptMode::kPi05State, "pi05_state"},
+    {PromptMode::kPi05StatePadded32, "pi05_state_padded32"},
+    {PromptMode::kPi05NoState, "pi05_no_state"},
+});
+
+/// How state and actions are normalised.
+enum class NormMode {
+  kZScore,            ///< openpi pi0: (x - mean) / (std + 1e-6), and back with the same epsilon
+  kQuantile,          ///< openpi pi0.5: (x - q01) / (q99 - q01 + 1e-6) * 2 - 1
+  kLeRobotMeanStd,    ///< (x - mean) / (std + 1e-8), back with std alone
+  kLeRobotQuantiles,  ///< 2 (x - q01) / (q99 - q01) - 1, the range replaced by 1e-8 only where exactly 0
+};
+template <>
+inline constexpr auto kEnumNames<NormMode> = std::to_array<EnumName<NormMode>>({
+    {NormMode::kZScore, "zscore"},
+    {NormMode::kQuantile, "quantile"},
+    {NormMode::kLeRobotMeanStd, "lerobot_mean_std"},
+    {NormMode::kLeRobotQuantiles, "lerobot_quantiles"},
+});
+
+/// How images are brought to the policy's size; both keep the aspect ratio and pad with black.
+enum class ResizeMode {
+  kPillow,  ///< openpi: bit-exact Pillow bilinear on uint8, antialiased
+  kTorch,   ///< LeRobot: bilinear on floats without antialiasing
+};
+template <>
+inline constexpr auto kEnumNames<ResizeMode> = std::to_array<EnumName<ResizeMode>>({
+    {ResizeMode::kPillow, "pillow"},
+    {ResizeMode::kTorch, "torch"},
+});
+
+/// The conversion between a robot's numbers and the policy's.
+enum class RobotKind {
+  kLibero,  ///< state 8 = eef position, axis-angle, gripper; 7 actions
+  kAloha,   ///< 14 joints; pi's joint flips and gripper maps
+  kJoints,  ///< up to 32 joints as they are
+};
+template <>
+inline constexpr auto kEnumNames<RobotKind> = std::to_array<EnumName<RobotKind>>({
+    {RobotKind::kLibero, "libero"},
+    {RobotKind::kAloha, "aloha"},
+    {RobotKind::kJoints, "joints"},
+});
+
+struct RobotSpec {
+  RobotKind kind = RobotKind::kLibero;
+  std::int64_t state_dim = 8;     ///< real dims, at most 32
+  std::int64_t action_dim = 7;    ///< real dims, at most 32
+  std::vector<bool> delta_mask;   ///< action dims that are relative to the state at the chunk's start; empty: none
+};
+
+struct PolicySpec {
+  std::int64_t horizon = 50;                ///< action steps per chunk
+  std::int64_t image_size = 224;            ///< side of the square that the vision tower expects
+  std::vector<std::string> image_keys;      ///< cameras, in the order of the prefix
+  PromptMode prompt_mode = PromptMode::kPi05State;
+  std::int64_t max_token_len = 200;
+  NormMode norm_mode = NormMode::kQuantile;
+  ResizeMode resize_mode = ResizeMode::kPillow;
+  RobotSpec robot;
+  std::string asset_id = "shallowpi";       ///< folder of norm_stats.json under assets/
+  std::string default_prompt;               ///< used where an observation brings none
+};
+
+}  // namespace shallowpi

@@ -1,0 +1,53 @@
+// Small helpers for text: messages, lists, human-readable numbers. (GCC 12 has no <format>.)
+#pragma once
+
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace shallowpi {
+
+/// Concatenates everything that can be streamed: str("layer ", i, " of ", n).
+template <typename... Parts>
+std::string str(const Parts&... parts) {
+  std::ostringstream out;
+  out << std::boolalpha;
+  (out << ... << parts);
+  return std::move(out).str();
+}
+
+/// join({1, 2, 3}, ", ") == "1, 2, 3".
+template <typename Range>
+std::string join(const Range& items, std::string_view separator) {
+  std::ostringstream out;
+  std::string_view between = "";
+  for (const auto& item : items) {
+    out << between << item;
+    between = separator;
+  }
+  return std::move(out).str();
+}
+
+std::vector<std::string> split(std::string_view text, char separator);
+std::string_view trim(std::string_view text);
+
+/// The candidate with the smallest edit distance to `word`; empty where none is close enough to be a typo.
+std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
+
+/// fixed(3.14159, 2) == "3.14".
+std::string fixed(double value, int decimals);
+/// human_bytes(1536) == "1.5 KiB".
+std::string human_bytes(std::uint64_t bytes);
+/// human_count(3353433872) == "3.35 B"; human_count(4400000) == "4.40 M".
+std::string human_count(std::uint64_t count);
+/// human_duration(3725) == "1 h 02 min"; human_duration(42.3) == "42 s".
+std::string human_duration(double seconds);
+/// Shape as text: "[3, 10, 32]".
+std::string shape_text(const std::vector<std::int64_t>& shape);
+
+/// A text table with a header row; columns are left-aligned for words and right-aligned for numbers.
+std::string text_table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows);
+
+}  // namespace shallowpi

@@ -1,0 +1,32 @@
+// Normalisation in the four conventions of openpi and LeRobot, and statistics computed from demonstrations.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "shallowpi/base/norm_stats.h"
+#include "shallowpi/base/policy_spec.h"
+
+namespace shallowpi {
+
+/// In place over the first min(values, stats) dims; further dims pass unchanged.
+void normalize(const FeatureStats& stats, NormMode mode, std::vector<float>& values);
+void unnormalize(const FeatureStats& stats, NormMode mode, std::vector<float>& values);
+
+/// Throws UsageError where the statistics lack what `mode` needs, have another width than the data, or a zero range.
+void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, std::string_view what);
+/// Sentences on dimensions that are nearly constant (normalised values would explode); empty where all is well.
+std::vector<std::string> stats_warnings(const NormStats& stats, NormMode mode);
+
+/// Accumulates rows; population std and exact quantiles (linear interpolation) over all rows.
+class StatsBuilder {
+ public:
+  void add(const std::vector<float>& row);
+  /// With `min_range` > 0, q01..q99 half-ranges and stds below it are widened to it around their middle.
+  FeatureStats finish(double min_range = 0.0) const;
+
+ private:
+  std::vector<std::vector<float>> columns_;
+};
+
+}  // namespace shallowpi

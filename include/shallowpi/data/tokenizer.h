@@ -1,0 +1,43 @@
+// The PaliGemma SentencePiece tokenizer and the four prompt modes.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "shallowpi/base/policy_spec.h"
+
+namespace shallowpi {
+
+class Tokenizer {
+ public:
+  /// Throws UsageError where the file is missing, CorruptError where it is not a SentencePiece model.
+  explicit Tokenizer(const std::filesystem::path& model);
+  ~Tokenizer();
+  /// Piece ids without bos or eos.
+  std::vector<std::int64_t> encode(const std::string& text) const;
+  std::int64_t bos() const;
+  std::int64_t vocab_size() const;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+  std::filesystem::path path_;
+};
+
+/// `explicit_path`, else `checkpoint_path`, else openpi's cache, else the Hugging Face cache of
+/// google/paligemma-3b-pt-224. Throws UsageError with the command that fetches it.
+std::filesystem::path find_tokenizer(const std::string& explicit_path, const std::filesystem::path& checkpoint_path);
+
+/// Prompt ids, bos first, at most spec.max_token_len (cut on the right, `truncated` set). `state` is the normalised,
+/// unpadded policy state (read by the pi05_state modes).
+std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const PolicySpec& spec, const std::string& text,
+                                        const std::vector<float>& state, bool* truncated = nullptr);
+
+/// openpi's 256 bins over [-1, 1]: floor((x + 1) * 128) clamped to [-1, 255].
+std::int64_t state_bin(double value);
+
+}  // namespace shallowpi
