@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Installs what is missing and builds.   usage: scripts/build.sh [--tests] [--benchmarks] [--cuda|--cpu] [--no-install]
+#   --tests, --benchmarks   build those too (default: the three programs only)
+#   --cuda, --cpu           which LibTorch; default: CUDA where both nvcc and an NVIDIA driver are present
+#   --no-install            install nothing; only say what is missing
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+tests=0 benchmarks=0 variant=cpu
+if command -v nvcc >/dev/null && command -v nvidia-smi >/dev/null; then variant=cuda; fi
+while [ $# -gt 0 ]; do
+  case $1 in
+    --tests) tests=1 ;;
+    --benchmarks) benchmarks=1 ;;
+    --cuda) variant=cuda ;;
+    --cpu) variant=cpu ;;
+    --no-install) install=0 ;;
+    -h | --help) sed -n '2,5s/^# //p' "$0"; exit 0 ;;
+    *) die "unknown option $1 (see --help)" ;;
+  esac
+  shift
+done
+
+packages=$build_packages
+targets=(shallowpi-distill shallowpi-eval shallowpi-infer)
+options=()
+if [ $tests -eq 1 ]; then
+  packages="$packages $test_packages"
+  targets=(all)
+  options+=(-DSHALLOWPI_TESTS=ON)
+fi
+if [ $benchmarks -eq 1 ]; then
+  targets=(all)
+  options+=(-DSHALLOWPI_BENCHMARKS=ON)
+fi
+need_packages $packages
+need_libtorch $variant
+if [ $tests -eq 1 ]; then
+  python_env testenv "$project/tests/requirements.txt"
+  options+=("-DSHALLOWPI_TEST_PYTHON=$python_env_bin/python")
+fi
+
+cd "$project"
+preset=release
+if [ $variant = cuda ]; then preset=cuda; fi
+say "building (${targets[*]}, $variant)"
+cmake --preset $preset "${options[@]}" >/dev/null
+cmake --build --preset $preset --target "${targets[@]}"
+say "the programs are in build/bin"

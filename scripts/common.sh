@@ -1,0 +1,78 @@
+# Shared by the scripts in this folder: what they install, where, and how they say so. Source it.
+set -euo pipefail
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/shallowpi
+install=1  # --no-install sets 0: only check and say what is missing
+
+torch_version=2.11.0
+# The CPU libraries of the wheel need just these two of its CUDA dependencies (1.3 GB instead of 4.7).
+torch_cpu_needs="nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85"
+
+build_packages="build-essential cmake ninja-build ccache pkg-config git python3 python3-pip python3-venv
+  libyaml-cpp-dev libspdlog-dev libcli11-dev nlohmann-json3-dev libhdf5-dev libsentencepiece-dev libturbojpeg0-dev
+  libssl-dev zlib1g-dev"
+test_packages="libgtest-dev ffmpeg"
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# need_packages PACKAGE...: installs with apt what dpkg does not have.
+need_packages() {
+  local missing=() package
+  for package in "$@"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  local root=(); [ "$(id -u)" -eq 0 ] || root=(sudo)
+  if [ "$install" -eq 0 ]; then
+    die "missing packages: ${missing[*]}
+  install them with: ${root[*]} apt-get install ${missing[*]}"
+  fi
+  say "installing packages: ${root[*]} apt-get install ${missing[*]}"
+  "${root[@]}" apt-get update -q >/dev/null
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# once DIR COMMAND...: runs COMMAND, which fills DIR, unless it ran to its end before. An interrupted run is repaired.
+once() {
+  local dir=$1; shift
+  [ -e "$dir/.complete" ] && return
+  [ "$install" -eq 1 ] || die "missing: $dir (run without --no-install to make it)"
+  mkdir -p "$(dirname "$dir")"
+  exec 8>"$dir.lock"; flock 8
+  if [ ! -e "$dir/.complete" ]; then
+    rm -rf "$dir"
+    "$@"
+    touch "$dir/.complete"
+  fi
+  flock -u 8
+}
+
+# need_libtorch cpu|cuda: sets LIBTORCH_ROOT unless the caller already has.
+need_libtorch() {
+  [ -n "${LIBTORCH_ROOT:-}" ] && return
+  local dir=$cache/libtorch-$torch_version-$1
+  fetch_libtorch() {
+    say "downloading LibTorch $torch_version ($1) to $dir"
+    if [ "$1" = cpu ]; then
+      python3 -m pip install -q --no-deps --disable-pip-version-check --target "$dir" \
+        "torch==$torch_version" $torch_cpu_needs
+    else
+      python3 -m pip install -q --disable-pip-version-check --target "$dir" "torch==$torch_version"
+    fi
+  }
+  once "$dir" fetch_libtorch "$1"
+  export LIBTORCH_ROOT=$dir/torch
+}
+
+# python_env NAME REQUIREMENTS_FILE: a virtual environment of its own; sets python_env_bin to its bin folder.
+python_env() {
+  local dir; dir=$cache/$1-$(sha256sum "$2" | cut -c1-12)
+  make_env() {
+    say "making the Python environment $dir"
+    python3 -m venv "$dir"
+    "$dir/bin/pip" install -q --disable-pip-version-check -r "$1"
+  }
+  once "$dir" make_env "$2"
+  python_env_bin=$dir/bin
+}

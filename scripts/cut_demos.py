@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Cuts LIBERO demonstration files down: fewer demos, smaller images, same HDF5 layout.
+
+    scripts/cut_demos.py libero_object_0.hdf5 --demos 5 --size 64 --out configs/quickstart/alphabet_soup.hdf5
+
+Images are reduced by averaging whole blocks of pixels. Frames are compressed in chunks of several, which the static
+camera repays. Simulator states and MuJoCo models are left out: training does not read them. Needs h5py and numpy.
+"""
+import argparse
+import os
+import pathlib
+
+import h5py
+import numpy as np
+
+KEPT = ("actions", "dones", "rewards", "obs/ee_states", "obs/gripper_states", "obs/joint_states")
+IMAGES = ("obs/agentview_rgb", "obs/eye_in_hand_rgb")
+
+
+def shrink(frames, size):
+    """[T, S, S, 3] uint8 -> [T, size, size, 3]; size must divide S."""
+    t, s, _, c = frames.shape
+    if s % size:
+        raise SystemExit(f"images are {s} pixels wide: --size must divide that, got {size}")
+    k = s // size
+    blocks = frames.reshape(t, size, k, size, k, c).astype(np.float32)
+    return np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
+
+
+def cut(source, out, demos, size, frames_per_chunk):
+    names = sorted(source["data"], key=lambda n: int(n.split("_")[1]))[:demos]
+    data = out.create_group("data")
+    for key, value in source["data"].attrs.items():
+        data.attrs[key] = value
+    total = 0
+    for name in names:
+        demo = source["data"][name]
+        group = data.create_group(name)
+        group.attrs["num_samples"] = demo["actions"].shape[0]
+        total += demo["actions"].shape[0]
+        for key in KEPT:
+            group.create_dataset(key, data=demo[key][:])
+        for key in IMAGES:
+            frames = shrink(demo[key][:], size)
+            chunk = (min(frames_per_chunk, len(frames)),) + frames.shape[1:]
+            group.create_dataset(key, data=frames, chunks=chunk, compression="gzip", compression_opts=9)
+    data.attrs["num_demos"] = len(names)
+    data.attrs["total"] = total
+    return len(names), total
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", type=pathlib.Path)
+    parser.add_argument("--demos", type=int, default=5, help="keep the first N demos (numeric order)")
+    parser.add_argument("--size", type=int, default=64, help="image side in pixels")
+    parser.add_argument("--chunk", type=int, default=8, help="frames per compressed chunk")
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    args = parser.parse_args()
+    temporary = args.out.with_name(args.out.name + ".tmp")
+    with h5py.File(args.source, "r") as source, h5py.File(temporary, "w") as out:
+        demos, frames = cut(source, out, args.demos, args.size, args.chunk)
+    os.replace(temporary, args.out)
+    print(f"{args.out}: {demos} demos, {frames} frames, {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
