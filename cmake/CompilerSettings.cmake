@@ -16,7 +16,12 @@ if(CCACHE_PROGRAM)
   add_compile_options(-fpch-preprocess)
 endif()
 
-add_compile_options(-Wall -Wextra -Wno-unused-parameter -fno-math-errno)
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
+add_compile_options(-Wall -Wextra -fno-math-errno)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # False positives of GCC 12 on std::string (its bug 105651).
+  add_compile_options(-Wno-restrict -Wno-stringop-overflow)
+endif()
 if(SHALLOWPI_SANITIZE)
   add_compile_options(-fsanitize=${SHALLOWPI_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${SHALLOWPI_SANITIZE})
