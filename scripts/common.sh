@@ -9,7 +9,7 @@ torch_version=2.11.0
 torch_cpu_needs="nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85"
 
 build_packages="build-essential cmake ninja-build ccache pkg-config git python3 python3-pip python3-venv
-  libyaml-cpp-dev libspdlog-dev libcli11-dev nlohmann-json3-dev libhdf5-dev libsentencepiece-dev libturbojpeg0-dev libdeflate-dev
+  libyaml-cpp-dev libspdlog-dev libcli11-dev nlohmann-json3-dev libhdf5-dev libsentencepiece-dev libturbojpeg0-dev
   libdeflate-dev libssl-dev zlib1g-dev"
 test_packages="libgtest-dev ffmpeg"
 
