@@ -1,5 +1,6 @@
 // Names of enumerators, for configuration, JSON and messages. One table per enum, next to its definition:
-//   template <> inline constexpr auto kEnumNames<Robot> = std::to_array<EnumName<Robot>>({{Robot::kLibero, "libero"}, ...});
+//   template <> inline constexpr auto kEnumNames<Robot> = std::to_array<EnumName<Robot>>({{Robot::kLibero,
+//   "libero"}, ...});
 #pragma once
 
 #include <array>

@@ -39,10 +39,11 @@ class CorruptError : public Error {
   explicit CorruptError(const std::string& message) : Error(message, ExitCode::kCorrupt) {}
 };
 
-/// The operating system refused to read or write (exit code 1).
+/// The operating system refused to read or write (exit code 1; 2 where the user named a file that is not
+/// there or may not be opened).
 class IoError : public Error {
  public:
-  explicit IoError(const std::string& message) : Error(message, ExitCode::kFailed) {}
+  explicit IoError(const std::string& message, ExitCode code = ExitCode::kFailed) : Error(message, code) {}
 };
 
 /// Training went numerically wrong and was stopped (exit code 4).

@@ -14,7 +14,8 @@ Json parse_json(std::string_view text, std::string_view where);
 /// As parse_json, from a file. Throws IoError where it cannot be read.
 Json read_json(const std::filesystem::path& path);
 
-/// Member `key` of the object `json` as T; throws CorruptError naming `where` and the key where missing or of another type.
+/// Member `key` of the object `json` as T; throws CorruptError naming `where` and the key where missing or of
+/// another type.
 template <typename T>
 T json_get(const Json& json, std::string_view key, std::string_view where);
 /// As json_get, but `fallback` where the key is missing or null.

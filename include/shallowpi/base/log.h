@@ -16,12 +16,20 @@ void write(Level level, std::string_view message);
 
 /// Each takes anything that str() takes: log::info("loaded ", n, " tensors").
 template <typename... Parts>
-void debug(const Parts&... parts) { write(Level::kDebug, str(parts...)); }
+void debug(const Parts&... parts) {
+  write(Level::kDebug, str(parts...));
+}
 template <typename... Parts>
-void info(const Parts&... parts) { write(Level::kInfo, str(parts...)); }
+void info(const Parts&... parts) {
+  write(Level::kInfo, str(parts...));
+}
 template <typename... Parts>
-void warning(const Parts&... parts) { write(Level::kWarning, str(parts...)); }
+void warning(const Parts&... parts) {
+  write(Level::kWarning, str(parts...));
+}
 template <typename... Parts>
-void error(const Parts&... parts) { write(Level::kError, str(parts...)); }
+void error(const Parts&... parts) {
+  write(Level::kError, str(parts...));
+}
 
 }  // namespace shallowpi::log

@@ -18,8 +18,8 @@ struct NormStats {
   FeatureStats state, actions;
 };
 
-/// Reads {"norm_stats": {"state": {...}, "actions": {...}}}. Throws CorruptError naming the file and key for missing
-/// keys, unequal widths or values that are not finite.
+/// Reads {"norm_stats": {"state": {...}, "actions": {...}}}. Throws CorruptError naming the file and key for
+/// missing keys, unequal widths or values that are not finite.
 NormStats read_norm_stats(const std::filesystem::path& path);
 /// The bytes of such a file.
 std::string norm_stats_json(const NormStats& stats);

@@ -2,7 +2,8 @@
 //
 // Shape suffixes used throughout the project:
 //   b batch   h horizon (action steps)   d padded state/action dims (32)   t prompt tokens   p prefix tokens
-//   s suffix tokens   n attention heads   k head width   w model width   l layers   r flow draws   c,y,x image
+//   s suffix tokens   n attention heads   k head width   w model width   l layers   r flow draws   c,y,x
+//   image
 #pragma once
 
 #include <torch/types.h>
@@ -13,11 +14,11 @@ namespace shallowpi {
 
 /// A batch of observations. Cameras that do not exist are left out of `images_bcyx`, not filled with black.
 struct Observation {
-  std::vector<torch::Tensor> images_bcyx;   ///< per camera float32 [B, 3, S, S] in [-1, 1]
-  std::vector<torch::Tensor> image_masks_b; ///< per camera bool [B]: does this sample have it?
-  torch::Tensor tokens_bt;                  ///< int64 [B, T] prompt ids, 0 where padded
-  torch::Tensor token_mask_bt;              ///< bool [B, T], true for real tokens, which come first
-  torch::Tensor state_bd;                   ///< float32 [B, 32] normalised, zero-padded (read by pi0 only)
+  std::vector<torch::Tensor> images_bcyx;    ///< per camera float32 [B, 3, S, S] in [-1, 1]
+  std::vector<torch::Tensor> image_masks_b;  ///< per camera bool [B]: does this sample have it?
+  torch::Tensor tokens_bt;                   ///< int64 [B, T] prompt ids, 0 where padded
+  torch::Tensor token_mask_bt;               ///< bool [B, T], true for real tokens, which come first
+  torch::Tensor state_bd;                    ///< float32 [B, 32] normalised, zero-padded (read by pi0 only)
 
   std::int64_t batch_size() const { return tokens_bt.size(0); }
   Observation to(torch::Device device) const;

@@ -1,8 +1,9 @@
-// The safetensors format: a reader that validates before it reads, and a writer whose bytes are deterministic.
+// The safetensors format: a reader that validates before it reads, and a writer whose bytes are
+// deterministic.
 //
-// Everything the format forbids is refused by name (CorruptError): a header that is too long or not a JSON object,
-// unknown dtypes, offsets that overlap, leave holes or run past the end, shape x dtype != bytes, overflow, duplicate
-// names, truncated files.
+// Everything the format forbids is refused by name (CorruptError): a header that is too long or not a JSON
+// object, unknown dtypes, offsets that overlap, leave holes or run past the end, shape x dtype != bytes,
+// overflow, duplicate names, truncated files.
 #pragma once
 
 #include <torch/types.h>
@@ -40,11 +41,13 @@ class SafetensorsFile {
 
   /// A new CPU tensor of the file's dtype and shape. Throws UsageError where there is no such tensor.
   torch::Tensor read(const std::string& name) const;
-  /// Reads straight into `destination` (any dtype, device; same shape), converting block by block where needed, so
-  /// that no second copy of the tensor is ever held.
+  /// Reads straight into `destination` (any dtype, device; same shape), converting block by block where
+  /// needed, so that no second copy of the tensor is ever held.
   void read_into(const std::string& name, torch::Tensor destination) const;
 
  private:
+  void read_bytes(const TensorInfo& info, std::uint64_t skip, char* to, std::size_t size) const;
+
   std::filesystem::path path_;
   std::map<std::string, TensorInfo> tensors_;
   std::map<std::string, std::string> metadata_;
@@ -76,8 +79,9 @@ class SafetensorsFolder {
 
 using NamedTensors = std::map<std::string, torch::Tensor>;
 
-/// Writes a file (not atomically: call within publish_folder, or use save_safetensors). Tensors are laid out by
-/// descending dtype size, then name, as Python's safetensors does; the header is padded to 8 bytes. Fsyncs.
+/// Writes a file (not atomically: call within publish_folder, or use save_safetensors). Tensors are laid out
+/// by descending dtype size, then name, as Python's safetensors does; the header is padded to 8 bytes.
+/// Fsyncs.
 void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                        const std::map<std::string, std::string>& metadata = {});
 /// Writes to a temporary file beside `path` and renames it.

@@ -48,6 +48,7 @@ std::string human_duration(double seconds);
 std::string shape_text(const std::vector<std::int64_t>& shape);
 
 /// A text table with a header row; columns are left-aligned for words and right-aligned for numbers.
-std::string text_table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows);
+std::string text_table(const std::vector<std::string>& header,
+                       const std::vector<std::vector<std::string>>& rows);
 
 }  // namespace shallowpi

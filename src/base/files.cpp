@@ -1,0 +1,334 @@
+#include "shallowpi/base/files.h"
+
+#include <fcntl.h>
+#include <glob.h>
+#include <openssl/evp.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <system_error>
+
+#include "base/file_descriptor.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/json.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kManifest = "manifest.json";
+constexpr std::string_view kTemporaryMark = ".tmp-";
+constexpr std::size_t kBlockBytes = std::size_t{1} << 20;
+
+/// The temporary names that this process is writing just now. A name that carries our process id but is not
+/// among these was left by a killed process that had the same id, as happens in containers.
+class LiveTemporaries {
+ public:
+  void insert(const fs::path& path) {
+    const std::lock_guard lock(mutex_);
+    paths_.insert(path.filename());
+  }
+  void erase(const fs::path& path) {
+    const std::lock_guard lock(mutex_);
+    paths_.erase(path.filename());
+  }
+  bool contains(const fs::path& path) {
+    const std::lock_guard lock(mutex_);
+    return paths_.count(path.filename()) != 0;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<std::string> paths_;
+};
+
+LiveTemporaries& live_temporaries() {
+  static LiveTemporaries instance;
+  return instance;
+}
+
+/// A name beside `path` that nobody uses; what is there when this object dies is removed.
+class Temporary {
+ public:
+  explicit Temporary(const fs::path& path) {
+    static std::atomic<std::uint64_t> counter{0};
+    do {
+      path_ = path.parent_path() / str(path.filename().string(), kTemporaryMark, ::getpid(), "-", counter++);
+    } while (fs::exists(fs::symlink_status(path_)));
+    live_temporaries().insert(path_);
+  }
+  ~Temporary() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+    live_temporaries().erase(path_);
+  }
+  Temporary(const Temporary&) = delete;
+  Temporary& operator=(const Temporary&) = delete;
+
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+/// "x/" names the folder x; a bare name lies in the current folder.
+fs::path with_parent(const fs::path& path) {
+  const fs::path named = path.has_filename() ? path : path.parent_path();
+  return named.has_parent_path() ? named : fs::path(".") / named;
+}
+
+void sync_path(const fs::path& path) {
+  open_file(path, O_RDONLY).sync();
+}
+
+void rename_path(const fs::path& from, const fs::path& to, unsigned flags) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) == 0) return;
+  throw_errno("cannot rename to", to);
+}
+
+/// Puts the finished folder `temporary` at `path`; an older one there ends up at `temporary`.
+void swap_in(const fs::path& temporary, const fs::path& path) {
+  const unsigned flags = fs::exists(path) ? RENAME_EXCHANGE : RENAME_NOREPLACE;
+  if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), flags) == 0) return;
+  // Some file systems (NFS, older FUSE) know no flags.
+  if (errno != EINVAL && errno != ENOSYS) throw_errno("cannot rename to", path);
+  if (flags == RENAME_NOREPLACE) return rename_path(temporary, path, 0);
+  const Temporary old(path);
+  rename_path(path, old.path(), 0);
+  try {
+    rename_path(temporary, path, 0);
+  } catch (const Error&) {
+    rename_path(old.path(), path, 0);
+    throw;
+  }
+}
+
+class Sha256 {
+ public:
+  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
+    check(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
+  }
+  void update(std::string_view bytes) {
+    check(EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) == 1);
+  }
+  std::string hex() {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int size = 0;
+    check(EVP_DigestFinal_ex(context_.get(), digest, &size) == 1);
+    std::string text;
+    for (unsigned int i = 0; i < size; ++i) {
+      text += "0123456789abcdef"[digest[i] >> 4];
+      text += "0123456789abcdef"[digest[i] & 15];
+    }
+    return text;
+  }
+
+ private:
+  static void check(bool ok) {
+    if (!ok) throw Error("libcrypto cannot compute SHA-256");
+  }
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
+};
+
+/// Every regular file below `folder`, as sorted relative paths. Links and devices have no place in a
+/// published folder.
+std::vector<fs::path> files_below(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.is_symlink() || !(entry.is_regular_file() || entry.is_directory()))
+      throw Error(str(entry.path().string(), ": only plain files and folders can be published"));
+    if (entry.is_regular_file()) files.push_back(entry.path().lexically_relative(folder));
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+void write_manifest(const fs::path& folder) {
+  Json files = Json::object();
+  for (const auto& file : files_below(folder)) {
+    sync_path(folder / file);
+    files[file.generic_string()] = {{"sha256", sha256_file(folder / file)},
+                                    {"bytes", fs::file_size(folder / file)}};
+  }
+  const FileDescriptor out = open_file(folder / kManifest, O_WRONLY | O_CREAT | O_EXCL);
+  out.write(Json{{"files", files}}.dump(2) + "\n");
+  out.sync();
+}
+
+void sync_folders(const fs::path& folder) {
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_directory()) sync_path(entry.path());
+  sync_path(folder);
+}
+
+/// A path of the manifest that stays within the folder.
+void check_manifest_name(const fs::path& file, const fs::path& manifest) {
+  const bool leaves =
+      std::any_of(file.begin(), file.end(), [](const fs::path& part) { return part == ".."; });
+  if (file.empty() || file.is_absolute() || leaves)
+    throw CorruptError(str(manifest.string(), ": the file name \"", file.string(), "\" leaves the folder"));
+}
+
+}  // namespace
+
+std::string read_file(const fs::path& path, std::uint64_t max_bytes) {
+  const FileDescriptor file = open_file(path, O_RDONLY);
+  std::string bytes;
+  // The size is only a hint: the file may grow while it is read, and /proc says 0.
+  bytes.reserve(std::min<std::uint64_t>(file.size(), max_bytes));
+  std::string block(kBlockBytes, '\0');
+  while (const std::size_t got = file.read(block.data(), block.size())) {
+    if (got > max_bytes - bytes.size())
+      throw IoError(
+          str(path.string(), ": larger than the ", human_bytes(max_bytes), " that such a file may have"));
+    bytes.append(block, 0, got);
+  }
+  return bytes;
+}
+
+void write_file_atomically(const fs::path& path, std::string_view bytes) {
+  write_atomically(path, [&](const fs::path& temporary) {
+    const FileDescriptor out = open_file(temporary, O_WRONLY | O_CREAT | O_EXCL);
+    out.write(bytes);
+    out.sync();
+  });
+}
+
+void write_atomically(const fs::path& path, const std::function<void(const fs::path&)>& write) {
+  const fs::path target = with_parent(path);
+  const Temporary temporary(target);
+  write(temporary.path());
+  rename_path(temporary.path(), target, 0);
+  sync_path(target.parent_path());
+}
+
+void publish_folder(const fs::path& path, const std::function<void(const fs::path&)>& fill, bool replace) {
+  const fs::path target = with_parent(path);
+  if (!replace && fs::exists(fs::symlink_status(target)))
+    throw UsageError(str(target.string(), " exists already; choose another folder or remove it"));
+  try {
+    const Temporary temporary(target);
+    if (::mkdir(temporary.path().c_str(), 0777) != 0) throw_errno("cannot create folder", temporary.path());
+    fill(temporary.path());
+    write_manifest(temporary.path());
+    sync_folders(temporary.path());
+    swap_in(temporary.path(), target);
+    sync_path(target.parent_path());
+  } catch (const fs::filesystem_error& error) {
+    throw IoError(str("cannot write ", target.string(), ": ", error.what()));
+  }
+}
+
+void verify_manifest(const fs::path& folder) {
+  const fs::path manifest = folder / kManifest;
+  if (!fs::is_regular_file(manifest))
+    throw CorruptError(str(folder.string(), ": has no manifest.json, so it was not completely written"));
+  const auto files = json_get<Json>(read_json(manifest), "files", manifest.string());
+  if (!files.is_object()) throw CorruptError(str(manifest.string(), ": \"files\" must be an object"));
+  for (const auto& [name, entry] : files.items()) {
+    check_manifest_name(name, manifest);
+    const auto bytes = json_get<std::int64_t>(entry, "bytes", str(manifest.string(), ": ", name));
+    const auto hash = json_get<std::string>(entry, "sha256", str(manifest.string(), ": ", name));
+    const fs::path file = folder / name;
+    if (!fs::is_regular_file(file))
+      throw CorruptError(str(file.string(), ": listed in manifest.json, but missing"));
+    const auto found = static_cast<std::int64_t>(fs::file_size(file));
+    if (found != bytes)
+      throw CorruptError(str(file.string(), ": has ", found, " bytes, but manifest.json says ", bytes));
+    if (sha256_file(file) != hash)
+      throw CorruptError(
+          str(file.string(), ": its SHA-256 is not the one in manifest.json; the file was changed"));
+  }
+}
+
+void remove_stale_temporaries(const fs::path& parent) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(parent, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const std::size_t mark = name.rfind(kTemporaryMark);
+    if (mark == std::string::npos) continue;
+    int pid = 0;
+    unsigned long long count = 0;
+    int used = 0;
+    const std::string owner = name.substr(mark + kTemporaryMark.size());
+    if (std::sscanf(owner.c_str(), "%d-%llu%n", &pid, &count, &used) != 2 ||
+        std::size_t(used) != owner.size())
+      continue;
+    const bool alive = pid == ::getpid() ? live_temporaries().contains(entry.path())
+                                         : pid > 0 && (::kill(pid, 0) == 0 || errno != ESRCH);
+    if (!alive) fs::remove_all(entry.path(), ignored);
+  }
+}
+
+std::string sha256(std::string_view bytes) {
+  Sha256 hash;
+  hash.update(bytes);
+  return hash.hex();
+}
+
+std::string sha256_file(const fs::path& path) {
+  const FileDescriptor file = open_file(path, O_RDONLY);
+  Sha256 hash;
+  std::string block(kBlockBytes, '\0');
+  while (const std::size_t got = file.read(block.data(), block.size())) hash.update({block.data(), got});
+  return hash.hex();
+}
+
+std::uint64_t free_disk_bytes(const fs::path& path) {
+  std::error_code ignored;
+  fs::path existing = fs::absolute(path);
+  while (!fs::exists(existing, ignored) && existing != existing.parent_path())
+    existing = existing.parent_path();
+  struct statvfs status;
+  if (::statvfs(existing.c_str(), &status) != 0) throw_errno("cannot ask for free space at", existing);
+  return std::uint64_t{status.f_bavail} * status.f_frsize;
+}
+
+std::vector<fs::path> expand_globs(const std::vector<std::string>& patterns) {
+  std::set<fs::path> found;
+  for (const auto& pattern : patterns) {
+    glob_t matches{};
+    const int status = ::glob(pattern.c_str(), 0, nullptr, &matches);
+    for (std::size_t i = 0; status == 0 && i < matches.gl_pathc; ++i) found.insert(matches.gl_pathv[i]);
+    ::globfree(&matches);
+    const bool exact = fs::exists(pattern);  // also a name that holds [ or * itself
+    if (exact) found.insert(pattern);
+    if (status != 0 && !exact)
+      throw UsageError(str(pattern, pattern.find_first_of("*?[") == std::string::npos ? ": no such file"
+                                                                                      : ": no file matches"));
+  }
+  return {found.begin(), found.end()};
+}
+
+FolderLock::FolderLock(const fs::path& folder) {
+  std::error_code ignored;
+  fs::create_directories(folder, ignored);  // where that fails, opening the file says why
+  const fs::path path = folder / ".lock";
+  FileDescriptor file = open_file(path, O_RDWR | O_CREAT);
+  if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) throw_errno("cannot lock", path);
+    throw UsageError(str(folder.string(), " is in use by process ", trim(read_file(path, 64)),
+                         "; wait for it to end or choose another folder"));
+  }
+  if (::ftruncate(file.get(), 0) != 0) throw_errno("cannot write", path);
+  file.write(str(::getpid(), "\n"));
+  fd_ = file.release();
+}
+
+FolderLock::~FolderLock() {
+  ::close(fd_);
+}
+
+}  // namespace shallowpi

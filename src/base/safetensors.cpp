@@ -1,0 +1,167 @@
+#include "shallowpi/base/safetensors.h"
+
+#include <fcntl.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "base/file_descriptor.h"
+#include "base/safetensors_header.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/json.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+namespace fs = std::filesystem;
+namespace {
+
+static_assert(std::endian::native == std::endian::little,
+              "the format is little-endian, and bytes are copied as they are");
+
+constexpr std::size_t kLengthBytes = 8;
+constexpr std::size_t kBlockBytes = std::size_t{16} << 20;
+
+/// Any byte but 0 and 1 in a C++ bool is undefined behaviour; the format does not forbid them.
+void clean_booleans(char* bytes, std::size_t size) {
+  for (std::size_t i = 0; i < size; ++i) bytes[i] = bytes[i] != 0;
+}
+
+void check_name(const SafetensorsFile& file, const std::string& name) {
+  if (!file.contains(name)) throw UsageError(str(file.path().string(), ": has no tensor \"", name, "\""));
+}
+
+}  // namespace
+
+SafetensorsFile::SafetensorsFile(const fs::path& path) : path_(path) {
+  FileDescriptor file = open_file(path, O_RDONLY);
+  const std::uint64_t file_bytes = file.size();
+  std::uint64_t header_bytes = 0;
+  if (file_bytes < kLengthBytes || !file.read_at(&header_bytes, kLengthBytes, 0))
+    throw CorruptError(str(path.string(), ": too short for a safetensors file (", file_bytes, " bytes)"));
+  if (header_bytes > kMaxSafetensorsHeader)
+    throw CorruptError(str(path.string(), ": the header claims ", header_bytes,
+                           " bytes, more than the 100 MB that the format allows; not a safetensors file?"));
+  if (header_bytes > file_bytes - kLengthBytes)
+    throw CorruptError(str(path.string(), ": the header claims ", header_bytes, " bytes, but only ",
+                           file_bytes - kLengthBytes, " follow; the file is truncated"));
+  std::string text(header_bytes, '\0');
+  data_start_ = kLengthBytes + header_bytes;
+  if (!file.read_at(text.data(), text.size(), kLengthBytes))
+    throw CorruptError(path.string() + ": became shorter while it was read");
+  SafetensorsHeader header = parse_safetensors_header(text, file_bytes - data_start_, path.string());
+  tensors_ = std::move(header.tensors);
+  metadata_ = std::move(header.metadata);
+  fd_ = file.release();
+}
+
+SafetensorsFile::~SafetensorsFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      tensors_(std::move(other.tensors_)),
+      metadata_(std::move(other.metadata_)),
+      fd_(std::exchange(other.fd_, -1)),
+      data_start_(other.data_start_) {}
+
+SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&& other) noexcept {
+  path_.swap(other.path_);
+  tensors_.swap(other.tensors_);
+  metadata_.swap(other.metadata_);
+  std::swap(fd_, other.fd_);
+  std::swap(data_start_, other.data_start_);
+  return *this;
+}
+
+void SafetensorsFile::read_bytes(const TensorInfo& info, std::uint64_t skip, char* to,
+                                 std::size_t size) const {
+  if (!read_fully_at(fd_, path_, to, size, data_start_ + info.begin + skip))
+    throw CorruptError(path_.string() + ": became shorter since it was opened");
+  if (info.dtype == torch::kBool) clean_booleans(to, size);
+}
+
+torch::Tensor SafetensorsFile::read(const std::string& name) const {
+  check_name(*this, name);
+  const TensorInfo& info = tensors_.at(name);
+  torch::Tensor tensor = torch::empty(info.shape, torch::TensorOptions().dtype(info.dtype));
+  read_bytes(info, 0, static_cast<char*>(tensor.data_ptr()), info.end - info.begin);
+  return tensor;
+}
+
+void SafetensorsFile::read_into(const std::string& name, torch::Tensor destination) const {
+  check_name(*this, name);
+  const TensorInfo& info = tensors_.at(name);
+  if (destination.sizes() != info.shape)
+    throw UsageError(str(path_.string(), ": tensor \"", name, "\" has shape ", shape_text(info.shape),
+                         ", but ", shape_text(destination.sizes().vec()), " was expected"));
+  const torch::NoGradGuard no_grad;
+  if (!destination.is_contiguous()) {
+    destination.copy_(read(name));
+    return;
+  }
+  const bool straight = destination.is_cpu() && destination.scalar_type() == info.dtype;
+  if (straight) return read_bytes(info, 0, static_cast<char*>(destination.data_ptr()), info.end - info.begin);
+  const auto element = static_cast<std::int64_t>(torch::elementSize(info.dtype));
+  const std::int64_t block = std::min<std::int64_t>(destination.numel(), std::int64_t{kBlockBytes} / element);
+  const torch::Tensor buffer = torch::empty({block}, torch::TensorOptions().dtype(info.dtype));
+  const torch::Tensor flat = destination.view(-1);
+  for (std::int64_t done = 0; done < flat.numel(); done += block) {
+    const std::int64_t count = std::min(block, flat.numel() - done);
+    read_bytes(info, static_cast<std::uint64_t>(done * element), static_cast<char*>(buffer.data_ptr()),
+               static_cast<std::size_t>(count * element));
+    flat.narrow(0, done, count).copy_(buffer.narrow(0, 0, count));
+  }
+}
+
+void write_safetensors(const fs::path& path, const NamedTensors& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<std::pair<std::string, TensorInfo>> layout;
+  for (const auto& [name, tensor] : tensors) {
+    if (!tensor.defined() || !safetensors_rank(tensor.scalar_type()))
+      throw UsageError(str(path.string(), ": tensor \"", name, "\" has no dtype that the format knows"));
+    if (name == "__metadata__") throw UsageError(path.string() + ": a tensor cannot be called __metadata__");
+    layout.push_back({name, {tensor.scalar_type(), tensor.sizes().vec(), 0, 0}});
+  }
+  // NamedTensors is sorted by name already, and the sort keeps that order among equal dtypes.
+  std::stable_sort(layout.begin(), layout.end(), [](const auto& a, const auto& b) {
+    return safetensors_rank(a.second.dtype) > safetensors_rank(b.second.dtype);
+  });
+  std::uint64_t offset = 0;
+  for (auto& [name, info] : layout) {
+    info.begin = offset;
+    info.end = offset += tensors.at(name).nbytes();
+  }
+  const std::string header = safetensors_header_text(layout, metadata, path.string());
+  const std::uint64_t header_bytes = header.size();
+  char length[kLengthBytes];
+  std::memcpy(length, &header_bytes, kLengthBytes);
+  const FileDescriptor file = open_file(path, O_WRONLY | O_CREAT | O_TRUNC);
+  file.write({length, kLengthBytes});
+  file.write(header);
+  for (const auto& [name, info] : layout) {
+    const torch::Tensor plain =
+        tensors.at(name).detach().to(torch::kCPU).resolve_conj().resolve_neg().contiguous();
+    file.write({static_cast<const char*>(plain.data_ptr()), plain.nbytes()});
+  }
+  file.sync();
+}
+
+void save_safetensors(const fs::path& path, const NamedTensors& tensors,
+                      const std::map<std::string, std::string>& metadata) {
+  write_atomically(path, [&](const fs::path& temporary) { write_safetensors(temporary, tensors, metadata); });
+}
+
+NamedTensors load_safetensors(const fs::path& path) {
+  const SafetensorsFile file(path);
+  NamedTensors tensors;
+  for (const auto& [name, info] : file.tensors()) tensors.emplace(name, file.read(name));
+  return tensors;
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,145 @@
+#include "shallowpi/base/text.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+
+namespace shallowpi {
+namespace {
+
+/// Levenshtein distance with one row of memory.
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
+    }
+  }
+  return row.back();
+}
+
+/// Does the cell read as a number (with a unit, sign, or percent sign after it), so that it is right-aligned?
+bool is_number(std::string_view cell) {
+  const std::size_t digit = cell.find_first_of("0123456789");
+  return digit != std::string_view::npos &&
+         cell.substr(0, digit).find_first_not_of("+-.<>~ ") == std::string_view::npos;
+}
+
+/// Number of code points, so that the tables line up with letters beyond ASCII too.
+std::size_t display_width(std::string_view text) {
+  return static_cast<std::size_t>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
+
+std::string padded(const std::string& cell, std::size_t width, bool right) {
+  const std::string space(width - std::min(width, display_width(cell)), ' ');
+  return right ? space + cell : cell + space;
+}
+
+}  // namespace
+
+std::vector<std::string> split(std::string_view text, char separator) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = 0;;) {
+    const std::size_t end = text.find(separator, begin);
+    parts.emplace_back(text.substr(begin, end - begin));
+    if (end == std::string_view::npos) return parts;
+    begin = end + 1;
+  }
+}
+
+std::string_view trim(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\r\n\v\f";
+  const std::size_t begin = text.find_first_not_of(kSpace);
+  if (begin == std::string_view::npos) return {};
+  return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
+}
+
+std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
+  std::string best;
+  // A third of the letters may differ: more is another word, not a typo.
+  std::size_t best_distance = std::max<std::size_t>(word.size() / 3, 1) + 1;
+  for (const auto& candidate : candidates) {
+    const std::size_t distance = edit_distance(word, candidate);
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+std::string fixed(double value, int decimals) {
+  std::ostringstream out;
+  out.setf(std::ios::fixed);
+  out.precision(decimals);
+  out << value;
+  return std::move(out).str();
+}
+
+std::string human_bytes(std::uint64_t bytes) {
+  if (bytes < 1024) return str(bytes, " B");
+  static constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  double value = static_cast<double>(bytes) / 1024;
+  std::size_t unit = 0;
+  for (; value >= 1023.95 && unit + 1 < std::size(kUnits); ++unit) value /= 1024;
+  return str(fixed(value, 1), " ", kUnits[unit]);
+}
+
+std::string human_count(std::uint64_t count) {
+  if (count < 1000) return str(count);
+  static constexpr const char* kUnits[] = {"k", "M", "B", "T"};
+  double value = static_cast<double>(count) / 1000;
+  std::size_t unit = 0;
+  for (; value >= 999.995 && unit + 1 < std::size(kUnits); ++unit) value /= 1000;
+  return str(fixed(value, 2), " ", kUnits[unit]);
+}
+
+std::string human_duration(double seconds) {
+  if (!std::isfinite(seconds)) return "?";
+  if (seconds < 10) return str(fixed(seconds, 1), " s");
+  const auto total = static_cast<std::int64_t>(std::llround(seconds));
+  const auto two_digits = [](std::int64_t value) { return str(value < 10 ? "0" : "", value); };
+  if (total < 60) return str(total, " s");
+  if (total < 3600) return str(total / 60, " min ", two_digits(total % 60), " s");
+  if (total < 86400) return str(total / 3600, " h ", two_digits(total % 3600 / 60), " min");
+  return str(total / 86400, " d ", two_digits(total % 86400 / 3600), " h");
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  return "[" + join(shape, ", ") + "]";
+}
+
+std::string text_table(const std::vector<std::string>& header,
+                       const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  std::vector<bool> right(header.size(), !rows.empty());
+  for (const auto& name : header) widths.push_back(display_width(name));
+  for (const auto& row : rows)
+    for (std::size_t i = 0; i < std::min(row.size(), widths.size()); ++i) {
+      widths[i] = std::max(widths[i], display_width(row[i]));
+      if (!row[i].empty() && row[i] != "-" && !is_number(row[i])) right[i] = false;
+    }
+  std::ostringstream out;
+  const auto write_row = [&](const std::vector<std::string>& row) {
+    std::string line;
+    for (std::size_t i = 0; i < widths.size(); ++i)
+      line += (i ? "  " : "") + padded(i < row.size() ? row[i] : "", widths[i], right[i]);
+    line.erase(line.find_last_not_of(' ') + 1);
+    out << line << '\n';
+  };
+  write_row(header);
+  std::vector<std::string> rules;
+  for (const auto width : widths) rules.emplace_back(width, '-');
+  write_row(rules);
+  for (const auto& row : rows) write_row(row);
+  return std::move(out).str();
+}
+
+}  // namespace shallowpi
