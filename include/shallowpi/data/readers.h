@@ -8,22 +8,32 @@
 namespace shallowpi {
 
 struct LiberoOptions {
-  /// Raw LIBERO files store obs[j] *after* actions[j], so obs[j] is paired with actions[j + 1]; regenerated ones
+  /// Raw LIBERO files store obs[j] *after* actions[j], so obs[j] is paired with actions[j + 1]; regenerated
+  /// ones
   /// ("aligned") store it before.
   bool raw_alignment = true;
-  /// Drop pairs whose first six action values have a norm below 1e-4 and whose gripper command equals the last kept one.
+  /// Drop pairs whose first six action values have a norm below 1e-4 and whose gripper command equals the
+  /// last kept one.
   bool drop_noops = true;
 };
 
-/// data/demo_i/{actions, obs/agentview_rgb, obs/eye_in_hand_rgb, obs/ee_states, obs/gripper_states}. Frames are stored in
-/// OpenGL row order and given out rotated by 180 degrees, as the policies were trained. State = ee_states ||
-/// gripper_states (8). Demos in numeric order. The prompt is problem_info's language_instruction.
-/// Throws CorruptError / UsageError with file, demo and dataset.
-std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path, const LiberoOptions& options = {});
+/// data/demo_i/{actions, obs/agentview_rgb, obs/eye_in_hand_rgb, obs/ee_states, obs/gripper_states}. Frames
+/// are stored in OpenGL row order and given out rotated by 180 degrees, as the policies were trained. State =
+/// ee_states || gripper_states (8). Demos in numeric order. The prompt is problem_info's
+/// language_instruction. Throws CorruptError / UsageError with file, demo and dataset.
+std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path,
+                                         const LiberoOptions& options = {});
 
-/// One episode per file: /action, /observations/qpos, /observations/images/cam_*; frames raw [T, H, W, 3] or JPEG [T, N].
-/// The prompt comes from a `language_instruction` or `task` attribute, else is empty.
+/// One episode per file: /action [T, 1..32], /observations/qpos [T, 1..32], /observations/images/<camera>;
+/// frames raw [T, H, W, 3], or JPEG as [T, N] or byte strings [T]. cam_high and top become base_0_rgb,
+/// cam_left_wrist and cam_right_wrist their canonical names; cam_low and depth are ignored, other names stay.
+/// Any robot's joints can be stored this way. The prompt comes from the root's `language_instruction` or
+/// `task` attribute, else is empty.
 std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path);
+
+/// Opens either layout.
+std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path,
+                                           const LiberoOptions& libero_options = {});
 
 /// Which layout a file has, by its groups: "libero" or "aloha". Throws CorruptError where it is neither.
 std::string detect_layout(const std::filesystem::path& path);

@@ -1,0 +1,94 @@
+// ALOHA's layout: one file per episode. scripts/convert_lerobot.py writes it for every other robot too.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "data/hdf5_episodes.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/data/readers.h"
+
+namespace shallowpi {
+namespace {
+
+const char* const kImages = "observations/images";
+const char* const kMendEpisode = "record the episode again or leave the file out";
+
+const std::vector<std::string>& canonical_cameras() {
+  static const std::vector<std::string> names = {"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"};
+  return names;
+}
+
+// ALOHA's names as openpi maps them ("top" is the simulated robot's); other names stay as they are.
+std::string canonical_camera(const std::string& name) {
+  static const std::map<std::string, std::string> names = {{"cam_high", "base_0_rgb"},
+                                                           {"top", "base_0_rgb"},
+                                                           {"cam_left_wrist", "left_wrist_0_rgb"},
+                                                           {"cam_right_wrist", "right_wrist_0_rgb"}};
+  const auto found = names.find(name);
+  return found == names.end() ? name : found->second;
+}
+
+std::size_t camera_rank(const std::string& name) {
+  const auto& order = canonical_cameras();
+  return static_cast<std::size_t>(std::find(order.begin(), order.end(), name) - order.begin());
+}
+
+// (canonical name, dataset): the three canonical cameras first, then the others by name. openpi does not use
+// ALOHA's low camera, and depth images are not pictures.
+std::vector<std::pair<std::string, std::string>> find_cameras(const hdf5::File& file) {
+  if (!file.is_group(kImages)) {
+    file.fail(kImages, "is missing", "give a file in ALOHA's layout (docs/data.md)");
+  }
+  std::vector<std::pair<std::string, std::string>> cameras;
+  for (const std::string& name : file.children(kImages)) {
+    if (name == "cam_low" || name.find("depth") != std::string::npos) continue;
+    cameras.emplace_back(canonical_camera(name), str(kImages, "/", name));
+  }
+  if (cameras.empty()) file.fail(kImages, "holds no camera", kMendEpisode);
+  std::sort(cameras.begin(), cameras.end(), [](const auto& a, const auto& b) {
+    return std::pair(camera_rank(a.first), a) < std::pair(camera_rank(b.first), b);
+  });
+  for (std::size_t i = 1; i < cameras.size(); ++i) {
+    if (cameras[i].first == cameras[i - 1].first) {
+      file.fail(kImages, str("has two cameras for ", cameras[i].first), "keep one of them");
+    }
+  }
+  return cameras;
+}
+
+std::string read_prompt(const hdf5::File& file) {
+  for (const char* attribute : {"language_instruction", "task"}) {
+    if (const auto text = file.text_attribute("/", attribute)) return std::string(trim(*text));
+  }
+  return "";
+}
+
+}  // namespace
+
+std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path) {
+  const auto file = std::make_shared<const hdf5::File>(path);
+  Hdf5Episode episode;
+  episode.actions = file->read_matrix("action", 0);
+  episode.states = file->read_matrix("observations/qpos", 0);
+  if (episode.states.size() != episode.actions.size()) {
+    file->fail(
+        "observations/qpos",
+        str("has ", episode.states.size(), " steps, but there are ", episode.actions.size(), " actions"),
+        kMendEpisode);
+  }
+  const auto steps = static_cast<std::int64_t>(episode.actions.size());
+  std::vector<std::string> camera_names;
+  for (const auto& [name, dataset] : find_cameras(*file)) {
+    camera_names.push_back(name);
+    episode.cameras.emplace_back(file, dataset, steps);
+  }
+  for (std::int64_t row = 0; row < steps; ++row) episode.frame_rows.push_back(row);
+  episode.info = {path.stem().string(), read_prompt(*file), steps};
+  std::vector<Hdf5Episode> episodes;
+  episodes.push_back(std::move(episode));
+  return std::make_unique<Hdf5Episodes>(path, std::move(episodes), std::move(camera_names),
+                                        /*rotate_frames=*/false);
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,23 @@
+// The drawn numbers of openpi's training augmentation, apart from their application, so that both can be
+// tested.
+#pragma once
+
+#include <cstdint>
+
+#include "shallowpi/data/random.h"
+
+namespace shallowpi {
+
+/// One draw. Defaults change nothing but for the crop, which `crop_side` = image side leaves out.
+struct Augmentation {
+  std::int64_t crop_side = 0, crop_top = 0, crop_left = 0;
+  double degrees = 0;
+  double brightness = 1, contrast = 1, saturation = 1;
+};
+
+Augmentation draw_augmentation(std::int64_t size, bool is_wrist, Random& random);
+
+/// Applies it to a float [3, size, size] image in [-1, 1], in place.
+void apply_augmentation(const Augmentation& draw, float* image_cyx, std::int64_t size);
+
+}  // namespace shallowpi

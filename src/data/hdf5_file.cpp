@@ -1,0 +1,233 @@
+#include "data/hdf5_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi::hdf5 {
+namespace {
+
+constexpr std::int64_t kMaxRows = 1'000'000;  // fourteen hours at 20 Hz
+constexpr std::size_t kMaxTextBytes = std::size_t{1} << 20;
+constexpr std::size_t kMaxChildren = 100'000;
+constexpr std::uint64_t kMaxDeflateRatio = 1032;  // zlib's own bound
+const char* const kRecopy = "copy the file again from its source";
+const char* const kPlainData = "copy the data into the file itself with h5repack or h5py";
+
+std::recursive_mutex& library_mutex() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
+// Attributes hold short texts; both of HDF5's ways of storing them are in use (h5py writes either).
+std::optional<std::string> read_text(hid_t attribute) {
+  Handle type(H5Aget_type(attribute)), space(H5Aget_space(attribute));
+  if (!type || !space || H5Tget_class(type.get()) != H5T_STRING) return std::nullopt;
+  if (H5Sget_simple_extent_npoints(space.get()) != 1) return std::nullopt;
+  if (H5Tis_variable_str(type.get()) > 0) {
+    char* text = nullptr;
+    Handle memory(H5Tcopy(H5T_C_S1));
+    H5Tset_size(memory.get(), H5T_VARIABLE);
+    H5Tset_cset(memory.get(), H5Tget_cset(type.get()));
+    if (H5Aread(attribute, memory.get(), &text) < 0 || text == nullptr) return std::nullopt;
+    std::string result(text);
+    H5free_memory(text);
+    return result;
+  }
+  const std::size_t size = H5Tget_size(type.get());
+  if (size == 0 || size > kMaxTextBytes) return std::nullopt;
+  std::string text(size, '\0');
+  if (H5Aread(attribute, type.get(), text.data()) < 0) return std::nullopt;
+  text.resize(std::strlen(text.c_str()));
+  return text;
+}
+
+}  // namespace
+
+Lock::Lock() : guard_(library_mutex()) {
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  static const bool plugins_off = H5PLset_loading_state(0) >= 0;
+  (void)plugins_off;
+}
+
+Handle::~Handle() {
+  if (id_ < 0) return;
+  Lock lock;
+  H5Idec_ref(id_);
+}
+
+std::string last_error() {
+  std::string text;
+  auto take_first = [](unsigned, const H5E_error2_t* error, void* out) -> herr_t {
+    auto& result = *static_cast<std::string*>(out);
+    if (result.empty() && error->desc != nullptr) result = error->desc;
+    return 0;
+  };
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &text);
+  return text;
+}
+
+std::vector<std::int64_t> shape_of(hid_t dataset) {
+  Handle space(H5Dget_space(dataset));
+  const int rank = H5Sget_simple_extent_ndims(space.get());
+  if (rank <= 0) return {};
+  std::vector<hsize_t> dims(static_cast<std::size_t>(rank));
+  H5Sget_simple_extent_dims(space.get(), dims.data(), nullptr);
+  return {dims.begin(), dims.end()};
+}
+
+File::File(std::filesystem::path path) : path_(std::move(path)) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path_, error)) {
+    throw UsageError(str(path_.string(), ": no such file; check the list of demonstration files"));
+  }
+  bytes_ = std::filesystem::file_size(path_, error);
+  if (error) throw IoError(str(path_.string(), ": cannot read its size: ", error.message()));
+  if (bytes_ == 0) throw CorruptError(str(path_.string(), ": is empty; ", kRecopy));
+  Lock lock;
+  Handle access(H5Pcreate(H5P_FILE_ACCESS));
+  // Read-only data is often on network file systems that know no locks.
+  H5Pset_file_locking(access.get(), false, true);
+  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor_ < 0) throw IoError(str(path_.string(), ": cannot be opened: ", std::strerror(errno)));
+  handle_ = Handle(H5Fopen(path_.c_str(), H5F_ACC_RDONLY, access.get()));
+  if (!handle_) {
+    ::close(descriptor_);
+    throw CorruptError(str(path_.string(), ": cannot be read as HDF5 (", last_error(),
+                           "): truncated or another kind of file; ", kRecopy));
+  }
+}
+
+File::~File() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void File::fail(std::string_view name, std::string_view problem, std::string_view remedy) const {
+  throw CorruptError(str(path_.string(), ": ", name, " ", problem, "; ", remedy));
+}
+
+bool File::has(const std::string& name) const {
+  Lock lock;
+  std::string so_far;
+  for (const std::string& part : split(name, '/')) {
+    if (part.empty()) continue;
+    so_far += "/" + part;
+    if (H5Lexists(handle_.get(), so_far.c_str(), H5P_DEFAULT) <= 0) return false;
+    H5L_info_t info;
+    if (H5Lget_info(handle_.get(), so_far.c_str(), &info, H5P_DEFAULT) < 0) {
+      fail(so_far.substr(1), str("has an unreadable link (", last_error(), ")"), kRecopy);
+    }
+    if (info.type == H5L_TYPE_EXTERNAL)
+      fail(so_far.substr(1), "is an external link to another file", kPlainData);
+    if (info.type != H5L_TYPE_HARD) fail(so_far.substr(1), "is a soft link", kPlainData);
+  }
+  return true;
+}
+
+bool File::is_group(const std::string& name) const {
+  if (!has(name)) return false;
+  Lock lock;
+  Handle object(H5Oopen(handle_.get(), name.c_str(), H5P_DEFAULT));
+  return object && H5Iget_type(object.get()) == H5I_GROUP;
+}
+
+std::vector<std::string> File::children(const std::string& group) const {
+  Lock lock;
+  std::vector<std::string> names;
+  auto collect = [](hid_t, const char* name, const H5L_info_t*, void* out) -> herr_t {
+    auto& list = *static_cast<std::vector<std::string>*>(out);
+    list.emplace_back(name);
+    return list.size() < kMaxChildren ? 0 : -1;
+  };
+  Handle handle(H5Gopen2(handle_.get(), group.c_str(), H5P_DEFAULT));
+  if (!handle || H5Literate(handle.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &names) < 0) {
+    fail(group, str("cannot be listed (", last_error(), ")"), kRecopy);
+  }
+  return names;
+}
+
+std::optional<std::string> File::text_attribute(const std::string& object,
+                                                const std::string& attribute) const {
+  Lock lock;
+  if (object != "/" && !has(object)) return std::nullopt;
+  if (H5Aexists_by_name(handle_.get(), object.c_str(), attribute.c_str(), H5P_DEFAULT) <= 0)
+    return std::nullopt;
+  Handle handle(H5Aopen_by_name(handle_.get(), object.c_str(), attribute.c_str(), H5P_DEFAULT, H5P_DEFAULT));
+  if (!handle) return std::nullopt;
+  return read_text(handle.get());
+}
+
+Handle File::open_dataset(const std::string& name) const {
+  Lock lock;
+  if (!has(name)) fail(name, "is missing", "record the demonstration again or remove it from the file");
+  Handle dataset(H5Oopen(handle_.get(), name.c_str(), H5P_DEFAULT));
+  if (!dataset) fail(name, str("cannot be opened (", last_error(), ")"), kRecopy);
+  if (H5Iget_type(dataset.get()) != H5I_DATASET) fail(name, "is not a dataset", kRecopy);
+  Handle plist(H5Dget_create_plist(dataset.get()));
+  if (!plist) fail(name, str("has no readable properties (", last_error(), ")"), kRecopy);
+  if (H5Pget_layout(plist.get()) == H5D_VIRTUAL) fail(name, "is a virtual dataset", kPlainData);
+  if (H5Pget_external_count(plist.get()) > 0) fail(name, "is stored in another file", kPlainData);
+  const int filters = H5Pget_nfilters(plist.get());
+  for (int i = 0; i < filters; ++i) {
+    unsigned flags = 0;
+    std::size_t values = 0;
+    const H5Z_filter_t filter =
+        H5Pget_filter2(plist.get(), static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, nullptr);
+    if (filter != H5Z_FILTER_DEFLATE && filter != H5Z_FILTER_SHUFFLE) {
+      fail(name,
+           str("is compressed with filter ", filter, ", but only gzip (with or without shuffle) is read"),
+           "repack the file: h5repack -f GZIP=4 IN OUT");
+    }
+  }
+  // More elements than the stored bytes can hold means a damaged header; nothing has been allocated yet.
+  const std::uint64_t stored = H5Dget_storage_size(dataset.get());
+  Handle type(H5Dget_type(dataset.get()));
+  double claimed = static_cast<double>(H5Tget_size(type.get()));
+  for (std::int64_t extent : shape_of(dataset.get())) claimed *= static_cast<double>(extent);
+  if (stored > bytes_ || claimed > static_cast<double>(stored) * kMaxDeflateRatio) {
+    fail(name, "claims more data than the file holds", kRecopy);
+  }
+  return dataset;
+}
+
+Matrix File::read_matrix(const std::string& name, std::int64_t columns, std::int64_t max_columns) const {
+  Lock lock;
+  const Handle dataset = open_dataset(name);
+  const Handle type(H5Dget_type(dataset.get()));
+  const std::vector<std::int64_t> shape = shape_of(dataset.get());
+  const std::string expected = columns > 0 ? str(columns) : str("1..", max_columns);
+  if (H5Tget_class(type.get()) != H5T_FLOAT) {
+    fail(name, "does not hold floating-point numbers", "store it as float32 or float64");
+  }
+  if (shape.size() != 2 || shape[0] > kMaxRows ||
+      (columns > 0 ? shape[1] != columns : shape[1] < 1 || shape[1] > max_columns)) {
+    fail(name, str("has shape ", shape_text(shape), " where [steps, ", expected, "] is expected"),
+         "check that the file has the right layout for this robot");
+  }
+  if (shape[0] == 0) fail(name, "has zero steps", "remove the demonstration from the file");
+  std::vector<float> flat(static_cast<std::size_t>(shape[0] * shape[1]));
+  if (H5Dread(dataset.get(), H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, flat.data()) < 0) {
+    fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
+  }
+  Matrix rows(static_cast<std::size_t>(shape[0]));
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    const auto begin = flat.begin() + static_cast<std::ptrdiff_t>(row) * shape[1];
+    rows[row].assign(begin, begin + shape[1]);
+    for (float value : rows[row]) {
+      if (!std::isfinite(value)) {
+        fail(name, str("is not finite (NaN or infinity) at step ", row),
+             "remove the demonstration from the file");
+      }
+    }
+  }
+  return rows;
+}
+
+}  // namespace shallowpi::hdf5

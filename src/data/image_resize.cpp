@@ -1,0 +1,216 @@
+#include "data/image_resize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "data/vectorized.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+namespace {
+
+constexpr int kPrecisionBits = 22;  // Pillow's fixed point: 32 - 8 bits of pixel - 2 of headroom
+constexpr std::int32_t kHalf = 1 << (kPrecisionBits - 1);
+
+// Weights of one axis: output o is the sum of `taps` inputs from first[o] on, times weights[o * taps ...].
+struct Coefficients {
+  std::int64_t taps = 0;
+  std::vector<std::int64_t> first;
+  std::vector<std::int32_t> weights;
+};
+
+// Pillow's precompute_coeffs and normalize_coeffs_8bpc for the triangle filter.
+Coefficients make_coefficients(std::int64_t in, std::int64_t out) {
+  const double scale = static_cast<double>(in) / static_cast<double>(out);
+  const double support = std::max(scale, 1.0);
+  const double inverse = 1.0 / support;
+  Coefficients result;
+  std::vector<std::vector<std::int32_t>> rows;
+  for (std::int64_t o = 0; o < out; ++o) {
+    const double center = (static_cast<double>(o) + 0.5) * scale;
+    const auto low = std::max<std::int64_t>(0, static_cast<std::int64_t>(center - support + 0.5));
+    const auto high = std::min(in, static_cast<std::int64_t>(center + support + 0.5));
+    std::vector<double> weights;
+    double sum = 0;
+    for (std::int64_t i = low; i < high; ++i) {
+      const double distance = std::abs((static_cast<double>(i) - center + 0.5) * inverse);
+      weights.push_back(distance < 1.0 ? 1.0 - distance : 0.0);
+      sum += weights.back();
+    }
+    std::vector<std::int32_t> row;
+    for (double weight : weights) {
+      row.push_back(
+          static_cast<std::int32_t>(0.5 + (sum != 0.0 ? weight / sum : weight) * (1 << kPrecisionBits)));
+    }
+    result.first.push_back(low);
+    result.taps = std::max(result.taps, static_cast<std::int64_t>(row.size()));
+    rows.push_back(std::move(row));
+  }
+  // Equal numbers of taps everywhere make the loops simple; windows at the end are moved to stay inside.
+  result.weights.assign(static_cast<std::size_t>(out * result.taps), 0);
+  for (std::int64_t o = 0; o < out; ++o) {
+    const std::int64_t first = std::min(result.first[o], in - result.taps);
+    std::copy(rows[o].begin(), rows[o].end(),
+              result.weights.begin() + o * result.taps + (result.first[o] - first));
+    result.first[o] = first;
+  }
+  return result;
+}
+
+// Tables depend on the two sizes alone, and a data set has few.
+const Coefficients& coefficients(std::int64_t in, std::int64_t out) {
+  thread_local std::map<std::pair<std::int64_t, std::int64_t>, Coefficients> cache;
+  const auto found = cache.find({in, out});
+  if (found != cache.end()) return found->second;
+  if (cache.size() >= 64) cache.clear();
+  return cache.emplace(std::pair(in, out), make_coefficients(in, out)).first->second;
+}
+
+#if defined(__GNUC__)
+using Bytes4 [[gnu::vector_size(4)]] = std::uint8_t;
+using Ints4 [[gnu::vector_size(16)]] = std::int32_t;
+#endif
+
+// One row of RGB pixels; four bytes are read and written at a time, so both ends need one byte of slack.
+template <int kTaps>
+inline void resample_row(const std::uint8_t* in, std::uint8_t* out, std::int64_t width,
+                         const std::int64_t* first, const std::int32_t* weights, std::int64_t taps) {
+  const std::int64_t count = kTaps > 0 ? kTaps : taps;
+  for (std::int64_t x = 0; x < width; ++x, weights += count, out += 3) {
+    const std::uint8_t* pixel = in + first[x] * 3;
+    Ints4 sum = {kHalf, kHalf, kHalf, kHalf};
+    for (std::int64_t tap = 0; tap < count; ++tap, pixel += 3) {
+      Bytes4 rgb;
+      std::memcpy(&rgb, pixel, 4);
+      sum += __builtin_convertvector(rgb, Ints4) * weights[tap];
+    }
+    const Bytes4 rounded = __builtin_convertvector(sum >> kPrecisionBits, Bytes4);
+    std::memcpy(out, &rounded, 4);
+  }
+}
+
+SHALLOWPI_VECTORIZED
+void resample_rows(const std::uint8_t* in, std::int64_t in_row_bytes, std::uint8_t* out, std::int64_t height,
+                   std::int64_t width, const std::int64_t* first, const std::int32_t* weights,
+                   std::int64_t taps) {
+  for (std::int64_t y = 0; y < height; ++y, in += in_row_bytes, out += width * 3) {
+    if (taps == 2) {
+      resample_row<2>(in, out, width, first, weights, taps);
+    } else {
+      resample_row<0>(in, out, width, first, weights, taps);
+    }
+  }
+}
+
+// Weighted sum of whole rows of bytes.
+SHALLOWPI_VECTORIZED
+void blend_rows(const std::uint8_t* in, std::int64_t row_bytes, const std::int32_t* weights,
+                std::int64_t taps, std::uint8_t* out) {
+  constexpr std::int64_t kBlock = 256;  // sums that stay in the first-level cache
+  std::int32_t sums[kBlock];
+  for (std::int64_t begin = 0; begin < row_bytes; begin += kBlock) {
+    const std::int64_t count = std::min(kBlock, row_bytes - begin);
+    for (std::int64_t i = 0; i < count; ++i) sums[i] = kHalf;
+    for (std::int64_t tap = 0; tap < taps; ++tap) {
+      const std::uint8_t* row = in + tap * row_bytes + begin;
+      const std::int32_t weight = weights[tap];
+      for (std::int64_t i = 0; i < count; ++i) sums[i] += row[i] * weight;
+    }
+    for (std::int64_t i = 0; i < count; ++i)
+      out[begin + i] = static_cast<std::uint8_t>(sums[i] >> kPrecisionBits);
+  }
+}
+
+Image resize_width(const Image& image, std::int64_t width) {
+  const Coefficients& table = coefficients(image.width, width);
+  const std::int64_t row_bytes = image.width * 3;
+  Image out{image.height, width,
+            std::vector<std::uint8_t>(static_cast<std::size_t>(image.height * width * 3 + 1))};
+  resample_rows(image.bytes.data(), row_bytes, out.bytes.data(), image.height - 1, width, table.first.data(),
+                table.weights.data(), table.taps);
+  // The last row has no byte after it.
+  std::vector<std::uint8_t> last(image.bytes.end() - row_bytes, image.bytes.end());
+  last.push_back(0);
+  resample_rows(last.data(), row_bytes, out.bytes.data() + (image.height - 1) * width * 3, 1, width,
+                table.first.data(), table.weights.data(), table.taps);
+  out.bytes.pop_back();
+  return out;
+}
+
+Image resize_height(const Image& image, std::int64_t height) {
+  const Coefficients& table = coefficients(image.height, height);
+  const std::int64_t row_bytes = image.width * 3;
+  Image out{height, image.width, std::vector<std::uint8_t>(static_cast<std::size_t>(height * row_bytes))};
+  for (std::int64_t y = 0; y < height; ++y) {
+    blend_rows(image.bytes.data() + table.first[y] * row_bytes, row_bytes,
+               table.weights.data() + y * table.taps, table.taps, out.bytes.data() + y * row_bytes);
+  }
+  return out;
+}
+
+// torch's area_pixel_compute_source_index and its two weights, in float as torch computes them.
+struct Taps {
+  std::int64_t low, high;
+  float low_weight, high_weight;
+};
+std::vector<Taps> torch_taps(std::int64_t in, std::int64_t out) {
+  const float scale = static_cast<float>(in) / static_cast<float>(out);
+  std::vector<Taps> taps;
+  for (std::int64_t o = 0; o < out; ++o) {
+    const float source = std::max(0.0f, scale * (static_cast<float>(o) + 0.5f) - 0.5f);
+    const std::int64_t low = std::min(static_cast<std::int64_t>(source), in - 1);
+    const float high_weight = std::clamp(source - static_cast<float>(low), 0.0f, 1.0f);
+    taps.push_back({low, low + (low < in - 1 ? 1 : 0), 1.0f - high_weight, high_weight});
+  }
+  return taps;
+}
+
+}  // namespace
+
+Fit fit_into_square(const Image& image, std::int64_t size) {
+  const std::int64_t height = image.height, width = image.width;
+  if (height < 1 || width < 1 || size < 1 ||
+      image.bytes.size() != static_cast<std::size_t>(height * width * 3)) {
+    throw UsageError(str("cannot resize an image of ", height, " x ", width, " pixels and ",
+                         image.bytes.size(), " bytes to ", size, "; give RGB bytes"));
+  }
+  const double ratio = std::max(static_cast<double>(width) / static_cast<double>(size),
+                                static_cast<double>(height) / static_cast<double>(size));
+  Fit fit;
+  fit.height = static_cast<std::int64_t>(static_cast<double>(height) / ratio);
+  fit.width = static_cast<std::int64_t>(static_cast<double>(width) / ratio);
+  if (fit.height < 1 || fit.width < 1) {
+    throw UsageError(str("an image of ", height, " x ", width, " pixels is too narrow to be fitted into ",
+                         size, " x ", size, "; crop it first"));
+  }
+  fit.top = (size - fit.height) / 2;
+  fit.left = (size - fit.width) / 2;
+  return fit;
+}
+
+Image resize_pillow(const Image& image, std::int64_t height, std::int64_t width) {
+  if (image.width == width) return image.height == height ? image : resize_height(image, height);
+  Image wide = resize_width(image, width);
+  return image.height == height ? wide : resize_height(wide, height);
+}
+
+void resize_torch(const float* in, std::int64_t in_height, std::int64_t in_width, std::int64_t in_stride,
+                  float* out, std::int64_t out_height, std::int64_t out_width, std::int64_t out_stride) {
+  const std::vector<Taps> rows = torch_taps(in_height, out_height), columns = torch_taps(in_width, out_width);
+  for (std::int64_t y = 0; y < out_height; ++y) {
+    const float* low = in + rows[y].low * in_stride;
+    const float* high = in + rows[y].high * in_stride;
+    for (std::int64_t x = 0; x < out_width; ++x) {
+      const Taps& tap = columns[x];
+      const float upper = low[tap.low] * tap.low_weight + low[tap.high] * tap.high_weight;
+      const float lower = high[tap.low] * tap.low_weight + high[tap.high] * tap.high_weight;
+      out[y * out_stride + x] = upper * rows[y].low_weight + lower * rows[y].high_weight;
+    }
+  }
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,154 @@
+// LIBERO's layout: one file per task, one group per demonstration.
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <utility>
+
+#include "data/hdf5_episodes.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/json.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/data/readers.h"
+
+namespace shallowpi {
+namespace {
+
+constexpr std::int64_t kActionDim = 7;
+constexpr double kNoopNorm = 1e-4;  // OpenVLA's threshold
+const char* const kRemoveDemo = "record the demonstration again or remove it from the file";
+
+struct CameraDataset {
+  const char* dataset;
+  const char* name;
+};
+constexpr CameraDataset kCameras[] = {{"agentview_rgb", "base_0_rgb"},
+                                      {"eye_in_hand_rgb", "left_wrist_0_rgb"}};
+
+// Names of the demonstrations in numeric order: HDF5's own has demo_10 before demo_2.
+std::vector<std::string> demo_names(const hdf5::File& file) {
+  if (!file.is_group("data")) {
+    file.fail("data", "is missing", "give a file in LIBERO's layout (docs/data.md)");
+  }
+  std::vector<std::pair<std::uint64_t, std::string>> numbered;
+  for (const std::string& name : file.children("data")) {
+    std::uint64_t number = 0;
+    const char* end = name.data() + name.size();
+    if (name.rfind("demo_", 0) != 0 || name.size() == 5) continue;
+    const auto [stop, error] = std::from_chars(name.data() + 5, end, number);
+    if (error == std::errc() && stop == end) numbered.emplace_back(number, name);
+  }
+  if (numbered.empty())
+    file.fail("data", "holds no demonstration (demo_0, demo_1, ...)", "check the recording");
+  std::sort(numbered.begin(), numbered.end());
+  std::vector<std::string> names;
+  for (auto& [number, name] : numbered) names.push_back(std::move(name));
+  return names;
+}
+
+// LIBERO's own fallback: "KITCHEN_SCENE3_turn_on_the_stove_demo" -> "turn on the stove".
+std::string prompt_from_file_name(const std::filesystem::path& path) {
+  std::string words = path.stem().string();
+  if (words.size() > 5 && words.compare(words.size() - 5, 5, "_demo") == 0) words.resize(words.size() - 5);
+  if (const auto scene = words.find("SCENE"); scene != std::string::npos) {
+    if (const auto after = words.find('_', scene); after != std::string::npos) words.erase(0, after + 1);
+  }
+  std::replace(words.begin(), words.end(), '_', ' ');
+  return words;
+}
+
+std::string read_prompt(const hdf5::File& file) {
+  const auto info = file.text_attribute("data", "problem_info");
+  if (!info) return prompt_from_file_name(file.path());
+  const std::string where = str(file.path().string(), ": problem_info of data");
+  const std::string prompt =
+      json_get_or<std::string>(parse_json(*info, where), "language_instruction", "", where);
+  const std::string_view words = trim(prompt);
+  return words.empty() ? prompt_from_file_name(file.path()) : std::string(words);
+}
+
+hdf5::Matrix read_states(const hdf5::File& file, const std::string& demo) {
+  const std::string obs = demo + "/obs/";
+  std::vector<hdf5::Matrix> parts;
+  if (file.has(obs + "ee_states")) {
+    parts.push_back(file.read_matrix(obs + "ee_states", 6));
+  } else {
+    parts.push_back(file.read_matrix(obs + "ee_pos", 3));
+    parts.push_back(file.read_matrix(obs + "ee_ori", 3));
+  }
+  parts.push_back(file.read_matrix(obs + "gripper_states", 2));
+  hdf5::Matrix states = std::move(parts.front());
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    if (parts[i].size() != states.size()) file.fail(obs, "holds states of different lengths", kRemoveDemo);
+    for (std::size_t row = 0; row < states.size(); ++row) {
+      states[row].insert(states[row].end(), parts[i][row].begin(), parts[i][row].end());
+    }
+  }
+  return states;
+}
+
+// OpenVLA's filter: the arm stands still and the gripper's command is that of the last action kept.
+bool is_noop(const std::vector<float>& action, const std::vector<float>* last_kept) {
+  double squares = 0;
+  for (std::size_t i = 0; i + 1 < action.size(); ++i) squares += static_cast<double>(action[i]) * action[i];
+  return std::sqrt(squares) < kNoopNorm && (last_kept == nullptr || action.back() == last_kept->back());
+}
+
+Hdf5Episode read_demo(const std::shared_ptr<const hdf5::File>& file, const std::string& name,
+                      const std::vector<CameraDataset>& cameras, const LiberoOptions& options) {
+  const std::string demo = "data/" + name;
+  Hdf5Episode episode;
+  const hdf5::Matrix actions = file->read_matrix(demo + "/actions", kActionDim);
+  const hdf5::Matrix states = read_states(*file, demo);
+  if (states.size() != actions.size()) {
+    file->fail(demo, str("has ", actions.size(), " actions but ", states.size(), " states"), kRemoveDemo);
+  }
+  for (const CameraDataset& camera : cameras) {
+    episode.cameras.emplace_back(file, demo + "/obs/" + camera.dataset,
+                                 static_cast<std::int64_t>(actions.size()));
+  }
+  // Raw files were recorded by stepping first: the action that follows obs[j] is actions[j + 1].
+  const std::size_t shift = options.raw_alignment ? 1 : 0;
+  for (std::size_t row = 0; row + shift < actions.size(); ++row) {
+    const std::vector<float>& action = actions[row + shift];
+    const auto* last_kept = episode.actions.empty() ? nullptr : &episode.actions.back();
+    if (options.drop_noops && is_noop(action, last_kept)) continue;
+    episode.frame_rows.push_back(static_cast<std::int64_t>(row));
+    episode.states.push_back(states[row]);
+    episode.actions.push_back(action);
+  }
+  if (episode.actions.empty()) {
+    file->fail(demo, "has no usable step (too short, or the robot never moves)", kRemoveDemo);
+  }
+  episode.info.name = name;
+  episode.info.length = static_cast<std::int64_t>(episode.actions.size());
+  return episode;
+}
+
+}  // namespace
+
+std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path, const LiberoOptions& options) {
+  const auto file = std::make_shared<const hdf5::File>(path);
+  const std::vector<std::string> names = demo_names(*file);
+  std::vector<CameraDataset> cameras;
+  std::vector<std::string> camera_names;
+  for (const CameraDataset& camera : kCameras) {
+    if (!file->has(str("data/", names.front(), "/obs/", camera.dataset))) continue;
+    cameras.push_back(camera);
+    camera_names.emplace_back(camera.name);
+  }
+  if (cameras.empty()) {
+    file->fail(str("data/", names.front(), "/obs"), "holds neither agentview_rgb nor eye_in_hand_rgb",
+               "record the demonstrations with cameras");
+  }
+  const std::string prompt = read_prompt(*file);
+  std::vector<Hdf5Episode> episodes;
+  for (const std::string& name : names) {
+    episodes.push_back(read_demo(file, name, cameras, options));
+    episodes.back().info.prompt = prompt;
+  }
+  return std::make_unique<Hdf5Episodes>(path, std::move(episodes), std::move(camera_names),
+                                        /*rotate_frames=*/true);
+}
+
+}  // namespace shallowpi

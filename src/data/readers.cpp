@@ -1,0 +1,20 @@
+#include "shallowpi/data/readers.h"
+
+#include "data/hdf5_file.h"
+
+namespace shallowpi {
+
+std::string detect_layout(const std::filesystem::path& path) {
+  const hdf5::File file(path);
+  if (file.is_group("data")) return "libero";
+  if (file.has("action") || file.is_group("observations")) return "aloha";
+  file.fail("the file", "has neither LIBERO's group 'data' nor ALOHA's 'action' and 'observations'",
+            "convert it to one of these layouts (docs/data.md)");
+}
+
+std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path,
+                                           const LiberoOptions& libero_options) {
+  return detect_layout(path) == "libero" ? open_libero(path, libero_options) : open_aloha(path);
+}
+
+}  // namespace shallowpi
