@@ -1,0 +1,92 @@
+#include "shallowpi/base/cli.h"
+
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+#include <torch/cuda.h>
+#include <torch/version.h>
+
+#include <exception>
+#include <iostream>
+#include <new>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
+
+namespace shallowpi {
+namespace {
+
+int fail(const std::string& message, ExitCode code) {
+  std::cerr << "error: " << message << std::endl;
+  return static_cast<int>(code);
+}
+
+log::Level parse_level(const std::string& name) {
+  if (name == "debug") return log::Level::kDebug;
+  if (name == "info") return log::Level::kInfo;
+  if (name == "warning") return log::Level::kWarning;
+  if (name == "error") return log::Level::kError;
+  if (name == "off") return log::Level::kOff;
+  throw UsageError(str("--log-level: '", name, "' is not one of debug, info, warning, error, off"));
+}
+
+}  // namespace
+
+void apply_common_options(const CommonOptions& options) {
+  const log::Level level = parse_level(options.log_level);
+  log::set_level(options.quiet && level < log::Level::kWarning ? log::Level::kWarning : level);
+  const std::int64_t threads = options.threads.value_or(0);
+  if (threads < 0 || threads > 1024)
+    throw UsageError(str("--threads: ", threads, " is not 0 (all cores) to 1024"));
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+}
+
+torch::Device parse_device(const std::string& name) {
+  const bool has_gpu = torch::cuda::is_available();
+  if (name == "cpu" || ((name == "auto" || name.empty()) && !has_gpu)) return torch::kCPU;
+  if (name == "auto" || name.empty()) return torch::Device(torch::kCUDA, 0);
+  const std::string number = name == "cuda" ? "0" : name.rfind("cuda:", 0) == 0 ? name.substr(5) : "";
+  if (number.empty() || number.size() > 2 || number.find_first_not_of("0123456789") != std::string::npos)
+    throw UsageError(str("device: '", name, "' is not auto, cpu or cuda:N"));
+  const int index = std::stoi(number);
+  const int count = has_gpu ? static_cast<int>(torch::cuda::device_count()) : 0;
+  if (index >= count)
+    throw UsageError(
+        str("device: there is no ", name, "; this program sees ", count, " CUDA device(s). ",
+            has_gpu ? "Choose a lower number" : "Use cpu, or a build with CUDA on a machine with a GPU"));
+  return torch::Device(torch::kCUDA, static_cast<c10::DeviceIndex>(index));
+}
+
+torch::Dtype parse_dtype(const std::string& name, torch::Device device) {
+  if (name == "float32") return torch::kFloat32;
+  if (name == "bfloat16") return torch::kBFloat16;
+  if (name == "auto" || name.empty()) return device.is_cuda() ? torch::kBFloat16 : torch::kFloat32;
+  throw UsageError(str("dtype: '", name, "' is not auto, float32 or bfloat16"));
+}
+
+std::string version_text() {
+  const std::string git = SHALLOWPI_GIT;
+  return str("shallowpi ", SHALLOWPI_VERSION, git.empty() ? "" : " (git " + git + ")", ", LibTorch ",
+             TORCH_VERSION, ", ", torch::cuda::is_available() ? "CUDA" : "CPU");
+}
+
+int run_main(const std::function<int()>& body) {
+  try {
+    return body();
+  } catch (const Error& error) {
+    return fail(error.what(), error.code());
+  } catch (const c10::OutOfMemoryError& error) {
+    return fail(str("out of GPU memory: ", error.what_without_backtrace(),
+                    "\nUse a smaller batch (train.accumulate, "
+                    "train.activation_checkpointing) or another device"),
+                ExitCode::kFailed);
+  } catch (const c10::Error& error) {
+    return fail(str("LibTorch: ", error.what_without_backtrace()), ExitCode::kFailed);
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory: use a smaller batch or model, or a machine with more memory",
+                ExitCode::kFailed);
+  } catch (const std::exception& error) {
+    return fail(error.what(), ExitCode::kFailed);
+  }
+}
+
+}  // namespace shallowpi
