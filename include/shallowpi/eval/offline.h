@@ -1,0 +1,42 @@
+// `shallowpi-eval offline`: open-loop measurements on demonstrations, or the losses of one tensor file.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "shallowpi/distill/config.h"
+#include "shallowpi/eval/measure.h"
+
+namespace shallowpi {
+
+struct OfflineOptions {
+  std::vector<std::string> checkpoints;  ///< folders, each optionally named: "LABEL=DIR"
+  std::filesystem::path teacher;         ///< empty: none
+  std::optional<std::int64_t> horizon;   ///< where the folders do not say it
+
+  std::filesystem::path batch;    ///< a tensor file; or
+  std::vector<std::string> data;  ///< demonstration files (globs); where empty, those of `held_out`
+  std::filesystem::path
+      held_out;  ///< a run's configuration: only the episodes that it held out; empty: all episodes
+  std::vector<std::string>
+      settings;             ///< "data.alignment=aligned", "data.norm_stats=FILE", ... (docs/config.md)
+  std::int64_t frames = 0;  ///< measure this many, evenly spread; 0: all
+
+  std::filesystem::path out;  ///< JSON; empty: none (with `batch`: stdout alone)
+  std::filesystem::path
+      per_frame;       ///< each frame's losses, JSON lines; CSV where it ends in .csv; empty: none
+  bool quiet = false;  ///< no progress line
+
+  torch::Dtype dtype = torch::kFloat32;
+  MeasureOptions measure;
+};
+
+/// With `batch`: prints {"loss_task": ..., "loss_kd": ..., "loss_attn": ...} (the last two with a teacher;
+/// one such object per label where several checkpoints are given). With `data.files`: prints one table of the
+/// teacher, each student before and after training, and "repeat last action". Returns the exit code 0;
+/// throws UsageError where the options contradict each other or do not fit the folders and the data.
+int run_offline(const OfflineOptions& options);
+
+}  // namespace shallowpi

@@ -1,0 +1,32 @@
+// `shallowpi-infer run`: one forward pass of a policy on a tensor file.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+
+namespace shallowpi {
+
+struct RunOptions {
+  std::filesystem::path checkpoint;
+  std::filesystem::path input;   ///< a tensor file (runtime/tensor_file.h)
+  std::filesystem::path output;  ///< written atomically
+  std::int64_t steps = 10;       ///< Euler steps
+  std::optional<std::int64_t> horizon;
+  std::uint64_t seed = 42;  ///< of the noise, where the input has none
+  torch::Device device = torch::kCPU;
+  torch::Dtype dtype = torch::kFloat32;
+};
+
+/// Writes float32 tensors
+///   out.prefix_embeddings [B, P, W]    the full padded layout: every camera, then every prompt position
+///   out.velocity [B, H, 32]            at x_t = t noise + (1 - t) actions; where the input has actions,
+///   noise and time out.sampled_actions [B, H, 32]     from in.noise in.noise [B, H, 32]                the
+///   noise that was drawn, where the input has none: add it to repeat the run
+/// Returns the exit code 0. Throws UsageError where the inputs do not fit the policy or the horizon is not
+/// known.
+int run_policy_on_file(const RunOptions& options);
+
+}  // namespace shallowpi

@@ -1,0 +1,249 @@
+#include "shallowpi/eval/offline.h"
+
+#include <unistd.h>
+
+#include <iostream>
+#include <set>
+
+#include "eval/frame_file.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/log.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/model/checkpoint.h"
+#include "shallowpi/runtime/tensor_file.h"
+
+namespace shallowpi {
+namespace {
+
+struct Named {
+  std::string label;
+  CheckpointInfo info;
+};
+
+/// The last part of a path, also of "runs/x/".
+std::string own_name(const std::filesystem::path& folder) {
+  const std::filesystem::path normal = std::filesystem::absolute(folder).lexically_normal();
+  return (normal.has_filename() ? normal : normal.parent_path()).filename().string();
+}
+
+/// "LABEL=DIR", or a folder that names itself.
+Named read_named(const std::string& text, const OfflineOptions& options) {
+  const std::size_t equals = text.find('=');
+  const bool labelled = equals != std::string::npos && text.find('/') > equals;
+  const std::filesystem::path folder = labelled ? text.substr(equals + 1) : text;
+  return {labelled ? text.substr(0, equals) : own_name(folder),
+          read_checkpoint_info(folder, options.horizon)};
+}
+
+std::vector<Named> read_all(const OfflineOptions& options) {
+  std::vector<Named> all;
+  std::set<std::string> labels;
+  for (const std::string& text : options.checkpoints) {
+    all.push_back(read_named(text, options));
+    if (!labels.insert(all.back().label).second)
+      throw UsageError(
+          str("two checkpoints are called '", all.back().label, "': name them, as in before=DIR after=DIR"));
+  }
+  return all;
+}
+
+void check_options(const OfflineOptions& options) {
+  if (options.checkpoints.empty()) throw UsageError("give at least one --checkpoint DIR");
+  const bool on_data = !options.data.empty() || !options.held_out.empty();
+  if (options.batch.empty() == !on_data)
+    throw UsageError("give either --data FILE... (demonstrations) or --batch FILE.safetensors (tensors)");
+  if (options.frames < 0) throw UsageError(str("--frames ", options.frames, ": must not be negative"));
+  if (!on_data && !options.per_frame.empty())
+    throw UsageError("--per-frame goes with --data, not with --batch");
+}
+
+/// A student's losses mean nothing against a teacher that it did not come from.
+void warn_of_foreign_teacher(const Named& student, const std::string& teacher_fingerprint) {
+  if (student.info.teacher_fingerprint.empty() || student.info.teacher_fingerprint == teacher_fingerprint)
+    return;
+  log::warning(student.label, " was distilled from another teacher (",
+               student.info.teacher_fingerprint.substr(0, 12), ") than the one given (",
+               teacher_fingerprint.substr(0, 12), ")");
+}
+
+MeasuredPolicy load(const Named& named, const OfflineOptions& options) {
+  return {named.label, load_policy(named.info, options.dtype, options.measure.device),
+          named.info.kept_layers};
+}
+
+Json losses_json(const BatchLosses& losses) {
+  Json out;
+  out["loss_task"] = losses.loss_task;
+  if (losses.loss_kd) out["loss_kd"] = *losses.loss_kd;
+  if (losses.loss_attn) out["loss_attn"] = *losses.loss_attn;
+  return out;
+}
+
+int run_on_batch(const OfflineOptions& options) {
+  const std::vector<Named> all = read_all(options);
+  Policy teacher{nullptr};
+  if (!options.teacher.empty())
+    teacher = load_policy(read_checkpoint_info(options.teacher, options.horizon), options.dtype,
+                          options.measure.device);
+  Json out;
+  for (const Named& named : all) {
+    const PolicyInputs inputs =
+        read_policy_inputs(options.batch, named.info.config).to(options.measure.device);
+    if (!inputs.actions_bhd.defined() || !inputs.noise_bhd.defined() || !inputs.time_b.defined())
+      throw UsageError(str(options.batch.string(), ": losses need in.actions, in.noise and in.time"));
+    MeasuredPolicy student = load(named, options);
+    const Json losses =
+        losses_json(batch_losses(student, teacher.is_empty() ? nullptr : &teacher, inputs.observation,
+                                 inputs.actions_bhd, inputs.noise_bhd, inputs.time_b));
+    if (all.size() == 1)
+      out = losses;
+    else
+      out[named.label] = losses;
+  }
+  const std::string text = out.dump(2) + "\n";
+  std::cout << text;
+  if (!options.out.empty()) write_file_atomically(options.out, text);
+  return static_cast<int>(ExitCode::kDone);
+}
+
+Dataset open_data(const DataConfig& data) {
+  std::vector<std::pair<std::string, double>> patterns;
+  for (const DataFile& file : data.files) patterns.emplace_back(file.path, file.weight);
+  const LiberoOptions libero{.raw_alignment = data.alignment == LiberoAlignment::kRaw,
+                             .drop_noops = data.drop_noops};
+  return open_dataset(patterns, std::string(enum_name(data.format)), libero);
+}
+
+SamplePipeline make_pipeline(const Dataset& dataset, const Named& named, const DataConfig& data) {
+  const CheckpointInfo& info = named.info;
+  if (!info.horizon_known)
+    throw UsageError(
+        str(info.folder.string(), " does not say how many steps an action chunk has: give --horizon H"));
+  std::optional<NormStats> stats = info.stats;
+  if (!data.norm_stats.empty()) stats = read_norm_stats(data.norm_stats);
+  if (!stats)
+    throw UsageError(
+        str(info.folder.string(), " has no normalisation statistics: give data.norm_stats=FILE"));
+  const auto tokenizer = std::make_shared<Tokenizer>(find_tokenizer(data.tokenizer, info.tokenizer));
+  return SamplePipeline(dataset, info.spec, *stats, tokenizer, info.config.vocab);
+}
+
+/// Measures all policies of one call and collects their reports.
+class Comparison {
+ public:
+  Comparison(const OfflineOptions& options, const DataConfig& data, const Dataset& dataset,
+             std::vector<Dataset::Sample> samples)
+      : options_(options), data_(data), dataset_(dataset), samples_(std::move(samples)) {}
+
+  void run(const std::vector<Named>& all) {
+    if (!options_.teacher.empty()) load_teacher(all);
+    for (const Named& named : all) {
+      const bool is_teacher = teacher_ && same_folder(named.info.folder, options_.teacher);
+      if (teacher_ && !is_teacher) warn_of_foreign_teacher(named, teacher_fingerprint_);
+      measure(load(named, options_), teacher_ && !is_teacher ? &teacher_->policy : nullptr,
+              make_pipeline(dataset_, named, data_));
+    }
+    reports_.push_back(repeat_last_action(dataset_, make_pipeline(dataset_, all.front(), data_), samples_));
+  }
+
+  const std::vector<PolicyReport>& reports() const { return reports_; }
+
+ private:
+  static bool same_folder(const std::filesystem::path& a, const std::filesystem::path& b) {
+    return std::filesystem::equivalent(a, b);
+  }
+
+  /// The teacher gets a row of its own where it is not one of the checkpoints anyway.
+  void load_teacher(const std::vector<Named>& all) {
+    const Named named = read_named(str("teacher=", options_.teacher.string()), options_);
+    teacher_fingerprint_ = weights_fingerprint(options_.teacher);
+    teacher_ = load(named, options_);
+    for (const Named& other : all)
+      if (same_folder(other.info.folder, options_.teacher)) return;
+    measure(*teacher_, nullptr, make_pipeline(dataset_, named, data_));
+  }
+
+  void measure(MeasuredPolicy subject, Policy* teacher, const SamplePipeline& pipeline) {
+    MeasureOptions options = options_.measure;
+    const bool show = !options_.quiet && isatty(STDERR_FILENO) != 0;
+    if (show)
+      options.progress = [&](std::int64_t done, std::int64_t total) {
+        std::cerr << "\r" << subject.label << ": " << done << " of " << total << " frames" << std::flush;
+      };
+    reports_.push_back(measure_policy(subject, teacher, dataset_, pipeline, samples_, options));
+    if (show) std::cerr << "\r\033[K" << std::flush;
+  }
+
+  const OfflineOptions& options_;
+  const DataConfig& data_;
+  const Dataset& dataset_;
+  std::vector<Dataset::Sample> samples_;
+  std::string teacher_fingerprint_;
+  std::optional<MeasuredPolicy> teacher_;
+  std::vector<PolicyReport> reports_;
+};
+
+/// The data settings of the run in `held_out` and the given ones.
+DistillConfig run_config(const OfflineOptions& options) {
+  DistillConfig config = load_distill_config(options.held_out, options.settings, ConfigUse::kAny).config;
+  if (!options.data.empty()) config.data.files.clear();
+  for (const std::string& pattern : options.data) config.data.files.push_back({.path = pattern});
+  return config;
+}
+
+std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const OfflineOptions& options,
+                                            const DistillConfig& config) {
+  const bool held_out = !options.held_out.empty();
+  const double fraction = held_out ? config.data.held_out_fraction : 0.0;
+  if (held_out && fraction <= 0)
+    throw UsageError(str("--held-out ", options.held_out.string(),
+                         ": that run holds nothing out "
+                         "(data.held_out_fraction is 0)"));
+  const Dataset::Split split = dataset.split(fraction, config.seed);
+  const auto& samples = held_out ? split.held_out : split.train;
+  if (samples.empty()) throw UsageError("the files hold no frame to measure on");
+  return spread_samples(samples, options.frames);
+}
+
+Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::Sample>& samples,
+                     const std::vector<PolicyReport>& reports) {
+  Json out;
+  out["frames"] = samples.size();
+  out["held_out"] = !options.held_out.empty();
+  out["seed"] = options.measure.seed;
+  out["flow_draws"] = options.measure.draws;
+  out["euler_steps"] = options.measure.steps;
+  out["threads"] = torch::get_num_threads();
+  out["dtype"] = c10::toString(options.dtype);
+  out["device"] = options.measure.device.str();
+  out["policies"] = Json::array();
+  for (const PolicyReport& report : reports) out["policies"].push_back(report.json());
+  return out;
+}
+
+int run_on_data(const OfflineOptions& options) {
+  const std::vector<Named> all = read_all(options);
+  const DistillConfig config = run_config(options);
+  const Dataset dataset = open_data(config.data);
+  const std::vector<Dataset::Sample> samples = choose_samples(dataset, options, config);
+  Comparison comparison(options, config.data, dataset, samples);
+  comparison.run(all);
+  std::cout << comparison_table(comparison.reports());
+  if (!options.out.empty())
+    write_file_atomically(options.out,
+                          comparison_json(options, samples, comparison.reports()).dump(2) + "\n");
+  if (!options.per_frame.empty())
+    write_file_atomically(options.per_frame,
+                          frame_file(dataset, comparison.reports(), options.per_frame.extension() == ".csv"));
+  return static_cast<int>(ExitCode::kDone);
+}
+
+}  // namespace
+
+int run_offline(const OfflineOptions& options) {
+  check_options(options);
+  return options.batch.empty() ? run_on_data(options) : run_on_batch(options);
+}
+
+}  // namespace shallowpi

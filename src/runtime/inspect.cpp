@@ -1,0 +1,357 @@
+#include "shallowpi/runtime/inspect.h"
+
+#include <iostream>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/data/normalize.h"
+#include "shallowpi/data/tokenizer.h"
+#include "shallowpi/model/checkpoint.h"
+
+namespace shallowpi {
+namespace {
+
+constexpr std::string_view kExamplePrompt = "pick up the cup";
+constexpr std::int64_t kPaligemmaVocab = 257152;
+constexpr std::int64_t kPaligemmaNewline = 108;
+constexpr std::size_t kListed = 8;  // names listed in one finding
+
+/// The first few of a list, and how many more there are.
+std::string shortened(const std::vector<std::string>& names) {
+  const std::vector<std::string> first(names.begin(), names.begin() + std::min(names.size(), kListed));
+  return join(first, ", ") + (names.size() > kListed ? str(" and ", names.size() - kListed, " more") : "");
+}
+
+std::string_view format_text(CheckpointFormat format) {
+  switch (format) {
+    case CheckpointFormat::kShallowPi:
+      return "Shallow-pi";
+    case CheckpointFormat::kOpenpi:
+      return "openpi (PyTorch)";
+    case CheckpointFormat::kLeRobot:
+      return "LeRobot";
+  }
+  return "?";
+}
+
+/// Examines one folder; every check adds its findings to the report.
+class Doctor {
+ public:
+  explicit Doctor(const std::filesystem::path& folder)
+      : folder_(folder), info_(read_checkpoint_info(folder)) {}
+
+  InspectReport examine() {
+    describe();
+    check_weights();
+    check_manifest();
+    check_statistics();
+    check_tokenizer_and_prompt();
+    check_horizon();
+    check_student();
+    for (const std::string& note : info_.notes) warn("assumed", note, "");
+    return std::move(report_);
+  }
+
+ private:
+  void fact(const std::string& name, const std::string& value) { report_.facts.emplace_back(name, value); }
+  void ok(const std::string& topic, const std::string& text) {
+    report_.findings.push_back({FindingLevel::kOk, topic, text, ""});
+  }
+  void warn(const std::string& topic, const std::string& text, const std::string& advice) {
+    report_.findings.push_back({FindingLevel::kWarning, topic, text, advice});
+  }
+  void problem(const std::string& topic, const std::string& text, const std::string& advice) {
+    report_.findings.push_back({FindingLevel::kProblem, topic, text, advice});
+  }
+  void corrupt(const std::string& topic, const std::string& text, const std::string& advice) {
+    problem(topic, text, advice);
+    report_.corrupt = true;
+  }
+
+  void describe();
+  void describe_files(const SafetensorsFolder& weights);
+  void check_weights();
+  void check_values(const SafetensorsFolder& weights);
+  void check_manifest();
+  void check_statistics();
+  void check_tokenizer_and_prompt();
+  void check_tokenizer(const Tokenizer& tokenizer);
+  void show_prompt(const Tokenizer& tokenizer);
+  void check_horizon();
+  void check_student();
+
+  std::filesystem::path folder_;
+  CheckpointInfo info_;
+  InspectReport report_;
+};
+
+void Doctor::describe() {
+  const PolicyConfig& config = info_.config;
+  const PolicySpec& spec = info_.spec;
+  const ParameterCount parameters = count_parameters(config);
+  const auto gemma = [](const GemmaConfig& g) {
+    return str(g.depth, " layers, width ", g.width, ", MLP ", g.mlp, ", ", g.heads, " heads x ", g.head_dim);
+  };
+  fact("folder", folder_.string());
+  fact("format", std::string(format_text(info_.format)));
+  fact("policy", str(enum_name(config.kind), info_.kept_layers.empty() ? "" : ", a student"));
+  fact("vision tower",
+       str(config.vision.depth, " layers, width ", config.vision.width, ", images of ",
+           config.vision.image_size, " pixels, ", config.vision.tokens(), " tokens per camera"));
+  fact("backbone", gemma(config.backbone));
+  fact("action expert", gemma(config.expert));
+  fact("vocabulary", str(config.vocab));
+  fact("parameters", str(human_count(parameters.live), " live + ", human_count(parameters.dead), " dead"));
+  fact("cameras", spec.image_keys.empty() ? "not named" : join(spec.image_keys, ", "));
+  fact("robot",
+       str(enum_name(spec.robot.kind), ", ", spec.robot.state_dim, " state dims, ", spec.robot.action_dim,
+           " action dims", spec.robot.delta_mask.empty() ? "" : ", delta actions"));
+  fact("chunk", info_.horizon_known ? str(spec.horizon, " steps") : "not known");
+  fact("normalisation", std::string(enum_name(spec.norm_mode)));
+  fact("image resize", std::string(enum_name(spec.resize_mode)));
+  fact("prompt mode", str(enum_name(spec.prompt_mode), ", at most ", spec.max_token_len, " tokens"));
+}
+
+void Doctor::describe_files(const SafetensorsFolder& weights) {
+  std::map<std::string, std::uint64_t> bytes;
+  std::uint64_t total = 0;
+  for (const auto& [name, tensor] : weights.tensors()) {
+    bytes[c10::toString(tensor.dtype)] += tensor.end - tensor.begin;
+    total += tensor.end - tensor.begin;
+  }
+  std::vector<std::string> parts;
+  for (const auto& [dtype, count] : bytes) parts.push_back(str(dtype, " ", human_bytes(count)));
+  fact("weights", str(human_bytes(total), " in ", weights.files().size(), " file(s): ", join(parts, ", ")));
+}
+
+void Doctor::check_weights() {
+  const SafetensorsFolder weights(folder_);
+  describe_files(weights);
+  const auto expected = expected_tensors(info_.config);
+  std::vector<std::string> missing, dead_missing, unexpected, misshapen;
+  const auto names = canonical_names(weights);
+  for (const auto& [name, tensor] : expected) {
+    const auto found = names.find(name);
+    if (found == names.end())
+      (tensor.dead ? dead_missing : missing).push_back(name);
+    else if (const auto& shape = weights.tensors().at(found->second).shape; shape != tensor.shape)
+      misshapen.push_back(str(name, " ", shape_text(shape), " instead of ", shape_text(tensor.shape)));
+  }
+  for (const auto& [name, file_name] : names)
+    if (expected.count(name) == 0) unexpected.push_back(file_name);
+
+  const std::string copy_again = "the file is incomplete or from another model: copy or convert it again";
+  if (!missing.empty())
+    corrupt("weights", str(missing.size(), " tensor(s) are missing: ", shortened(missing)), copy_again);
+  if (!misshapen.empty())
+    corrupt("weights", str(misshapen.size(), " tensor(s) have wrong shapes: ", shortened(misshapen)),
+            copy_again);
+  if (!unexpected.empty())
+    corrupt("weights", str(unexpected.size(), " tensor(s) are unexpected: ", shortened(unexpected)),
+            "remove them, or find out which model they belong to");
+  if (!dead_missing.empty())
+    ok("weights", str("no output depends on what is left out: ", shortened(dead_missing)));
+  if (missing.empty() && misshapen.empty() && unexpected.empty())
+    ok("weights",
+       str("all ", expected.size() - dead_missing.size(), " tensors are there, with the right shapes"));
+  check_values(weights);
+}
+
+void Doctor::check_values(const SafetensorsFolder& weights) {
+  std::vector<std::string> bad;
+  for (const auto& [name, tensor] : weights.tensors()) {
+    if (!c10::isFloatingType(tensor.dtype)) continue;
+    for (const torch::Tensor& part : weights.read(name).flatten().split(std::int64_t{1} << 24)) {
+      if (torch::isfinite(part).all().item<bool>()) continue;
+      bad.push_back(name);
+      break;
+    }
+  }
+  if (bad.empty())
+    ok("weights", "all values are finite");
+  else
+    corrupt("weights", str(bad.size(), " tensor(s) hold NaN or infinity: ", shortened(bad)),
+            "the run diverged or the file is damaged: take an earlier checkpoint");
+}
+
+void Doctor::check_manifest() {
+  if (info_.format != CheckpointFormat::kShallowPi) return;  // the others have none
+  try {
+    verify_manifest(folder_);
+    ok("manifest", "every file has the recorded size and SHA-256");
+  } catch (const CorruptError& error) {
+    corrupt("manifest", error.what(),
+            "copy the folder again; where you edited a file on purpose, export it anew");
+  }
+}
+
+void Doctor::check_statistics() {
+  const PolicySpec& spec = info_.spec;
+  if (!info_.stats) {
+    warn("statistics", "there are no normalisation statistics",
+         str("training computes them from its data (data.norm_stats); to use the policy, put openpi's file "
+             "at assets/",
+             spec.asset_id, "/norm_stats.json"));
+    return;
+  }
+  try {
+    check_stats(info_.stats->state, spec.norm_mode, spec.robot.state_dim, "state");
+    check_stats(info_.stats->actions, spec.norm_mode, spec.robot.action_dim, "actions");
+    ok("statistics", str("state ", info_.stats->state.width(), " dims, actions ",
+                         info_.stats->actions.width(), " dims, usable for ", enum_name(spec.norm_mode)));
+  } catch (const UsageError& error) {
+    problem("statistics", error.what(), "compute them anew on the data that the policy was trained on");
+  }
+  for (const std::string& sentence : stats_warnings(*info_.stats, spec.norm_mode))
+    warn("statistics", sentence,
+         "normalised values explode there: widen the range (data.min_norm_range) and retrain");
+}
+
+void Doctor::check_tokenizer_and_prompt() {
+  std::filesystem::path path = info_.tokenizer;
+  try {
+    if (path.empty()) {
+      path = find_tokenizer("", {});
+      warn("tokenizer", str("the folder has none; ", path.string(), " will be used"),
+           "copy it into the folder as tokenizer.model, so that the policy does not depend on this machine");
+    }
+    const Tokenizer tokenizer(path);
+    check_tokenizer(tokenizer);
+    show_prompt(tokenizer);
+  } catch (const CorruptError& error) {
+    problem("tokenizer", error.what(), "replace it by the SentencePiece model of PaliGemma");
+  } catch (const UsageError& error) {
+    warn("tokenizer", "the folder has none, and no known cache either", error.what());
+  }
+}
+
+void Doctor::check_tokenizer(const Tokenizer& tokenizer) {
+  const std::string where = tokenizer.path().string();
+  const std::int64_t vocab = tokenizer.vocab_size();
+  const std::vector<std::int64_t> newline = tokenizer.encode("\n");
+  const std::string newline_text =
+      str("'\\n' is ", newline.size() == 1 ? "piece " : "pieces ", join(newline, " "));
+  if (vocab > info_.config.vocab)
+    problem("tokenizer",
+            str(where, " has ", vocab, " pieces, the embedding only ", info_.config.vocab, " rows"),
+            "this is not the tokenizer that the policy was trained with");
+  else if (tokenizer.bos() != 2)
+    problem("tokenizer", str(where, ": bos is ", tokenizer.bos(), ", PaliGemma's is 2"),
+            "this is not a tokenizer of PaliGemma's conventions");
+  else if (newline.size() != 1 || (info_.config.vocab == kPaligemmaVocab && newline[0] != kPaligemmaNewline))
+    problem("tokenizer",
+            str(where, ": ", newline_text,
+                info_.config.vocab == kPaligemmaVocab ? ", PaliGemma's is 108"
+                                                      : "; it must be a piece of its own"),
+            "fetch the tokenizer of google/paligemma-3b-pt-224");
+  else
+    ok("tokenizer", str(vocab, " pieces for ", info_.config.vocab, " embeddings, bos is 2, ", newline_text));
+}
+
+/// The text that encode_prompt tokenises, for people to compare with what they trained on.
+std::string prompt_text(const PolicySpec& spec) {
+  switch (spec.prompt_mode) {
+    case PromptMode::kPi0Plain:
+    case PromptMode::kPi05NoState:
+      return str("<bos>", kExamplePrompt, "\\n");
+    case PromptMode::kPi05State:
+    case PromptMode::kPi05StatePadded32:
+      break;
+  }
+  const std::int64_t dims = spec.prompt_mode == PromptMode::kPi05State ? spec.robot.state_dim : 32;
+  const std::vector<std::int64_t> bins(dims, state_bin(0.0));
+  return str("<bos>Task: ", kExamplePrompt, ", State: ", join(bins, " "), ";\\nAction: ");
+}
+
+void Doctor::show_prompt(const Tokenizer& tokenizer) {
+  const PolicySpec& spec = info_.spec;
+  bool truncated = false;
+  const std::vector<float> state(std::max<std::int64_t>(spec.robot.state_dim, 0), 0.0f);
+  const auto ids = encode_prompt(tokenizer, spec, std::string(kExamplePrompt), state, &truncated);
+  fact("example prompt", prompt_text(spec));
+  fact("its ids", str(join(ids, " "), " (", ids.size(), ")"));
+  const bool plain = spec.prompt_mode == PromptMode::kPi0Plain;
+  if (plain != (info_.config.kind == PolicyKind::kPi0))
+    problem("prompt",
+            str("a ", enum_name(info_.config.kind), " policy with prompt mode ", enum_name(spec.prompt_mode)),
+            "a wrong prompt mode makes a policy useless: set prompt_mode in shallowpi.json");
+  else if (truncated)
+    problem("prompt", str("the example does not fit into ", spec.max_token_len, " tokens"),
+            "raise max_token_len");
+  else
+    ok("prompt", str("mode ", enum_name(spec.prompt_mode), "; the example takes ", ids.size(), " of ",
+                     spec.max_token_len, " tokens"));
+}
+
+void Doctor::check_horizon() {
+  if (info_.horizon_known)
+    ok("horizon", str("chunks of ", info_.spec.horizon, " steps"));
+  else
+    warn("horizon", "the folder does not say how many steps a chunk has",
+         "give --horizon H (LIBERO policies of pi0.5 have 10, most others 50)");
+}
+
+void Doctor::check_student() {
+  if (info_.kept_layers.empty()) return;
+  fact("kept layers", join(info_.kept_layers, " "));
+  fact("teacher", info_.teacher_fingerprint.empty() ? "not known" : info_.teacher_fingerprint);
+  if (static_cast<std::int64_t>(info_.kept_layers.size()) != info_.config.depth())
+    problem("student",
+            str(info_.kept_layers.size(), " kept layers are listed, the weights have ", info_.config.depth()),
+            "shallowpi.json belongs to other weights: export the student anew");
+  else
+    ok("student",
+       str("keeps ", info_.kept_layers.size(), " of its teacher's layers: ", join(info_.kept_layers, " ")));
+}
+
+}  // namespace
+
+Json InspectReport::json() const {
+  Json out;
+  for (const auto& [name, value] : facts) out["facts"][name] = value;
+  out["findings"] = Json::array();
+  for (const Finding& finding : findings)
+    out["findings"].push_back({{"level", std::string(enum_name(finding.level))},
+                               {"topic", finding.topic},
+                               {"text", finding.text},
+                               {"advice", finding.advice}});
+  out["corrupt"] = corrupt;
+  return out;
+}
+
+std::string InspectReport::text() const {
+  std::size_t width = 0;
+  for (const auto& [name, value] : facts) width = std::max(width, name.size());
+  std::string out;
+  for (const auto& [name, value] : facts)
+    out += str(name, std::string(width + 2 - name.size(), ' '), value, "\n");
+  out += "\n";
+  std::map<FindingLevel, int> counts;
+  for (const Finding& finding : findings) {
+    ++counts[finding.level];
+    const std::string level(enum_name(finding.level));
+    out += str(level, std::string(9 - level.size(), ' '), finding.topic,
+               std::string(std::max<std::size_t>(finding.topic.size(), 12) + 1 - finding.topic.size(), ' '),
+               finding.text, "\n");
+    if (!finding.advice.empty()) out += str(std::string(22, ' '), "-> ", finding.advice, "\n");
+  }
+  out += str("\n", counts[FindingLevel::kProblem], " problem(s), ", counts[FindingLevel::kWarning],
+             " warning(s)\n");
+  return out;
+}
+
+InspectReport inspect_checkpoint(const std::filesystem::path& folder) {
+  return Doctor(folder).examine();
+}
+
+int run_inspect(const InspectOptions& options) {
+  const InspectReport report = inspect_checkpoint(options.folder);
+  if (options.json)
+    std::cout << report.json().dump(2) << "\n";
+  else
+    std::cout << report.text();
+  return static_cast<int>(report.corrupt ? ExitCode::kCorrupt : ExitCode::kDone);
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,79 @@
+#include "shallowpi/runtime/run.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
+#include "shallowpi/base/safetensors.h"
+#include "shallowpi/model/checkpoint.h"
+#include "shallowpi/model/policy.h"
+#include "shallowpi/runtime/tensor_file.h"
+
+namespace shallowpi {
+namespace {
+
+/// The chunk length to sample: the input's noise decides, else --horizon, else the checkpoint.
+std::int64_t choose_horizon(const RunOptions& options, const CheckpointInfo& info,
+                            const torch::Tensor& noise_bhd) {
+  if (noise_bhd.defined()) {
+    const std::int64_t given = noise_bhd.size(1);
+    if (options.horizon && *options.horizon != given)
+      throw UsageError(str("--horizon ", *options.horizon, " contradicts in.noise of ",
+                           options.input.string(), ", which has ", given, " steps: drop one of the two"));
+    if (info.horizon_known && info.spec.horizon != given)
+      log::warning("in.noise has ", given, " steps, the policy was trained on chunks of ", info.spec.horizon);
+    return given;
+  }
+  if (!info.horizon_known && !options.horizon)
+    throw UsageError(str(options.checkpoint.string(),
+                         " does not say how many steps an action chunk has: give --horizon H"
+                         " (LIBERO policies of pi0.5 have 10, most others 50)"));
+  return info.spec.horizon;
+}
+
+void check_options(const RunOptions& options) {
+  if (options.steps < 1) throw UsageError(str("--steps ", options.steps, ": must be at least 1"));
+  if (options.horizon && *options.horizon < 1)
+    throw UsageError(str("--horizon ", *options.horizon, ": must be at least 1"));
+  const auto parent = std::filesystem::absolute(options.output).parent_path();
+  if (!std::filesystem::is_directory(parent))
+    throw UsageError(str("--output ", options.output.string(), ": there is no folder ", parent.string()));
+}
+
+}  // namespace
+
+int run_policy_on_file(const RunOptions& options) {
+  check_options(options);
+  const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
+  const PolicyInputs inputs = read_policy_inputs(options.input, info.config).to(options.device);
+  const std::int64_t horizon = choose_horizon(options, info, inputs.noise_bhd);
+
+  torch::InferenceMode guard;
+  Policy policy = load_policy(info, options.dtype, options.device);
+  const Observation& observation = inputs.observation;
+  NamedTensors out;
+  torch::Tensor noise_bhd = inputs.noise_bhd;
+  if (!noise_bhd.defined()) {
+    auto generator = at::make_generator<at::CPUGeneratorImpl>(options.seed);
+    noise_bhd = torch::randn({observation.batch_size(), horizon, info.config.action_dim}, generator);
+    out["in.noise"] = noise_bhd;
+    noise_bhd = noise_bhd.to(options.device);
+  }
+
+  out["out.prefix_embeddings"] = policy->full_prefix_embeddings(observation);
+  const PrefixCache cache = policy->encode(observation);
+  if (inputs.noise_bhd.defined() && inputs.actions_bhd.defined() && inputs.time_b.defined()) {
+    const torch::Tensor t = inputs.time_b.view({-1, 1, 1});
+    const torch::Tensor x_t = t * noise_bhd + (1 - t) * inputs.actions_bhd;
+    out["out.velocity"] = policy->velocity(cache, observation.state_bd, x_t, inputs.time_b);
+  }
+  out["out.sampled_actions"] = policy->sample_actions(cache, observation.state_bd, noise_bhd, options.steps);
+
+  for (auto& [name, tensor] : out) tensor = tensor.to(torch::kCPU, torch::kFloat32).contiguous();
+  save_safetensors(options.output, out);
+  log::info("wrote ", options.output.string(), ": ", observation.batch_size(), " chunks of ", horizon,
+            " steps from ", info.config.depth(), " layers");
+  return static_cast<int>(ExitCode::kDone);
+}
+
+}  // namespace shallowpi
