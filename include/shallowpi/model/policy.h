@@ -1,20 +1,20 @@
-// A pi0 / pi0.5 policy: a SigLIP + Gemma backbone that encodes the observation once, and an action expert that
-// attends to it layer by layer and returns a flow velocity.
+// A pi0 / pi0.5 policy: a SigLIP + Gemma backbone that encodes the observation once, and an action expert
+// that attends to it layer by layer and returns a flow velocity.
 //
-// Flow convention (openpi's): t = 1 is noise, t = 0 is data; x_t = t * noise + (1 - t) * actions; the network predicts
-// v = noise - actions. The paper's tau is 1 - t and its velocity is -v.
+// Flow convention (openpi's): t = 1 is noise, t = 0 is data; x_t = t * noise + (1 - t) * actions; the network
+// predicts v = noise - actions. The paper's tau is 1 - t and its velocity is -v.
 //
 // Vision-language tokens never attend to action tokens, so training and inference are the same two calls:
-//   PrefixCache cache = policy->encode(observation);            // vision tower + backbone -> K, V of every layer
-//   Tensor v_bhd = policy->velocity(cache, state, x_t, t);      // the expert against that cache
+//   PrefixCache cache = policy->encode(observation);            // vision tower + backbone -> K, V of every
+//   layer Tensor v_bhd = policy->velocity(cache, state, x_t, t);      // the expert against that cache
 //
 // Shape suffixes: see shallowpi/base/observation.h.
 #pragma once
 
 #include <torch/torch.h>
 
+#include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,24 +23,25 @@
 
 namespace shallowpi {
 
-/// What the expert needs of an observation. Masked cameras and padded prompt tokens are not in it: each sample's
-/// valid tokens come first, P is the longest sample's count, and the rest of a row is zeros.
+/// What the expert needs of an observation. Masked cameras and padded prompt tokens are not in it: each
+/// sample's valid tokens come first, P is the longest sample's count, and the rest of a row is zeros.
 struct PrefixCache {
   std::vector<torch::Tensor> keys_bpk;    ///< per layer [B, P, K] after RoPE (one KV head)
   std::vector<torch::Tensor> values_bpk;  ///< per layer [B, P, K]
   torch::Tensor mask_bp;                  ///< bool [B, P]
-  torch::Tensor lengths_b;                ///< int64 [B], valid tokens per sample = position of the first suffix token
+  torch::Tensor lengths_b;  ///< int64 [B], valid tokens per sample = position of the first suffix token
+  bool ragged = false;      ///< do the lengths differ, so that rows are padded?
 };
 
-/// Collects, for one layer, what the attention loss needs. Give it to `velocity` (action queries) and, for the
-/// ablation over all tokens, to `encode` too (backbone queries).
+/// Collects, for one layer, what the attention loss needs. Give it to `velocity` (action queries) and, for
+/// the ablation over all tokens, to `encode` too (backbone queries).
 struct AttentionTap {
   std::int64_t layer = 0;
-  bool backbone_queries = false;       ///< set to have `encode` fill prefix_queries
-  torch::Tensor action_queries_bnhk;   ///< [B*R, N, H, K] after RoPE; pi0's state token is not among them
-  torch::Tensor prefix_queries_bnpk;   ///< [B, N, P, K] after RoPE
-  torch::Tensor prefix_keys_bpk;       ///< [B, P, K] after RoPE
-  torch::Tensor mask_bp;               ///< bool [B, P] valid prefix keys
+  bool backbone_queries = false;      ///< set to have `encode` fill prefix_queries
+  torch::Tensor action_queries_bnhk;  ///< [B*R, N, H, K] after RoPE; pi0's state token is not among them
+  torch::Tensor prefix_queries_bnpk;  ///< [B, N, P, K] after RoPE
+  torch::Tensor prefix_keys_bpk;      ///< [B, P, K] after RoPE
+  torch::Tensor mask_bp;              ///< bool [B, P] valid prefix keys
 };
 
 /// Options that change speed or memory, never the result.
@@ -48,47 +49,85 @@ struct PolicyOptions {
   bool activation_checkpointing = false;  ///< recompute each layer in the backward pass
 };
 
+/// One of openpi's tensors: rows [begin, begin + rows) of a parameter.
+struct ParameterPart {
+  std::string name;  ///< openpi's
+  std::int64_t begin = 0, rows = 0;
+};
+
+/// One parameter of the module. Tensors that are applied together are stored as one: q, k and v of a layer,
+/// its gate and up, the two adaRMS dense layers of an expert layer. What belongs to a parameter element by
+/// element (gradient, moments, EMA) has the same parts. A parameter is trained or frozen as a whole.
+struct ParameterGroup {
+  torch::Tensor parameter;           ///< a leaf
+  std::vector<ParameterPart> parts;  ///< stacked along dim 0, without gaps
+  bool dead = false;                 ///< no output depends on it; created without requires_grad
+  bool keep_float32 = false;         ///< float32 also in a bfloat16 policy
+};
+
+/// `whole` (of the shape of group.parameter) by openpi's names: slices that alias it, without gradient
+/// history.
+std::map<std::string, torch::Tensor> split_parts(const ParameterGroup& group, const torch::Tensor& whole);
+
 class PolicyImpl : public torch::nn::Module {
  public:
-  /// Parameters are created uninitialised on `device`: load them (model/checkpoint.h) or call initialize(). With
-  /// `dtype` bfloat16 the tensors marked keep_float32 stay float32.
+  /// Parameters are created uninitialised on `device`: load them (model/checkpoint.h) or call initialize().
+  /// With `dtype` bfloat16 the tensors marked keep_float32 stay float32.
   PolicyImpl(const PolicyConfig& config, torch::Dtype dtype = torch::kFloat32,
              torch::Device device = torch::kCPU, PolicyOptions options = {});
 
   const PolicyConfig& config() const { return config_; }
   PolicyOptions& options() { return options_; }
 
-  /// Random weights for training from scratch: scaled normal for matrices, identity for norms, zero for adaRMS dense.
+  /// Random weights for training from scratch: scaled normal for matrices, identity for norms, zero for
+  /// adaRMS dense.
   void initialize(std::uint64_t seed);
 
-  /// Vision tower and projector, only on the (sample, camera) pairs that exist. Returns [M, T, W] image tokens for
-  /// the M existing pairs, camera-major (all samples of camera 0, then of camera 1, ...).
+  /// Vision tower and projector, only on the (sample, camera) pairs that exist. Returns [M, T, W] image
+  /// tokens for the M existing pairs, camera-major (all samples of camera 0, then of camera 1, ...).
   torch::Tensor embed_images(const Observation& observation);
 
-  /// Runs the backbone. `image_tokens` takes the result of embed_images, also of another policy with a bit-equal
-  /// tower and projector (the seam for a shared frozen tower). Throws UsageError for an observation without any
-  /// token, or whose images have another size than config().vision.image_size.
+  /// Runs the backbone. `image_tokens` takes the result of embed_images, also of another policy with a
+  /// bit-equal tower and projector (the seam for a shared frozen tower). Throws UsageError for an observation
+  /// without any token, or whose images have another size than config().vision.image_size.
   PrefixCache encode(const Observation& observation, AttentionTap* tap = nullptr,
                      const torch::Tensor& image_tokens = {});
 
-  /// Flow velocity float32 [B*R, H, 32] at x_t [B*R, H, 32], state [B, 32], t [B*R] or [B*R, H]. One cache row serves
-  /// R consecutive rows of x_t (R flow draws per observation; R = 1 at inference): row b*R + r belongs to sample b.
+  /// Flow velocity float32 [B*R, H, 32] at x_t [B*R, H, 32], state [B, 32], t [B*R] or [B*R, H]. One cache
+  /// row serves R consecutive rows of x_t (R flow draws per observation; R = 1 at inference): row b*R + r
+  /// belongs to sample b.
   torch::Tensor velocity(const PrefixCache& cache, const torch::Tensor& state_bd, const torch::Tensor& x_t,
                          const torch::Tensor& t, AttentionTap* tap = nullptr);
 
-  /// `steps` Euler steps from `noise` [B, H, 32] at t = 1 - k/steps. Returns float32 [B, H, 32] normalised actions.
-  torch::Tensor sample_actions(const Observation& observation, const torch::Tensor& noise_bhd, std::int64_t steps = 10);
-  torch::Tensor sample_actions(const PrefixCache& cache, const torch::Tensor& state_bd, const torch::Tensor& noise_bhd,
+  /// `steps` Euler steps from `noise` [B, H, 32] at t = 1 - k/steps. Returns float32 [B, H, 32] normalised
+  /// actions.
+  torch::Tensor sample_actions(const Observation& observation, const torch::Tensor& noise_bhd,
                                std::int64_t steps = 10);
+  torch::Tensor sample_actions(const PrefixCache& cache, const torch::Tensor& state_bd,
+                               const torch::Tensor& noise_bhd, std::int64_t steps = 10);
 
-  /// Prefix embeddings [B, cameras*T + prompt, W] in the full padded layout (masked cameras and padding embedded
-  /// too), as LeRobot's embed_prefix returns them; for comparison and inspection only.
+  /// Prefix embeddings [B, cameras*T + prompt, W] in the full padded layout (masked cameras and padding
+  /// embedded too), as LeRobot's embed_prefix returns them; for comparison and inspection only.
   torch::Tensor full_prefix_embeddings(const Observation& observation);
 
   /// Parameters under openpi's tensor names (the tied pair as embed_tokens), dead ones included only where
-  /// `with_dead`. The tensors alias the module's parameters. Dead tensors that no module holds (the expert's lm_head)
-  /// are never here; checkpoints copy them from file to file.
+  /// `with_dead`. The tensors alias the module's parameters. Dead tensors that no module holds (the expert's
+  /// lm_head) are never here; checkpoints copy them from file to file.
   std::map<std::string, torch::Tensor> named_tensors(bool with_dead = true) const;
+
+  /// All parameters, dead ones included, in a fixed order.
+  const std::vector<ParameterGroup>& parameter_groups() const;
+
+ private:
+  struct Parts;
+  /// Pixels of the existing (sample, camera) pairs, or of all of them, through tower and projector.
+  torch::Tensor embed_cameras(const Observation& observation,
+                              const std::vector<std::vector<std::int64_t>>& samples);
+  bool recomputes() const;
+
+  PolicyConfig config_;
+  PolicyOptions options_;
+  std::shared_ptr<Parts> parts_;
 };
 TORCH_MODULE(Policy);
 

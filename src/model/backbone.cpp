@@ -1,0 +1,92 @@
+#include "model/backbone.h"
+
+#include <cmath>
+
+#include "model/tensor_names.h"
+
+namespace shallowpi {
+
+BackboneLayer::BackboneLayer(ParameterStore& store, const GemmaConfig& config, std::int64_t index)
+    : heads(config.heads), is_last(index + 1 == config.depth) {
+  const std::int64_t w = config.width, m = config.mlp, k = config.head_dim, n = config.heads;
+  const std::string layer = names::kBackboneLayers + std::to_string(index) + ".";
+  const std::string attention = layer + "self_attn.", mlp = layer + "mlp.";
+  const TensorSpec q_spec{attention + "q_proj.weight", {n * k, w}};
+  const TensorSpec k_spec{attention + "k_proj.weight", {k, w}}, v_spec{attention + "v_proj.weight", {k, w}};
+  input_norm = store.add({layer + "input_layernorm.weight", {w}, Init::kZero}, Precision::kFloat32);
+  if (is_last) {
+    qkv = store.add({k_spec, v_spec});
+    q = store.add(q_spec, Precision::kModel, /*dead=*/true);
+  } else {
+    qkv = store.add({q_spec, k_spec, v_spec});
+  }
+  // No action token attends to the output of the last layer, so what follows its keys and values is dead
+  // there.
+  o = store.add({attention + "o_proj.weight", {w, n * k}}, Precision::kModel, is_last);
+  post_norm =
+      store.add({layer + "post_attention_layernorm.weight", {w}, Init::kZero}, Precision::kFloat32, is_last);
+  gate_up = store.add({{mlp + "gate_proj.weight", {m, w}}, {mlp + "up_proj.weight", {m, w}}},
+                      Precision::kModel, is_last);
+  down = store.add({mlp + "down_proj.weight", {w, m}}, Precision::kModel, is_last);
+}
+
+Heads BackboneLayer::project(const Tensor& normalized, const PrefixContext& context,
+                             bool with_queries) const {
+  if (is_last && with_queries) {
+    return split_and_rotate(torch::linear(normalized, torch::cat({q, qkv})), context.rotation, heads);
+  }
+  return split_and_rotate(torch::linear(normalized, qkv), context.rotation, is_last ? 0 : heads);
+}
+
+TensorList BackboneLayer::forward(const Tensor& x, const PrefixContext& context, bool with_queries) const {
+  const std::int64_t batch = x.size(0), tokens = x.size(1);
+  const Heads parts = project(rms_norm(x, input_norm), context, with_queries);
+  TensorList result{parts.k_bsk, parts.v_bsk};
+  if (with_queries) result.push_back(parts.q_bsnk);
+  if (is_last) return result;
+
+  const std::int64_t head_dim = parts.k_bsk.size(2);
+  const Tensor mixed = multi_query_attention(parts.q_bsnk.view({batch, tokens * heads, head_dim}),
+                                             parts.k_bsk, parts.v_bsk, context.key_mask_b1p);
+  Tensor attended = torch::linear(mixed.view({batch, tokens, heads * head_dim}), o);
+  // Padded rows stay zero through all layers: no matrix has a bias.
+  if (context.row_mask_bp1.defined()) attended = attended * context.row_mask_bp1;
+  const Tensor middle = x + attended;
+  result.push_back(middle + gated_mlp(rms_norm(middle, post_norm), gate_up, down));
+  return result;
+}
+
+Backbone::Backbone(ParameterStore& store, const GemmaConfig& config, std::int64_t vocab) : config_(config) {
+  embed_tokens_ = store.add({names::kEmbedTokens, {vocab, config.width}});
+  for (std::int64_t i = 0; i < config.depth; ++i) layers_.emplace_back(store, config, i);
+  store.add({names::kBackbone + "norm.weight", {config.width}, Init::kZero}, Precision::kFloat32,
+            /*dead=*/true);
+}
+
+Tensor Backbone::embed(const Tensor& ids) const {
+  return torch::embedding(embed_tokens_, ids) * std::sqrt(static_cast<double>(config_.width));
+}
+
+void Backbone::encode(Tensor x, PrefixCache& cache, AttentionTap* tap, bool recompute) const {
+  const std::int64_t tokens = x.size(1);
+  PrefixContext context;
+  context.rotation = rotation(torch::arange(tokens, x.options().dtype(torch::kInt64)), config_.head_dim);
+  if (cache.ragged) {
+    context.key_mask_b1p = additive_mask(cache.mask_bp, x.scalar_type()).unsqueeze(1);
+    context.row_mask_bp1 = cache.mask_bp.unsqueeze(2).to(x.scalar_type());
+  }
+  for (std::int64_t i = 0; i < config_.depth; ++i) {
+    const BackboneLayer& layer = layers_[i];
+    const bool with_queries = tap != nullptr && tap->backbone_queries && tap->layer == i;
+    const auto run = [&layer, context, with_queries](const TensorList& in) {
+      return layer.forward(in[0], context, with_queries);
+    };
+    const TensorList out = recompute ? recompute_in_backward(run, {x}, layer.parameters()) : run({x});
+    cache.keys_bpk.push_back(out[0]);
+    cache.values_bpk.push_back(out[1]);
+    if (with_queries) tap->prefix_queries_bnpk = out[2].transpose(1, 2);
+    x = out.back();
+  }
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,201 @@
+#include "model/expert.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "model/tensor_names.h"
+
+namespace shallowpi {
+
+namespace {
+
+// Periods of the sinusoidal embedding of t (openpi's create_sinusoidal_pos_embedding).
+constexpr double kMinPeriod = 4e-3, kMaxPeriod = 4.0;
+
+/// [sin, cos] of t at `width`/2 frequencies, computed in float64 as openpi does: t [...] -> float32 [...,
+/// width].
+Tensor embed_time(const Tensor& t, std::int64_t width) {
+  const auto options = torch::dtype(torch::kFloat64).device(t.device());
+  const Tensor period =
+      kMinPeriod * torch::pow(kMaxPeriod / kMinPeriod, torch::linspace(0, 1, width / 2, options));
+  const Tensor angles = t.to(torch::kFloat64).unsqueeze(-1) * (2 * std::numbers::pi / period);
+  return torch::cat({angles.sin(), angles.cos()}, -1).to(torch::kFloat32);
+}
+
+/// adaRMSNorm: rms_normalize(x) * (1 + scale) + shift, in x's dtype.
+Tensor modulated_norm(const Tensor& x, const Tensor& scale, const Tensor& shift) {
+  return torch::addcmul(shift, rms_normalize(x), scale + 1).to(x.scalar_type());
+}
+
+Tensor gated_add(const Tensor& x, const Tensor& y, const Tensor& gate) {
+  return torch::addcmul(x, y, gate.to(x.scalar_type()));
+}
+
+}  // namespace
+
+TimeConditioning TimeConditioning::step(std::int64_t k) const {
+  TimeConditioning result;
+  if (action_bias.defined()) result.action_bias = action_bias.narrow(0, k, 1);
+  for (const Tensor& modulation : modulations) result.modulations.push_back(modulation.narrow(0, k, 1));
+  if (final_modulation.defined()) result.final_modulation = final_modulation.narrow(0, k, 1);
+  return result;
+}
+
+ExpertLayer::ExpertLayer(ParameterStore& store, const GemmaConfig& config, PolicyKind kind,
+                         std::int64_t index)
+    : heads(config.heads) {
+  const std::int64_t w = config.width, m = config.mlp, k = config.head_dim, n = config.heads;
+  const std::string layer = names::kExpertLayers + std::to_string(index) + ".";
+  const std::string attention = layer + "self_attn.", mlp = layer + "mlp.";
+  const std::string norm1 = layer + "input_layernorm.", norm2 = layer + "post_attention_layernorm.";
+  if (kind == PolicyKind::kPi0) {
+    input_norm = store.add({norm1 + "weight", {w}, Init::kZero}, Precision::kFloat32);
+    post_norm = store.add({norm2 + "weight", {w}, Init::kZero}, Precision::kFloat32);
+  } else {
+    modulation = store.add({{norm1 + "dense.weight", {3 * w, w}, Init::kZero},
+                            {norm2 + "dense.weight", {3 * w, w}, Init::kZero}},
+                           Precision::kFloat32);
+    modulation_bias = store.add(
+        {{norm1 + "dense.bias", {3 * w}, Init::kZero}, {norm2 + "dense.bias", {3 * w}, Init::kZero}},
+        Precision::kFloat32);
+  }
+  qkv = store.add({{attention + "q_proj.weight", {n * k, w}},
+                   {attention + "k_proj.weight", {k, w}},
+                   {attention + "v_proj.weight", {k, w}}});
+  o = store.add({attention + "o_proj.weight", {w, n * k}});
+  gate_up = store.add({{mlp + "gate_proj.weight", {m, w}}, {mlp + "up_proj.weight", {m, w}}});
+  down = store.add({mlp + "down_proj.weight", {w, m}});
+}
+
+TensorList ExpertLayer::forward(const TensorList& activations, const SuffixContext& context) const {
+  const Tensor &x = activations[0], &prefix_k = activations[1], &prefix_v = activations[2];
+  const std::int64_t rows = x.size(0), tokens = x.size(1), head_dim = prefix_k.size(2);
+  const std::int64_t batch = context.batch, draw_tokens = rows / batch * tokens;
+  const bool modulated = modulation.defined();
+  TensorList parts;  // scale, shift, gate of the attention, then of the MLP
+  if (modulated) parts = activations[3].chunk(6, -1);
+
+  const Tensor normalized = modulated ? modulated_norm(x, parts[0], parts[1]) : rms_norm(x, input_norm);
+  const Heads own = split_and_rotate(torch::linear(normalized, qkv).view({batch, draw_tokens, -1}),
+                                     context.rotation, heads);
+  // All draws of a cache row are queries of one attention over its prefix and over all of their own keys: the
+  // prefix is never copied per draw, and the mask keeps the draws apart.
+  const Tensor mixed = multi_query_attention(own.q_bsnk.view({batch, draw_tokens * heads, head_dim}),
+                                             torch::cat({prefix_k, own.k_bsk}, 1),
+                                             torch::cat({prefix_v, own.v_bsk}, 1), context.mask);
+  const Tensor attended = torch::linear(mixed.view({rows, tokens, heads * head_dim}), o);
+  const Tensor middle = modulated ? gated_add(x, attended, parts[2]) : x + attended;
+  const Tensor hidden = modulated ? modulated_norm(middle, parts[3], parts[4]) : rms_norm(middle, post_norm);
+  const Tensor update = gated_mlp(hidden, gate_up, down);
+  return {modulated ? gated_add(middle, update, parts[5]) : middle + update, own.q_bsnk};
+}
+
+ActionExpert::ActionExpert(ParameterStore& store, const PolicyConfig& config)
+    : kind_(config.kind), config_(config.expert), dtype_(store.dtype()) {
+  const std::int64_t w = config_.width, d = config.action_dim;
+  const auto dense = [&store](const std::string& name, std::int64_t out, std::int64_t in, Tensor& weight,
+                              Tensor& bias, Init init = Init::kNormal) {
+    weight = store.add({name + ".weight", {out, in}, init}, Precision::kFloat32);
+    bias = store.add({name + ".bias", {out}, Init::kZero}, Precision::kFloat32);
+  };
+  const bool is_pi0 = kind_ == PolicyKind::kPi0;
+  for (std::int64_t i = 0; i < config_.depth; ++i) layers_.emplace_back(store, config_, kind_, i);
+  if (is_pi0) {
+    final_norm_ = store.add({names::kExpert + "norm.weight", {w}, Init::kZero}, Precision::kFloat32);
+    dense("state_proj", w, d, state_, state_bias_);
+  } else {
+    dense(names::kExpert + "norm.dense", 3 * w, w, final_modulation_, final_modulation_bias_, Init::kZero);
+  }
+  dense("action_in_proj", w, d, action_in_, action_in_bias_);
+  dense("action_out_proj", d, w, action_out_, action_out_bias_);
+  const std::string mlp = is_pi0 ? "action_time_mlp" : "time_mlp";
+  dense(mlp + "_in", w, is_pi0 ? 2 * w : w, time_in_, time_in_bias_);
+  dense(mlp + "_out", w, w, time_out_, time_out_bias_);
+}
+
+TimeConditioning ActionExpert::condition(const Tensor& t) const {
+  const Tensor embedding = embed_time(t, config_.width);
+  TimeConditioning result;
+  if (kind_ == PolicyKind::kPi0) {
+    // action_time_mlp_in reads [action, time]: its two halves are applied apart, the time's once per t.
+    result.action_bias = torch::linear(embedding, time_in_.chunk(2, 1)[1], time_in_bias_);
+    return result;
+  }
+  const Tensor condition = torch::silu(torch::linear(
+      torch::silu(torch::linear(embedding, time_in_, time_in_bias_)), time_out_, time_out_bias_));
+  for (const ExpertLayer& layer : layers_) {
+    result.modulations.push_back(torch::linear(condition, layer.modulation, layer.modulation_bias));
+  }
+  result.final_modulation = torch::linear(condition, final_modulation_, final_modulation_bias_);
+  return result;
+}
+
+Tensor ActionExpert::suffix_attention(std::int64_t draws, std::int64_t tokens) const {
+  Tensor one = torch::ones({tokens, tokens}, torch::kBool);
+  if (state_tokens() == 1)
+    one.select(0, 0).narrow(0, 1, tokens - 1).fill_(false);  // the state sees no action
+  return torch::block_diag(TensorList(static_cast<std::size_t>(draws), one)).to(torch::kBool);
+}
+
+SuffixContext ActionExpert::prepare(const PrefixCache& cache, std::int64_t draws,
+                                    std::int64_t horizon) const {
+  const std::int64_t tokens = state_tokens() + horizon, batch = cache.lengths_b.size(0);
+  SuffixContext context;
+  context.batch = batch;
+  const Tensor own = torch::arange(tokens, cache.lengths_b.options()).repeat({draws});
+  context.rotation = rotation(cache.lengths_b.unsqueeze(1) + own, config_.head_dim);
+
+  const bool apart = draws > 1 || state_tokens() == 1;
+  if (!apart && !cache.ragged) return context;
+  const std::int64_t draw_tokens = draws * tokens, prefix = cache.mask_bp.size(1);
+  const std::int64_t rows = apart ? draw_tokens : 1;
+  Tensor suffix = apart ? suffix_attention(draws, tokens).to(cache.mask_bp.device())
+                        : torch::ones({1, draw_tokens}, cache.mask_bp.options());
+  const Tensor allowed = torch::cat({cache.mask_bp.unsqueeze(1).expand({batch, rows, prefix}),
+                                     suffix.unsqueeze(0).expand({batch, rows, draw_tokens})},
+                                    2);
+  context.mask = additive_mask(allowed, dtype_);
+  if (apart) context.mask = context.mask.repeat_interleave(config_.heads, 1);
+  return context;
+}
+
+Tensor ActionExpert::embed(const Tensor& state_bd, const Tensor& x_t, const TimeConditioning& time,
+                           std::int64_t draws) const {
+  const Tensor actions = torch::linear(x_t.to(torch::kFloat32), action_in_, action_in_bias_);
+  if (kind_ == PolicyKind::kPi05) return actions;
+  const Tensor hidden = torch::silu(torch::linear(actions, time_in_.chunk(2, 1)[0]) + time.action_bias);
+  const Tensor tokens = torch::linear(hidden, time_out_, time_out_bias_);
+  Tensor state = torch::linear(state_bd.to(torch::kFloat32), state_, state_bias_).unsqueeze(1);
+  if (draws > 1) state = state.repeat_interleave(draws, 0);
+  return torch::cat({state, tokens}, 1);
+}
+
+Tensor ActionExpert::velocity(const PrefixCache& cache, const Tensor& state_bd, const Tensor& x_t,
+                              const TimeConditioning& time, const SuffixContext& context, AttentionTap* tap,
+                              bool recompute) const {
+  const std::int64_t rows = x_t.size(0), horizon = x_t.size(1);
+  Tensor x = embed(state_bd, x_t, time, rows / context.batch).to(dtype_);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const ExpertLayer& layer = layers_[i];
+    const auto run = [&layer, context](const TensorList& in) { return layer.forward(in, context); };
+    TensorList in{x, cache.keys_bpk[i], cache.values_bpk[i]};
+    if (!time.modulations.empty()) in.push_back(time.modulations[i]);
+    const TensorList out = recompute ? recompute_in_backward(run, in, layer.parameters()) : run(in);
+    x = out[0];
+    if (tap != nullptr && tap->layer == static_cast<std::int64_t>(i)) {
+      const Tensor q = out[1].view({rows, -1, config_.heads, config_.head_dim});
+      tap->action_queries_bnhk = q.narrow(1, state_tokens(), horizon).transpose(1, 2);
+      tap->prefix_keys_bpk = cache.keys_bpk[i];
+      tap->mask_bp = cache.mask_bp;
+    }
+  }
+  const Tensor actions = x.narrow(1, state_tokens(), horizon);
+  if (kind_ == PolicyKind::kPi0) {
+    return torch::linear(rms_norm(actions, final_norm_).to(torch::kFloat32), action_out_, action_out_bias_);
+  }
+  const auto parts = time.final_modulation.chunk(3, -1);  // the gate of the final norm is not used
+  return torch::linear(modulated_norm(actions, parts[0], parts[1]).to(torch::kFloat32), action_out_,
+                       action_out_bias_);
+}
+
+}  // namespace shallowpi

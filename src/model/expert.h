@@ -1,0 +1,78 @@
+// The action expert: a second Gemma stack whose tokens attend to the prefix, layer by layer, and to each
+// other.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/ops.h"
+#include "model/parameters.h"
+#include "shallowpi/model/policy.h"
+
+namespace shallowpi {
+
+/// What the flow time gives: computed for one t, or for all steps of a sampler at once. D is 1 or the
+/// horizon.
+struct TimeConditioning {
+  Tensor action_bias;  ///< pi0: [..., D, W] the time's share of the action tokens' first MLP layer
+  TensorList
+      modulations;  ///< pi0.5: per layer [..., D, 6W] scale, shift, gate of the attention, then of the MLP
+  Tensor final_modulation;  ///< pi0.5: [..., D, 3W]
+
+  /// Step k of conditioning over [steps, D, ...], as [1, D, ...].
+  TimeConditioning step(std::int64_t k) const;
+};
+
+/// What all layers share for one cache and number of draws.
+struct SuffixContext {
+  std::int64_t batch = 0;  ///< B, rows of the cache; x_t has B*R
+  Rotation rotation;       ///< [B, R*S] positions
+  Tensor mask;             ///< additive [B or 1, R*S*N or 1, P + R*S]; undefined where everything is attended
+};
+
+struct ExpertLayer {
+  Tensor input_norm, post_norm;        ///< pi0
+  Tensor modulation, modulation_bias;  ///< pi0.5: adaRMS dense layers of both norms
+  Tensor qkv, o, gate_up, down;
+  std::int64_t heads = 0;
+
+  ExpertLayer(ParameterStore& store, const GemmaConfig& config, PolicyKind kind, std::int64_t index);
+  /// activations {x [B*R,S,W], prefix k [B,P,K], prefix v, modulation [.., D, 6W] (pi0.5)}
+  /// -> {next x, q [B,R*S,N,K] after RoPE}.
+  TensorList forward(const TensorList& activations, const SuffixContext& context) const;
+  TensorList parameters() const { return {input_norm, post_norm, qkv, o, gate_up, down}; }
+};
+
+class ActionExpert {
+ public:
+  ActionExpert(ParameterStore& store, const PolicyConfig& config);
+
+  /// For t [..., D] in (0, 1].
+  TimeConditioning condition(const Tensor& t) const;
+  /// For `draws` suffixes of `horizon` actions per cache row.
+  SuffixContext prepare(const PrefixCache& cache, std::int64_t draws, std::int64_t horizon) const;
+  /// Flow velocity float32 [B*R, H, 32].
+  Tensor velocity(const PrefixCache& cache, const Tensor& state_bd, const Tensor& x_t,
+                  const TimeConditioning& time, const SuffixContext& context, AttentionTap* tap,
+                  bool recompute) const;
+
+ private:
+  std::int64_t state_tokens() const { return kind_ == PolicyKind::kPi0 ? 1 : 0; }
+  /// Suffix embeddings [B*R, S, W] in float32.
+  Tensor embed(const Tensor& state_bd, const Tensor& x_t, const TimeConditioning& time,
+               std::int64_t draws) const;
+  /// Which of a cache row's R*S suffix tokens attend to which, bool [R*S, R*S].
+  Tensor suffix_attention(std::int64_t draws, std::int64_t tokens) const;
+
+  PolicyKind kind_;
+  GemmaConfig config_;
+  torch::Dtype dtype_;
+  Tensor action_in_, action_in_bias_, action_out_, action_out_bias_;
+  Tensor time_in_, time_in_bias_, time_out_, time_out_bias_;  ///< action_time_mlp of pi0, time_mlp of pi0.5
+  Tensor state_, state_bias_;                                 ///< pi0
+  std::vector<ExpertLayer> layers_;
+  Tensor final_norm_;                                ///< pi0
+  Tensor final_modulation_, final_modulation_bias_;  ///< pi0.5
+};
+
+}  // namespace shallowpi

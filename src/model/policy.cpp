@@ -1,0 +1,183 @@
+#include "shallowpi/model/policy.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "model/backbone.h"
+#include "model/expert.h"
+#include "model/parameters.h"
+#include "model/prefix_layout.h"
+#include "model/vision.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+
+using torch::Tensor;
+
+struct PolicyImpl::Parts {
+  Parts(const PolicyConfig& config, torch::Dtype dtype, torch::Device device)
+      : store(dtype, device),
+        vision(store, config.vision, config.backbone.width),
+        backbone(store, config.backbone, config.vocab),
+        expert(store, config) {}
+
+  ParameterStore store;
+  VisionTower vision;
+  Backbone backbone;
+  ActionExpert expert;
+};
+
+namespace {
+
+/// The images of `samples` out of one camera's batch.
+Tensor pick(const Tensor& images_bcyx, const std::vector<std::int64_t>& samples) {
+  if (static_cast<std::int64_t>(samples.size()) == images_bcyx.size(0)) return images_bcyx;
+  return images_bcyx.index_select(0, torch::tensor(samples, torch::kInt64).to(images_bcyx.device()));
+}
+
+void check_cache(const PrefixCache& cache, std::int64_t depth) {
+  if (static_cast<std::int64_t>(cache.keys_bpk.size()) != depth) {
+    throw UsageError(str("the prefix cache has ", cache.keys_bpk.size(), " layers and the action expert ",
+                         depth, ": it was made by another policy"));
+  }
+}
+
+}  // namespace
+
+std::map<std::string, Tensor> split_parts(const ParameterGroup& group, const Tensor& whole) {
+  std::map<std::string, Tensor> result;
+  for (const ParameterPart& part : group.parts) {
+    result[part.name] = whole.detach().narrow(0, part.begin, part.rows);
+  }
+  return result;
+}
+
+PolicyImpl::PolicyImpl(const PolicyConfig& config, torch::Dtype dtype, torch::Device device,
+                       PolicyOptions options)
+    : config_(config), options_(options) {
+  const std::vector<std::string> problems = config.problems();
+  if (!problems.empty()) throw UsageError(str("impossible policy sizes: ", join(problems, "; ")));
+  parts_ = std::make_shared<Parts>(config, dtype, device);
+  for (const ParameterGroup& group : parts_->store.groups()) {
+    std::string name = group.parts[0].name;  // a module's parameter names must not hold dots
+    std::replace(name.begin(), name.end(), '.', '/');
+    register_parameter(name, group.parameter, /*requires_grad=*/!group.dead);
+  }
+}
+
+void PolicyImpl::initialize(std::uint64_t seed) {
+  parts_->store.initialize(seed);
+}
+
+const std::vector<ParameterGroup>& PolicyImpl::parameter_groups() const {
+  return parts_->store.groups();
+}
+
+std::map<std::string, Tensor> PolicyImpl::named_tensors(bool with_dead) const {
+  std::map<std::string, Tensor> result;
+  for (const ParameterGroup& group : parameter_groups()) {
+    if (with_dead || !group.dead) result.merge(split_parts(group, group.parameter));
+  }
+  return result;
+}
+
+bool PolicyImpl::recomputes() const {
+  return options_.activation_checkpointing && torch::GradMode::is_enabled();
+}
+
+Tensor PolicyImpl::embed_cameras(const Observation& observation,
+                                 const std::vector<std::vector<std::int64_t>>& samples) {
+  const std::int64_t size = config_.vision.image_size;
+  std::vector<Tensor> images;
+  for (std::size_t c = 0; c < samples.size(); ++c) {
+    const Tensor& image = observation.images_bcyx[c];
+    if (image.dim() != 4 || image.size(1) != 3 || image.size(2) != size || image.size(3) != size) {
+      throw UsageError(str("camera ", c, " gives images of shape ", shape_text(image.sizes().vec()),
+                           "; this policy needs [batch, 3, ", size, ", ", size, "]"));
+    }
+    if (!samples[c].empty()) images.push_back(pick(image, samples[c]));
+  }
+  if (images.empty()) {
+    const auto options = torch::dtype(parts_->store.dtype()).device(observation.tokens_bt.device());
+    return torch::zeros({0, config_.vision.tokens(), config_.backbone.width}, options);
+  }
+  return parts_->vision.forward(images.size() == 1 ? images[0] : torch::cat(images), recomputes());
+}
+
+Tensor PolicyImpl::embed_images(const Observation& observation) {
+  const PrefixLayout layout = layout_prefix(observation, config_.vision.tokens(), config_.vocab);
+  return embed_cameras(observation, layout.camera_samples);
+}
+
+PrefixCache PolicyImpl::encode(const Observation& observation, AttentionTap* tap,
+                               const Tensor& image_tokens) {
+  const PrefixLayout layout = layout_prefix(observation, config_.vision.tokens(), config_.vocab);
+  const Tensor images = image_tokens.defined() ? image_tokens.to(parts_->store.dtype())
+                                               : embed_cameras(observation, layout.camera_samples);
+  const std::int64_t width = config_.backbone.width, batch = observation.batch_size(), length = layout.length;
+  const Tensor ids =
+      observation.tokens_bt.flatten().to(torch::kInt64).index_select(0, layout.prompt_positions);
+  const Tensor tokens = torch::cat({images.reshape({-1, width}), parts_->backbone.embed(ids)});
+  TORCH_CHECK(tokens.size(0) == layout.destinations.size(0), "image tokens belong to another observation");
+  const Tensor x =
+      torch::zeros({batch * length, width}, tokens.options()).index_copy(0, layout.destinations, tokens);
+
+  PrefixCache cache;
+  cache.lengths_b = layout.lengths_b;
+  cache.mask_bp = torch::arange(length, layout.lengths_b.options()) < layout.lengths_b.unsqueeze(1);
+  cache.ragged = layout.ragged;
+  parts_->backbone.encode(x.view({batch, length, width}), cache, tap, recomputes());
+  return cache;
+}
+
+Tensor PolicyImpl::velocity(const PrefixCache& cache, const Tensor& state_bd, const Tensor& x_t,
+                            const Tensor& t, AttentionTap* tap) {
+  check_cache(cache, config_.depth());
+  const std::int64_t batch = cache.lengths_b.size(0), rows = x_t.size(0), horizon = x_t.size(1);
+  TORCH_CHECK(rows > 0 && rows % batch == 0, "x_t has ", rows, " rows for a cache of ", batch);
+  TORCH_CHECK(t.sizes() == at::IntArrayRef({rows}) || t.sizes() == at::IntArrayRef({rows, horizon}), "t is ",
+              t.sizes(), " for x_t ", x_t.sizes());
+  const TimeConditioning time = parts_->expert.condition(t.dim() == 1 ? t.unsqueeze(1) : t);
+  const SuffixContext context = parts_->expert.prepare(cache, rows / batch, horizon);
+  return parts_->expert.velocity(cache, state_bd, x_t, time, context, tap, recomputes());
+}
+
+Tensor PolicyImpl::sample_actions(const Observation& observation, const Tensor& noise_bhd,
+                                  std::int64_t steps) {
+  torch::NoGradGuard no_grad;
+  return sample_actions(encode(observation), observation.state_bd, noise_bhd, steps);
+}
+
+Tensor PolicyImpl::sample_actions(const PrefixCache& cache, const Tensor& state_bd, const Tensor& noise_bhd,
+                                  std::int64_t steps) {
+  torch::NoGradGuard no_grad;
+  check_cache(cache, config_.depth());
+  if (steps < 1) throw UsageError(str("cannot sample actions in ", steps, " steps"));
+  // t_k = 1 - k / steps does not depend on x_t: everything that follows from it is computed once for all
+  // steps.
+  const auto options = torch::dtype(torch::kFloat64).device(noise_bhd.device());
+  const Tensor times = 1 - torch::arange(steps, options).unsqueeze(1) / static_cast<double>(steps);
+  const TimeConditioning all = parts_->expert.condition(times.to(torch::kFloat32));
+  const SuffixContext context = parts_->expert.prepare(cache, 1, noise_bhd.size(1));
+  Tensor x = noise_bhd.to(torch::kFloat32).clone();
+  for (std::int64_t k = 0; k < steps; ++k) {
+    const Tensor v = parts_->expert.velocity(cache, state_bd, x, all.step(k), context, nullptr, false);
+    x.add_(v, -1.0 / static_cast<double>(steps));
+  }
+  return x;
+}
+
+Tensor PolicyImpl::full_prefix_embeddings(const Observation& observation) {
+  torch::NoGradGuard no_grad;
+  const std::int64_t batch = observation.batch_size(), width = config_.backbone.width;
+  std::vector<std::int64_t> everyone(static_cast<std::size_t>(batch));
+  std::iota(everyone.begin(), everyone.end(), 0);
+  const auto cameras = static_cast<std::int64_t>(observation.images_bcyx.size());
+  const Tensor images = embed_cameras(observation, {static_cast<std::size_t>(cameras), everyone});
+  const Tensor image_tokens =
+      images.view({cameras, batch, -1, width}).transpose(0, 1).reshape({batch, -1, width});
+  return torch::cat({image_tokens, parts_->backbone.embed(observation.tokens_bt.to(torch::kInt64))}, 1);
+}
+
+}  // namespace shallowpi

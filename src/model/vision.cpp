@@ -1,0 +1,101 @@
+#include "model/vision.h"
+
+#include "model/tensor_names.h"
+
+namespace shallowpi {
+
+namespace {
+
+constexpr double kEpsilon = 1e-6;
+
+/// LayerNorm; its kernels compute in float32 whatever x's dtype.
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  return torch::layer_norm(x, {x.size(-1)}, weight, bias, kEpsilon);
+}
+
+}  // namespace
+
+VisionLayer::VisionLayer(ParameterStore& store, const VisionConfig& config, const std::string& prefix) {
+  const std::int64_t w = config.width, m = config.mlp;
+  const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
+  norm1_weight = store.add({prefix + "layer_norm1.weight", {w}, Init::kOne});
+  norm1_bias = store.add({prefix + "layer_norm1.bias", {w}, Init::kZero});
+  qkv = store.add({{attention + "q_proj.weight", {w, w}},
+                   {attention + "k_proj.weight", {w, w}},
+                   {attention + "v_proj.weight", {w, w}}});
+  qkv_bias = store.add({{attention + "q_proj.bias", {w}, Init::kZero},
+                        {attention + "k_proj.bias", {w}, Init::kZero},
+                        {attention + "v_proj.bias", {w}, Init::kZero}});
+  out = store.add({attention + "out_proj.weight", {w, w}});
+  out_bias = store.add({attention + "out_proj.bias", {w}, Init::kZero});
+  norm2_weight = store.add({prefix + "layer_norm2.weight", {w}, Init::kOne});
+  norm2_bias = store.add({prefix + "layer_norm2.bias", {w}, Init::kZero});
+  fc1 = store.add({mlp + "fc1.weight", {m, w}});
+  fc1_bias = store.add({mlp + "fc1.bias", {m}, Init::kZero});
+  fc2 = store.add({mlp + "fc2.weight", {w, m}});
+  fc2_bias = store.add({mlp + "fc2.bias", {w}, Init::kZero});
+}
+
+TensorList VisionLayer::parameters() const {
+  return {norm1_weight, norm1_bias, qkv, qkv_bias, out, out_bias,
+          norm2_weight, norm2_bias, fc1, fc1_bias, fc2, fc2_bias};
+}
+
+Tensor VisionLayer::forward(const Tensor& x, std::int64_t heads) const {
+  const std::int64_t images = x.size(0), tokens = x.size(1), width = x.size(2);
+  const Tensor projected = torch::linear(layer_norm(x, norm1_weight, norm1_bias), qkv, qkv_bias);
+  const auto parts =
+      projected.view({images, tokens, 3, heads, width / heads}).permute({2, 0, 3, 1, 4}).unbind(0);
+  const Tensor mixed = torch::scaled_dot_product_attention(parts[0], parts[1], parts[2]);
+  const Tensor attended = mixed.transpose(1, 2).reshape({images, tokens, width});
+  const Tensor middle = x + torch::linear(attended, out, out_bias);
+  const Tensor hidden = torch::linear(layer_norm(middle, norm2_weight, norm2_bias), fc1, fc1_bias);
+  return middle + torch::linear(torch::gelu(hidden, "tanh"), fc2, fc2_bias);
+}
+
+VisionTower::VisionTower(ParameterStore& store, const VisionConfig& config, std::int64_t backbone_width)
+    : config_(config), dtype_(store.dtype()) {
+  const std::int64_t w = config.width;
+  const std::string embeddings = names::kVision + "embeddings.";
+  patch_ = store.add({embeddings + "patch_embedding.weight", {w, 3, config.patch, config.patch}},
+                     Precision::kFloat32);
+  patch_bias_ = store.add({embeddings + "patch_embedding.bias", {w}, Init::kZero}, Precision::kFloat32);
+  position_ =
+      store.add({embeddings + "position_embedding.weight", {config.tokens(), w}}, Precision::kFloat32);
+  for (std::int64_t i = 0; i < config.depth; ++i) {
+    layers_.emplace_back(store, config, names::kVisionLayers + std::to_string(i) + ".");
+  }
+  post_norm_weight_ = store.add({names::kVision + "post_layernorm.weight", {w}, Init::kOne});
+  post_norm_bias_ = store.add({names::kVision + "post_layernorm.bias", {w}, Init::kZero});
+  projector_ = store.add({names::kProjector + "weight", {backbone_width, w}});
+  projector_bias_ = store.add({names::kProjector + "bias", {backbone_width}, Init::kZero});
+}
+
+Tensor VisionTower::embed_patches(const Tensor& pixels) const {
+  // A convolution whose stride is its kernel size is one matrix product over the patches.
+  const std::int64_t images = pixels.size(0), patch = config_.patch, grid = config_.image_size / patch;
+  const Tensor patches = pixels.to(torch::kFloat32)
+                             .narrow(2, 0, grid * patch)
+                             .narrow(3, 0, grid * patch)
+                             .reshape({images, 3, grid, patch, grid, patch})
+                             .permute({0, 2, 4, 1, 3, 5})
+                             .reshape({images, grid * grid, 3 * patch * patch});
+  return torch::linear(patches, patch_.flatten(1), patch_bias_) + position_;
+}
+
+Tensor VisionTower::forward(const Tensor& pixels, bool recompute) const {
+  Tensor x = embed_patches(pixels).to(dtype_);
+  for (const VisionLayer& layer : layers_) {
+    if (recompute) {
+      const auto run = [&layer, heads = config_.heads](const TensorList& in) -> TensorList {
+        return {layer.forward(in[0], heads)};
+      };
+      x = recompute_in_backward(run, {x}, layer.parameters())[0];
+    } else {
+      x = layer.forward(x, config_.heads);
+    }
+  }
+  return torch::linear(layer_norm(x, post_norm_weight_, post_norm_bias_), projector_, projector_bias_);
+}
+
+}  // namespace shallowpi
