@@ -1,11 +1,12 @@
 #include "shallowpi/model/config.h"
 
 #include <cmath>
+#include <optional>
 #include <set>
 
+#include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
-#include "tensor_names.h"
 
 namespace shallowpi {
 namespace {
@@ -16,6 +17,7 @@ using Shapes = std::map<std::string, Shape>;
 // Larger sizes than any policy has, small enough that no product of two overflows.
 constexpr std::int64_t kMaxSize = 1 << 24;
 constexpr std::int64_t kMaxDepth = 1000;
+constexpr std::int64_t kMaxPatch = 4096;
 
 /// Collects expected tensors under a prefix.
 class TensorList {
@@ -105,15 +107,33 @@ std::int64_t count_layers(const Shapes& shapes, const std::string& prefix, std::
   return depth;
 }
 
-/// The shape of tensor `name`, which must exist with `rank` dimensions.
-const Shape& shape_of(const Shapes& shapes, const std::string& name, std::size_t rank) {
-  const auto it = shapes.find(name);
-  if (it == shapes.end()) throw CorruptError(str("tensor '", name, "' is missing"));
-  if (it->second.size() != rank)
+/// One size as the tensors tell it: most of them must agree, so that one damaged tensor is reported as such
+/// and does not make all others look wrong.
+class SizeVote {
+ public:
+  explicit SizeVote(const Shapes& shapes) : shapes_(shapes) {}
+  /// `name`, where it exists with `rank` dimensions, says that the size is its `dim`-th.
+  SizeVote& ask(const std::string& name, std::size_t rank, std::size_t dim) {
+    const auto it = shapes_.find(name);
+    if (it != shapes_.end() && it->second.size() == rank) ++votes_[it->second[dim]];
+    return *this;
+  }
+  std::optional<std::int64_t> result() const {
+    std::optional<std::int64_t> winner;
+    for (const auto& [size, count] : votes_)
+      if (!winner || count > votes_.at(*winner)) winner = size;
+    return winner;
+  }
+  std::int64_t result(const std::string& what) const {
+    if (const auto winner = result()) return *winner;
     throw CorruptError(
-        str("tensor '", name, "' has shape ", shape_text(it->second), ", expected ", rank, " dimensions"));
-  return it->second;
-}
+        str("no tensor tells ", what, ": those that would are missing or have another number of dimensions"));
+  }
+
+ private:
+  const Shapes& shapes_;
+  std::map<std::int64_t, int> votes_;
+};
 
 std::int64_t divide(std::int64_t size, std::int64_t heads, const std::string& what) {
   if (heads < 1 || size % heads != 0)
@@ -122,53 +142,78 @@ std::int64_t divide(std::int64_t size, std::int64_t heads, const std::string& wh
 }
 
 GemmaConfig infer_gemma(const Shapes& shapes, const std::string& prefix, std::int64_t heads,
-                        std::string_view what) {
+                        const std::string& what) {
   GemmaConfig gemma;
   gemma.depth = count_layers(shapes, prefix + "layers.", what);
-  const Shape& q = shape_of(shapes, prefix + "layers.0.self_attn.q_proj.weight", 2);
-  const Shape& k = shape_of(shapes, prefix + "layers.0.self_attn.k_proj.weight", 2);
-  gemma.width = q[1];
+  SizeVote width(shapes), inner(shapes), kv(shapes), mlp(shapes);
+  for (std::int64_t i = 0; i < gemma.depth; ++i) {
+    const std::string layer = str(prefix, "layers.", i, ".");
+    for (const char* name : {"q_proj", "k_proj", "v_proj"})
+      width.ask(layer + "self_attn." + name + ".weight", 2, 1);
+    inner.ask(layer + "self_attn.q_proj.weight", 2, 0).ask(layer + "self_attn.o_proj.weight", 2, 1);
+    kv.ask(layer + "self_attn.k_proj.weight", 2, 0).ask(layer + "self_attn.v_proj.weight", 2, 0);
+    mlp.ask(layer + "mlp.gate_proj.weight", 2, 0).ask(layer + "mlp.up_proj.weight", 2, 0);
+    mlp.ask(layer + "mlp.down_proj.weight", 2, 1);
+  }
+  gemma.width = width.result(str("the ", what, "'s width"));
   gemma.heads = heads;
-  gemma.head_dim = divide(q[0], heads, str("the ", what, "'s query width"));
-  gemma.kv_heads = gemma.head_dim > 0 ? k[0] / gemma.head_dim : 0;
-  gemma.mlp = shape_of(shapes, prefix + "layers.0.mlp.gate_proj.weight", 2)[0];
+  gemma.head_dim =
+      divide(inner.result(str("the ", what, "'s query width")), heads, str("the ", what, "'s query width"));
+  gemma.kv_heads = gemma.head_dim > 0 ? kv.result(str("the ", what, "'s key width")) / gemma.head_dim : 0;
+  gemma.mlp = mlp.result(str("the ", what, "'s MLP size"));
   return gemma;
 }
 
 VisionConfig infer_vision(const Shapes& shapes, std::int64_t heads) {
   VisionConfig vision;
   vision.depth = count_layers(shapes, names::kVisionLayers, "vision tower");
-  const Shape& patch = shape_of(shapes, names::kVision + "embeddings.patch_embedding.weight", 4);
-  vision.width = patch[0];
-  vision.patch = patch[2];
   vision.heads = heads;
-  vision.mlp = shape_of(shapes, names::kVisionLayers + "0.mlp.fc1.weight", 2)[0];
-  const std::int64_t tokens = shape_of(shapes, names::kVision + "embeddings.position_embedding.weight", 2)[0];
-  if (tokens < 1 || tokens > kMaxSize || vision.patch < 1 || vision.patch > 4096)
-    throw CorruptError(str("the vision tower has ", tokens, " position embeddings and patches of ",
+  SizeVote width(shapes), mlp(shapes);
+  for (std::int64_t i = 0; i < vision.depth; ++i) {
+    const std::string layer = str(names::kVisionLayers, i, ".");
+    width.ask(layer + "layer_norm1.weight", 1, 0).ask(layer + "self_attn.q_proj.weight", 2, 1);
+    mlp.ask(layer + "mlp.fc1.weight", 2, 0)
+        .ask(layer + "mlp.fc2.weight", 2, 1)
+        .ask(layer + "mlp.fc1.bias", 1, 0);
+  }
+  vision.width = width.result("the vision tower's width");
+  vision.mlp = mlp.result("the vision tower's MLP size");
+  SizeVote patch(shapes), tokens(shapes);
+  patch.ask(names::kVision + "embeddings.patch_embedding.weight", 4, 2);
+  tokens.ask(names::kVision + "embeddings.position_embedding.weight", 2, 0);
+  // Where these are missing, the released models' sizes let the comparison with the file list them.
+  vision.patch = patch.result().value_or(vision.patch);
+  const std::int64_t count = tokens.result().value_or(vision.tokens());
+  if (count < 1 || count > kMaxSize || vision.patch < 1 || vision.patch > kMaxPatch)
+    throw CorruptError(str("the vision tower has ", count, " position embeddings and patches of ",
                            vision.patch, " pixels; no policy has such sizes"));
-  const auto side = static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(tokens))));
-  if (side * side != tokens)
+  const auto side = static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(count))));
+  if (side * side != count)
     throw CorruptError(
-        str("the vision tower has ", tokens, " position embeddings, which is not a square number"));
+        str("the vision tower has ", count, " position embeddings, which is not a square number"));
   vision.image_size = side * vision.patch;
   return vision;
 }
 
 PolicyKind infer_kind(const Shapes& shapes) {
-  const bool pi05 = shapes.count("time_mlp_in.weight"), pi0 = shapes.count("state_proj.weight");
+  const auto has = [&](const std::string& prefix) {
+    const auto it = shapes.lower_bound(prefix);
+    return it != shapes.end() && it->first.starts_with(prefix);
+  };
+  const bool pi05 = has("time_mlp_"), pi0 = has("state_proj.") || has("action_time_mlp_");
   if (pi05 && pi0)
     throw CorruptError(
-        "both time_mlp_in.weight (pi05) and state_proj.weight (pi0) are there: the file mixes two models");
+        "both time_mlp_* (pi05) and state_proj or action_time_mlp_* (pi0) are there: the file mixes two "
+        "models");
   if (!pi05 && !pi0) {
     std::vector<std::string> first;
     for (const auto& [name, shape] : shapes) {
       if (first.size() == 3) break;
       first.push_back(name);
     }
-    throw CorruptError(str("neither a pi0 nor a pi05 policy: of ", shapes.size(),
-                           " tensors none is named state_proj.weight or time_mlp_in.weight (the first are: ",
-                           join(first, ", "), ")"));
+    throw CorruptError(
+        str("neither a pi0 nor a pi05 policy: of ", shapes.size(),
+            " tensors none is named state_proj.* or time_mlp_* (the first are: ", join(first, ", "), ")"));
   }
   return pi05 ? PolicyKind::kPi05 : PolicyKind::kPi0;
 }
@@ -194,7 +239,7 @@ void check_vision(const VisionConfig& vision, std::vector<std::string>& problems
                                          {vision.width, kMaxSize, "width"},
                                          {vision.mlp, kMaxSize, "MLP size"},
                                          {vision.heads, std::int64_t{1024}, "head count"},
-                                         {vision.patch, std::int64_t{4096}, "patch size"},
+                                         {vision.patch, kMaxPatch, "patch size"},
                                          {vision.image_size, std::int64_t{65536}, "image size"}})
     if (value < 1 || value > max)
       problems.push_back(str("vision ", name, " is ", value, ", expected 1 to ", max));
@@ -264,13 +309,23 @@ ParameterCount count_parameters(const PolicyConfig& config) {
 PolicyConfig infer_config(const std::map<std::string, std::vector<std::int64_t>>& shapes, std::int64_t heads,
                           std::int64_t vision_heads) {
   PolicyConfig config;
+  config.vocab = 0;
   config.kind = infer_kind(shapes);
   config.vision = infer_vision(shapes, vision_heads);
   config.backbone = infer_gemma(shapes, names::kBackbone, heads, "backbone");
   config.expert = infer_gemma(shapes, names::kExpert, heads, "expert");
-  const bool has_embedding = shapes.count(names::kEmbedTokens) || !shapes.count(names::kTiedHead);
-  config.vocab = shape_of(shapes, has_embedding ? names::kEmbedTokens : names::kTiedHead, 2)[0];
-  config.action_dim = shape_of(shapes, "action_in_proj.weight", 2)[1];
+  config.vocab =
+      SizeVote(shapes).ask(names::kEmbedTokens, 2, 0).ask(names::kTiedHead, 2, 0).result().value_or(0);
+  if (config.vocab == 0)
+    for (const std::string& name : {names::kEmbedTokens, names::kTiedHead, names::kExpertHead})
+      if (config.vocab == 0) config.vocab = SizeVote(shapes).ask(name, 2, 0).result().value_or(0);
+  if (config.vocab == 0)
+    throw CorruptError("no tensor tells the vocabulary: embed_tokens and lm_head are missing");
+  SizeVote actions(shapes);
+  actions.ask("action_in_proj.weight", 2, 1)
+      .ask("action_out_proj.weight", 2, 0)
+      .ask("action_out_proj.bias", 1, 0);
+  config.action_dim = actions.result("the action width");
   const std::vector<std::string> problems = config.problems();
   if (!problems.empty()) throw CorruptError(str("sizes that no policy has: ", join(problems, "; ")));
   return config;

@@ -8,6 +8,8 @@
 namespace shallowpi {
 namespace {
 
+using testing::expect_error;
+
 using Layers = std::vector<std::int64_t>;
 
 TEST(LayerMap, FollowsTheRules) {

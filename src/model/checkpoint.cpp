@@ -1,0 +1,121 @@
+#include "shallowpi/model/checkpoint.h"
+
+#include "model/checkpoint_internal.h"
+#include "model/tensor_names.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/model/layer_map.h"
+
+namespace shallowpi {
+namespace fs = std::filesystem;
+namespace {
+
+bool has_weights(const fs::path& folder) {
+  return fs::exists(folder / checkpoint::kWeights) || fs::exists(folder / "model.safetensors.index.json");
+}
+
+/// openpi's own training writes JAX arrays into params/, which only its converter reads.
+[[noreturn]] void refuse_jax(const fs::path& folder) {
+  const std::string path = folder.string();
+  throw UsageError(str(
+      path,
+      ": this is a JAX checkpoint (it has params/ and no model.safetensors). Convert it with openpi first:\n",
+      "  uv run examples/convert_jax_model_to_pytorch.py --checkpoint_dir ", path,
+      " --config_name CONFIG --output_path ", path, "_pytorch\n",
+      "Trap: that script decides between pi0 and pi0.5 by whether the text \"pi05\" occurs in "
+      "--checkpoint_dir, not by "
+      "the config. Rename the folder of a pi0.5 model so that its path has \"pi05\" in it",
+      path.find("pi05") == std::string::npos ? " (this one does not)" : " (this one does)",
+      ", and that of a pi0 model so that it has not."));
+}
+
+/// The folder that holds the weights: `folder`, or its pretrained_model (LeRobot's training writes that).
+fs::path find_weights(const fs::path& folder) {
+  if (!fs::exists(folder)) throw UsageError(str(folder.string(), ": there is no such checkpoint folder"));
+  if (!fs::is_directory(folder))
+    throw UsageError(str(folder.string(), ": this is a file; give the checkpoint folder that it is in"));
+  if (has_weights(folder)) return folder;
+  if (has_weights(folder / "pretrained_model")) return folder / "pretrained_model";
+  if (fs::is_directory(folder / "params")) refuse_jax(folder);
+  if (folder.filename() == "params" && fs::exists(folder / "_METADATA")) refuse_jax(folder.parent_path());
+  std::string hint;
+  for (const char* pickle : {"pytorch_model.bin", "model.pt", "model.pth"})
+    if (fs::exists(folder / pickle))
+      hint = str(". Pickled weights (", pickle,
+                 ") are never read, since loading them can run code: save them as safetensors");
+  throw UsageError(str(folder.string(),
+                       ": no weights here: neither model.safetensors nor model.safetensors.index.json",
+                       hint));
+}
+
+CheckpointFormat detect_format(const fs::path& folder) {
+  if (fs::exists(folder / checkpoint::kOwnConfig)) return CheckpointFormat::kShallowPi;
+  const fs::path config = folder / "config.json";
+  if (!fs::exists(config)) return CheckpointFormat::kOpenpi;
+  const Json json = read_json(config);
+  return json.is_object() && json.contains("type") ? CheckpointFormat::kLeRobot : CheckpointFormat::kOpenpi;
+}
+
+Policy load(const CheckpointInfo& info, const PolicyConfig& config, const std::vector<std::int64_t>& kept,
+            torch::Dtype dtype, torch::Device device, PolicyOptions options) {
+  const SafetensorsFolder file(info.folder);
+  const auto names = canonical_names(file);
+  checkpoint::check_tensors(info.folder, file, names, info.config);
+  const torch::NoGradGuard no_grad;
+  Policy policy(config, dtype, device, options);
+  for (auto& [name, tensor] : policy->named_tensors())
+    file.read_into(names.at(kept.empty() ? name : checkpoint::source_name(name, kept)), tensor);
+  return policy;
+}
+
+}  // namespace
+
+CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::int64_t> horizon) {
+  if (horizon && (*horizon < 1 || *horizon > 10000))
+    throw UsageError(str("horizon ", *horizon, " is not within 1 to 10000"));
+  CheckpointInfo info;
+  info.folder = find_weights(folder);
+  const SafetensorsFolder file(info.folder);
+  const auto names = canonical_names(file);
+  const checkpoint::Shapes shapes = checkpoint::shapes_of(file, names);
+  info.format = detect_format(info.folder);
+  switch (info.format) {
+    case CheckpointFormat::kShallowPi:
+      checkpoint::read_own(shapes, info);
+      break;
+    case CheckpointFormat::kOpenpi:
+      checkpoint::read_openpi(shapes, info);
+      break;
+    case CheckpointFormat::kLeRobot:
+      checkpoint::read_lerobot(shapes,
+                               names.count(names::kEmbedTokens) &&
+                                   names.at(names::kEmbedTokens).find("lm_head") == std::string::npos,
+                               info);
+      break;
+  }
+  checkpoint::check_tensors(info.folder, file, names, info.config);
+  info.spec.image_size = info.config.vision.image_size;
+  if (fs::exists(info.folder / checkpoint::kTokenizer)) info.tokenizer = info.folder / checkpoint::kTokenizer;
+  if (horizon) {
+    if (info.horizon_known && info.spec.horizon != *horizon)
+      info.notes.push_back(str("the horizon is set to ", *horizon, "; the folder says ", info.spec.horizon));
+    info.spec.horizon = *horizon;
+    info.horizon_known = true;
+  }
+  return info;
+}
+
+Policy load_policy(const CheckpointInfo& info, torch::Dtype dtype, torch::Device device,
+                   PolicyOptions options) {
+  return load(info, info.config, {}, dtype, device, options);
+}
+
+Policy load_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>& kept, torch::Dtype dtype,
+                    torch::Device device, PolicyOptions options) {
+  check_layer_map(kept, teacher.config.depth());
+  PolicyConfig config = teacher.config;
+  config.backbone.depth = config.expert.depth = static_cast<std::int64_t>(kept.size());
+  return load(teacher, config, kept, dtype, device, options);
+}
+
+}  // namespace shallowpi

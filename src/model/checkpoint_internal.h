@@ -1,0 +1,100 @@
+// What the files that read and write checkpoint folders share.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "shallowpi/base/json.h"
+#include "shallowpi/model/checkpoint.h"
+
+namespace shallowpi::checkpoint {
+
+using Shapes = std::map<std::string, std::vector<std::int64_t>>;
+
+inline constexpr const char* kOwnConfig = "shallowpi.json";
+inline constexpr const char* kWeights = "model.safetensors";
+inline constexpr const char* kTokenizer = "tokenizer.model";
+
+/// Shapes by openpi's names.
+Shapes shapes_of(const SafetensorsFolder& file, const std::map<std::string, std::string>& names);
+
+/// Throws one CorruptError that lists every tensor of `file` that is missing, unexpected, misshapen or not of
+/// a floating type. The expert's lm_head may be missing.
+void check_tensors(const std::filesystem::path& folder, const SafetensorsFolder& file,
+                   const std::map<std::string, std::string>& names, const PolicyConfig& config);
+
+/// The teacher's tensor that becomes the student's `name`: layer i of both stacks comes from layer kept[i].
+std::string source_name(const std::string& name, const std::vector<std::int64_t>& kept);
+
+/// infer_config, with the folder in front of its messages.
+PolicyConfig infer_config_of(const std::filesystem::path& folder, const Shapes& shapes,
+                             std::int64_t heads = 8, std::int64_t vision_heads = 16);
+
+// One reader per format; each fills config, spec, horizon_known, stats, kept_layers, teacher_fingerprint and
+// notes.
+void read_own(const Shapes& shapes, CheckpointInfo& info);
+void read_openpi(const Shapes& shapes, CheckpointInfo& info);
+/// `has_embed_tokens`: files of LeRobot 0.4 have only the tied twin.
+void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& info);
+
+/// All that is wrong with a spec for a policy of these sizes, one sentence each.
+std::vector<std::string> spec_problems(const PolicySpec& spec, const PolicyConfig& config);
+
+/// The bytes of shallowpi.json.
+std::string own_config_json(const CheckpointContents& contents);
+/// The bytes of LeRobot 0.6.1's config.json (PI0Config / PI05Config: every key, no other) for weights stored
+/// as `store`.
+std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& spec, torch::Dtype store);
+
+/// LeRobot's name of a camera ("observation.images.image" for LIBERO's base_0_rgb), and back: well-known
+/// names become openpi's, others lose the prefix.
+std::string lerobot_camera(RobotKind robot, const std::string& camera);
+std::string camera_of_lerobot(const std::string& feature);
+
+/// A tensor of a file that is being written; `read` is called when its turn comes and the result is released
+/// at once.
+struct PlannedTensor {
+  torch::Dtype dtype;
+  std::vector<std::int64_t> shape;
+  std::function<torch::Tensor()> read;
+};
+using WeightPlan = std::map<std::string, PlannedTensor>;
+
+/// Writes and fsyncs a safetensors file with the same bytes as write_safetensors(), holding one tensor at a
+/// time.
+void write_weights(const std::filesystem::path& path, const WeightPlan& plan,
+                   const std::map<std::string, std::string>& metadata);
+/// openpi ties lm_head to embed_tokens and stores the pair once, under lm_head's name, with this note in the
+/// header.
+std::map<std::string, std::string> tied_metadata();
+/// The plan of openpi's file for `config`, every tensor as stored in `file` (layers from `kept`; empty: all).
+/// The expert's lm_head is left out where the file has none. `file` must outlive the plan.
+WeightPlan copy_plan(const SafetensorsFolder& file, const PolicyConfig& config,
+                     const std::vector<std::int64_t>& kept);
+
+/// Everything of our format but model.safetensors. `store`: what most weights are.
+void write_own_side_files(const std::filesystem::path& folder, const CheckpointContents& contents,
+                          torch::Dtype store);
+void write_stats(const std::filesystem::path& folder, const std::optional<NormStats>& stats,
+                 const std::string& asset_id);
+void copy_tokenizer(const std::filesystem::path& folder, const std::filesystem::path& tokenizer);
+
+/// Statistics with which normalisation by `to` gives what normalisation by `from` gives with `stats`:
+/// packages differ in the formula (z-score or quantiles) and in the epsilon that they add.
+FeatureStats convert_stats(const FeatureStats& stats, NormMode from, NormMode to);
+
+/// The dtype of most of a file's weights, as its token embedding tells.
+torch::Dtype stored_dtype(const SafetensorsFolder& file);
+
+/// `text` with every key ("@depth@") replaced by its value.
+std::string fill_template(std::string text, const std::vector<std::pair<std::string, std::string>>& values);
+
+// Everything but model.safetensors of the folders that openpi and LeRobot load.
+void write_openpi_side_files(const std::filesystem::path& folder, const CheckpointInfo& info,
+                             torch::Dtype store);
+void write_lerobot_side_files(const std::filesystem::path& folder, const CheckpointInfo& info,
+                              torch::Dtype store);
+
+}  // namespace shallowpi::checkpoint

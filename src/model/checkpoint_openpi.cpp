@@ -1,0 +1,111 @@
+// openpi's PyTorch folders. They hold weights and statistics and little else; what is missing follows from
+// the asset id and openpi's named configs.
+#include <algorithm>
+
+#include "model/checkpoint_internal.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi::checkpoint {
+namespace fs = std::filesystem;
+namespace {
+
+/// {asset id, path} of every norm_stats.json, sorted. Asset ids have one or two levels.
+std::vector<std::pair<std::string, fs::path>> find_stats(const fs::path& assets) {
+  std::vector<std::pair<std::string, fs::path>> found;
+  if (!fs::is_directory(assets)) return found;
+  const auto look = [&](const fs::path& folder) {
+    if (fs::exists(folder / "norm_stats.json"))
+      found.push_back({fs::relative(folder, assets).generic_string(), folder / "norm_stats.json"});
+  };
+  for (const auto& entry : fs::directory_iterator(assets)) {
+    if (!entry.is_directory()) continue;
+    look(entry.path());
+    for (const auto& inner : fs::directory_iterator(entry.path()))
+      if (inner.is_directory()) look(inner.path());
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+/// openpi's make_bool_mask: n dims that are relative, then one that is not, for each of `runs`.
+std::vector<bool> joints_then_gripper(std::initializer_list<int> runs) {
+  std::vector<bool> mask;
+  for (const int joints : runs) {
+    mask.insert(mask.end(), joints, true);
+    mask.push_back(false);
+  }
+  return mask;
+}
+
+/// Robot, prompt and delta actions of openpi's named config for this asset id.
+void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
+  PolicySpec& spec = info.spec;
+  const bool pi05 = info.config.kind == PolicyKind::kPi05;
+  if (asset_id.find("libero") != std::string::npos) {
+    spec.robot = {RobotKind::kLibero, 8, 7, {}};
+    if (pi05) {
+      spec.prompt_mode = PromptMode::kPi05NoState;
+      info.notes.push_back(str("assets of ", asset_id,
+                               ": taken as openpi's pi05_libero, whose prompt has no robot state "
+                               "(prompt mode pi05_no_state)"));
+    } else {
+      spec.robot.delta_mask = joints_then_gripper({6});
+      info.notes.push_back(str("assets of ", asset_id,
+                               ": taken as openpi's pi0_libero, whose actions are relative to the "
+                               "state in all dims but the gripper"));
+    }
+  } else if (asset_id.find("trossen") != std::string::npos) {
+    spec.robot = {RobotKind::kAloha, 14, 14, joints_then_gripper({6, 6})};
+    info.notes.push_back(str("assets of ", asset_id, ": taken as ALOHA with relative joint actions"));
+  } else {
+    spec.robot.kind = RobotKind::kJoints;
+    info.notes.push_back(
+        str("assets of ", asset_id, ": the robot is not known; joints are taken as they are, absolute"));
+  }
+}
+
+void apply_stats(CheckpointInfo& info) {
+  const auto found = find_stats(info.folder / "assets");
+  if (found.empty()) {
+    info.notes.push_back("there are no normalisation statistics (assets/<asset_id>/norm_stats.json)");
+    return;
+  }
+  const auto& [asset_id, path] = found.front();
+  if (found.size() > 1)
+    info.notes.push_back(
+        str("assets/ has statistics of ", found.size(), " robots; those of ", asset_id, " are used"));
+  info.stats = read_norm_stats(path);
+  info.spec.asset_id = asset_id;
+  apply_asset(asset_id, info);
+  if (info.spec.robot.kind == RobotKind::kJoints) {
+    info.spec.robot.state_dim = std::min<std::int64_t>(info.stats->state.width(), info.config.action_dim);
+    info.spec.robot.action_dim = std::min<std::int64_t>(info.stats->actions.width(), info.config.action_dim);
+  }
+}
+
+}  // namespace
+
+void read_openpi(const Shapes& shapes, CheckpointInfo& info) {
+  info.config = infer_config_of(info.folder, shapes);
+  const bool pi05 = info.config.kind == PolicyKind::kPi05;
+  PolicySpec& spec = info.spec;
+  spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"};
+  spec.prompt_mode = pi05 ? PromptMode::kPi05State : PromptMode::kPi0Plain;
+  spec.max_token_len = pi05 ? 200 : 48;
+  spec.norm_mode = pi05 ? NormMode::kQuantile : NormMode::kZScore;
+  spec.resize_mode = ResizeMode::kPillow;
+  spec.robot = {RobotKind::kJoints, info.config.action_dim, info.config.action_dim, {}};
+  apply_stats(info);
+  const fs::path path = info.folder / "config.json";
+  const Json json = fs::exists(path) ? read_json(path) : Json::object();
+  const auto horizon = json_get_or<std::int64_t>(json, "action_horizon", 0, path.string());
+  info.horizon_known = horizon != 0;
+  spec.horizon = info.horizon_known ? horizon : 50;
+  if (spec.horizon < 1 || spec.horizon > 10000)
+    throw CorruptError(str(path.string(), ": action_horizon is ", horizon, ", expected 1 to 10000"));
+  if (!info.horizon_known)
+    info.notes.push_back("the folder does not say the action horizon; openpi's default of 50 is assumed");
+}
+
+}  // namespace shallowpi::checkpoint

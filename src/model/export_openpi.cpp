@@ -1,0 +1,92 @@
+// The files of an openpi folder beside its weights.
+#include "model/checkpoint_internal.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi::checkpoint {
+namespace {
+
+constexpr const char* kLoader =
+    R"(# Tells openpi how many layers the policy beside this file has: its variant table knows 18 only.
+# Call set_depth() before openpi creates the model.
+import dataclasses
+
+import openpi.models.gemma as gemma
+
+DEPTH = @depth@
+
+
+def set_depth():
+    full_size = gemma.get_config
+    gemma.get_config = lambda variant: dataclasses.replace(full_size(variant), depth=DEPTH)
+)";
+
+constexpr const char* kReadme = R"(# A @depth@-layer @kind@ policy for openpi
+
+`model.safetensors` has openpi's tensor names and loads strictly, once openpi knows the depth:
+
+```python
+import sys; sys.path.insert(0, "THIS_FOLDER")
+import load_shallow
+load_shallow.set_depth()
+
+from openpi.policies import policy_config
+from openpi.training import config
+policy = policy_config.create_trained_policy(config.get_config("YOUR_CONFIG"), "THIS_FOLDER")
+```
+
+The training config must agree with how the policy was trained:
+
+| setting | value |
+|---|---|
+| `model.pi05` | @pi05@ |
+| `model.action_horizon` | @horizon@ |
+| `model.max_token_len` | @tokens@ |
+| `model.discrete_state_input` | @state@ |
+| asset id | `@asset@` |
+@notes@)";
+
+}  // namespace
+
+void write_openpi_side_files(const std::filesystem::path& folder, const CheckpointInfo& info,
+                             torch::Dtype store) {
+  const PolicySpec& spec = info.spec;
+  const bool pi05 = info.config.kind == PolicyKind::kPi05;
+  const bool state_in_prompt =
+      spec.prompt_mode == PromptMode::kPi05State || spec.prompt_mode == PromptMode::kPi05StatePadded32;
+  const Json config = {{"action_dim", info.config.action_dim},
+                       {"action_horizon", spec.horizon},
+                       {"paligemma_variant", "gemma_2b"},
+                       {"action_expert_variant", "gemma_300m"},
+                       {"precision", store == torch::kBFloat16 ? "bfloat16" : "float32"}};
+  write_file_atomically(folder / "config.json", config.dump(2) + "\n");
+  std::string notes;
+  if (spec.prompt_mode == PromptMode::kPi05StatePadded32)
+    notes +=
+        "\nThe prompt that this policy learned has the state padded to 32 numbers (LeRobot 0.4.x); openpi "
+        "writes the "
+        "robot's own dims only, so expect worse actions.\n";
+  if (spec.resize_mode == ResizeMode::kTorch)
+    notes +=
+        "\nThis policy learned from images resized as LeRobot does (no antialiasing); openpi resizes as "
+        "Pillow does.\n";
+  const std::vector<std::pair<std::string, std::string>> values = {
+      {"@depth@", str(info.config.depth())},
+      {"@kind@", std::string(enum_name(info.config.kind))},
+      {"@pi05@", pi05 ? "True" : "False"},
+      {"@horizon@", str(spec.horizon)},
+      {"@tokens@", str(spec.max_token_len)},
+      {"@state@", state_in_prompt ? "True" : "False"},
+      {"@asset@", spec.asset_id},
+      {"@notes@", notes}};
+  write_file_atomically(folder / "load_shallow.py", fill_template(kLoader, values));
+  write_file_atomically(folder / "README.md", fill_template(kReadme, values));
+  if (!info.stats) return;
+  // openpi takes z-scores for pi0 and quantiles for pi0.5, whatever the checkpoint.
+  const NormMode mode = pi05 ? NormMode::kQuantile : NormMode::kZScore;
+  const NormStats stats{convert_stats(info.stats->state, spec.norm_mode, mode),
+                        convert_stats(info.stats->actions, spec.norm_mode, mode)};
+  write_stats(folder, stats, spec.asset_id);
+}
+
+}  // namespace shallowpi::checkpoint

@@ -1,0 +1,264 @@
+// Reads LeRobot's folders: config.json, and the two processor files with the statistics that they name. All
+// of it is read leniently, since the files of different LeRobot versions differ; what was assumed goes into
+// the notes.
+#include <algorithm>
+#include <set>
+
+#include "model/checkpoint_internal.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi::checkpoint {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kStateFeature = "observation.state";
+constexpr const char* kActionFeature = "action";
+
+/// One step of a processor pipeline.
+struct Step {
+  Json config;
+  std::string state_file;  ///< empty where it has no state
+};
+using Steps = std::map<std::string, Step>;  // by registry name
+
+/// The steps of FOLDER/NAME; empty where there is no such file.
+Steps read_steps(const fs::path& path) {
+  Steps steps;
+  if (!fs::exists(path)) return steps;
+  const std::string where = path.string();
+  for (const Json& json : json_get<std::vector<Json>>(read_json(path), "steps", where)) {
+    auto name = json_get_or<std::string>(json, "registry_name", "", where);
+    if (name.empty()) name = json_get<std::string>(json, "class", where);
+    Step step{json_get_or<Json>(json, "config", Json::object(), where),
+              json_get_or<std::string>(json, "state_file", "", where)};
+    if (step.state_file.find_first_of("/\\") != std::string::npos || step.state_file == "..")
+      throw CorruptError(str(where, ": state_file '", step.state_file, "' is not a plain file name"));
+    steps[name] = std::move(step);
+  }
+  return steps;
+}
+
+const Step* find_step(const Steps& steps, const std::string& name) {
+  const auto it = steps.find(name);
+  return it == steps.end() ? nullptr : &it->second;
+}
+
+/// The width of a feature of config.json; `fallback` where it is not described.
+std::int64_t feature_width(const Json& features, const char* name, std::int64_t fallback,
+                           const std::string& where) {
+  const Json feature = json_get_or<Json>(features, name, Json::object(), where);
+  const auto shape = json_get_or<std::vector<std::int64_t>>(feature, "shape", {fallback}, where);
+  if (shape.size() != 1)
+    throw CorruptError(
+        str(where, ": feature ", name, " has shape ", shape_text(shape), ", expected one dimension"));
+  return shape[0];
+}
+
+/// Statistics of one feature under LeRobot's names: "observation.state.mean" and so on.
+class StatsFile {
+ public:
+  explicit StatsFile(const fs::path& path) : file_(open(path)) {}
+  /// Empty where the file has no such statistic.
+  std::vector<double> get(const std::string& feature, const char* stat) const {
+    const std::string name = str(feature, ".", stat);
+    if (!file_.contains(name)) return {};
+    const torch::Tensor values = file_.read(name).to(torch::kFloat64).flatten();
+    if (!values.isfinite().all().item<bool>())
+      throw CorruptError(str(file_.path().string(), ": '", name, "' has values that are not finite"));
+    return {values.data_ptr<double>(), values.data_ptr<double>() + values.numel()};
+  }
+  const fs::path& path() const { return file_.path(); }
+
+ private:
+  static SafetensorsFile open(const fs::path& path) {
+    if (!fs::exists(path))
+      throw CorruptError(str(path.string(), ": the statistics that the processor file names are missing"));
+    return SafetensorsFile(path);
+  }
+  SafetensorsFile file_;
+};
+
+/// The two statistics that a mode reads; nothing for IDENTITY.
+std::pair<const char*, const char*> stats_of_mode(const std::string& mode, const std::string& where) {
+  if (mode == "MEAN_STD") return {"mean", "std"};
+  if (mode == "QUANTILES") return {"q01", "q99"};
+  if (mode == "QUANTILE10") return {"q10", "q90"};
+  if (mode == "MIN_MAX") return {"min", "max"};
+  if (mode == "IDENTITY") return {"", ""};
+  throw UsageError(str(where, ": normalisation mode '", mode,
+                       "' is not known (MEAN_STD, QUANTILES, QUANTILE10, MIN_MAX, "
+                       "IDENTITY)"));
+}
+
+/// MIN_MAX and QUANTILE10 use the formula of QUANTILES with other bounds, so their bounds are stored as q01
+/// and q99; IDENTITY is that formula over [-1, 1].
+FeatureStats read_feature(const StatsFile& file, const std::string& feature, const std::string& mode,
+                          std::int64_t width) {
+  const auto [low, high] = stats_of_mode(mode, file.path().string());
+  FeatureStats stats;
+  stats.mean = file.get(feature, "mean");
+  stats.std = file.get(feature, "std");
+  stats.q01 = mode == "MEAN_STD" ? file.get(feature, "q01") : file.get(feature, low);
+  stats.q99 = mode == "MEAN_STD" ? file.get(feature, "q99") : file.get(feature, high);
+  if (mode == "IDENTITY") {
+    stats.q01.assign(width, -1.0);
+    stats.q99.assign(width, 1.0);
+    stats.mean = stats.std = {};
+  }
+  const bool by_mean = mode == "MEAN_STD";
+  if ((by_mean ? stats.mean : stats.q01).empty() || (by_mean ? stats.std : stats.q99).empty())
+    throw CorruptError(str(file.path().string(), ": has no '", feature, ".", low, "' and '", feature, ".",
+                           high, "', which normalisation by ", mode, " needs"));
+  if (stats.mean.empty() || stats.std.empty()) {
+    stats.mean = stats.std = std::vector<double>(stats.q01.size());
+    for (std::size_t i = 0; i < stats.q01.size() && i < stats.q99.size(); ++i) {
+      stats.mean[i] = (stats.q01[i] + stats.q99[i]) / 2;
+      stats.std[i] = (stats.q99[i] - stats.q01[i]) / 2;
+    }
+  }
+  for (const auto* values : {&stats.std, &stats.q01, &stats.q99})
+    if (!values->empty() && values->size() != stats.width())
+      throw CorruptError(
+          str(file.path().string(), ": the statistics of ", feature, " have different widths"));
+  return stats;
+}
+
+void read_stats(const Steps& pre, const Steps& post, const Json& config, CheckpointInfo& info) {
+  const std::string where = (info.folder / "policy_preprocessor.json").string();
+  const Step* step = find_step(pre, "normalizer_processor");
+  const Json modes = json_get_or<Json>(step ? step->config : config,
+                                       step ? "norm_map" : "normalization_mapping", Json::object(), where);
+  const std::string fallback = info.config.kind == PolicyKind::kPi05 ? "QUANTILES" : "MEAN_STD";
+  const auto state_mode = json_get_or<std::string>(modes, "STATE", fallback, where);
+  const auto action_mode = json_get_or<std::string>(modes, "ACTION", fallback, where);
+  stats_of_mode(state_mode, where);
+  stats_of_mode(action_mode, where);
+  const bool mean_std = state_mode == "MEAN_STD" && action_mode == "MEAN_STD";
+  info.spec.norm_mode = mean_std ? NormMode::kLeRobotMeanStd : NormMode::kLeRobotQuantiles;
+  if (!step || step->state_file.empty()) {
+    info.notes.push_back(
+        "there are no normalisation statistics (a normalizer_processor in policy_preprocessor.json)");
+    return;
+  }
+  const StatsFile state_file(info.folder / step->state_file);
+  // What turns the network's output into actions is the postprocessor's copy.
+  const Step* unnormalizer = find_step(post, "unnormalizer_processor");
+  const StatsFile action_file(info.folder / (unnormalizer && !unnormalizer->state_file.empty()
+                                                 ? unnormalizer->state_file
+                                                 : step->state_file));
+  NormStats stats{read_feature(state_file, kStateFeature, state_mode, info.spec.robot.state_dim),
+                  read_feature(action_file, kActionFeature, action_mode, info.spec.robot.action_dim)};
+  for (const auto& [mode, feature] : {std::pair{state_mode, &stats.state}, {action_mode, &stats.actions}})
+    if (!mean_std && mode == "MEAN_STD")
+      *feature = convert_stats(*feature, NormMode::kLeRobotMeanStd, NormMode::kLeRobotQuantiles);
+  if (!mean_std && (state_mode != "QUANTILES" || action_mode != "QUANTILES"))
+    info.notes.push_back(str("normalisation by ", state_mode, " (state) and ", action_mode,
+                             " (actions) is expressed as quantiles with the same result"));
+  info.stats = std::move(stats);
+}
+
+void read_cameras(const Json& features, const std::string& where, CheckpointInfo& info) {
+  std::vector<std::string> unknown;
+  for (const auto& [name, feature] : features.items()) {
+    if (json_get_or<std::string>(feature, "type", "", where) != "VISUAL") continue;
+    if (name.find("empty_camera") != std::string::npos) continue;  // LeRobot's placeholders: never there
+    std::string camera = camera_of_lerobot(name);
+    const auto& known = info.spec.image_keys;
+    if (std::find(known.begin(), known.end(), camera) != known.end()) camera = name;
+    if (!camera.ends_with("_rgb")) unknown.push_back(camera);
+    info.spec.image_keys.push_back(camera);
+  }
+  if (!unknown.empty())
+    info.notes.push_back(str("cameras ", join(unknown, ", "),
+                             " have no openpi name; they are used in the order of config.json"));
+}
+
+/// LeRobot's mask by joint names; without names every dim is relative.
+std::vector<bool> read_delta_mask(const Steps& pre, const Json& config, std::int64_t action_dim,
+                                  const std::string& where) {
+  const Step* step = find_step(pre, "relative_actions_processor");
+  const bool enabled = step ? json_get_or<bool>(step->config, "enabled", false, where)
+                            : json_get_or<bool>(config, "use_relative_actions", false, where);
+  if (!enabled) return {};
+  const Json& source = step ? step->config : config;
+  const auto excluded = json_get_or<std::vector<std::string>>(
+      source, step ? "exclude_joints" : "relative_exclude_joints", {}, where);
+  const auto names = json_get_or<std::vector<std::string>>(
+      source, step ? "action_names" : "action_feature_names", {}, where);
+  const auto lower = [](std::string text) {
+    std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
+    return text;
+  };
+  std::vector<bool> mask(action_dim, true);
+  for (std::size_t i = 0; i < names.size() && i < mask.size(); ++i)
+    for (const std::string& token : excluded)
+      if (!token.empty() && lower(names[i]).find(lower(token)) != std::string::npos) mask[i] = false;
+  return mask;
+}
+
+/// LeRobot 0.4 padded the state to 32 dims before it wrote it into pi0.5's prompt. Its files are told by two
+/// signs together: the token embedding is stored tied (as lm_head alone; 0.5.0 stores both), and config.json
+/// lacks use_relative_actions (which 0.5.1 added).
+void read_prompt(const Steps& pre, const Json& config, bool has_embed_tokens, const std::string& where,
+                 CheckpointInfo& info) {
+  const bool pi05 = info.config.kind == PolicyKind::kPi05;
+  PolicySpec& spec = info.spec;
+  spec.max_token_len = json_get_or<std::int64_t>(config, "tokenizer_max_length", pi05 ? 200 : 48, where);
+  if (const Step* tokenizer = find_step(pre, "tokenizer_processor"))
+    spec.max_token_len =
+        json_get_or<std::int64_t>(tokenizer->config, "max_length", spec.max_token_len, where);
+  if (!pi05) {
+    spec.prompt_mode = PromptMode::kPi0Plain;
+  } else if (!pre.empty() && !find_step(pre, "pi05_prepare_state_tokenizer_processor_step")) {
+    spec.prompt_mode = PromptMode::kPi05NoState;
+  } else if (!has_embed_tokens && !config.contains("use_relative_actions")) {
+    spec.prompt_mode = PromptMode::kPi05StatePadded32;
+    info.notes.push_back(
+        "written by LeRobot 0.4.x (lm_head alone, no use_relative_actions): its prompt has the state "
+        "padded to 32 numbers (prompt mode pi05_state_padded32), and it padded non-square images with grey "
+        "levels outside the usual range");
+  } else {
+    spec.prompt_mode = PromptMode::kPi05State;
+  }
+}
+
+}  // namespace
+
+void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& info) {
+  const fs::path path = info.folder / "config.json";
+  const std::string where = path.string();
+  const Json config = read_json(path);
+  const auto type = json_get<std::string>(config, "type", where);
+  if (type != "pi0" && type != "pi05")
+    throw UsageError(str(where, ": a LeRobot policy of type '", type, "'; only pi0 and pi05 can be read"));
+  info.config = infer_config_of(info.folder, shapes);
+  if (type != enum_name(info.config.kind))
+    throw CorruptError(
+        str(where, ": says '", type, "', but the weights are those of ", enum_name(info.config.kind)));
+  PolicySpec& spec = info.spec;
+  const Json inputs = json_get_or<Json>(config, "input_features", Json::object(), where);
+  const Json outputs = json_get_or<Json>(config, "output_features", Json::object(), where);
+  spec.horizon = json_get_or<std::int64_t>(config, "chunk_size", 0, where);
+  info.horizon_known = spec.horizon != 0;
+  if (!info.horizon_known) {
+    spec.horizon = 50;
+    info.notes.push_back("config.json does not say chunk_size; LeRobot's default of 50 is assumed");
+  }
+  spec.image_size = info.config.vision.image_size;
+  spec.resize_mode = ResizeMode::kTorch;
+  spec.robot.state_dim = feature_width(inputs, kStateFeature, info.config.action_dim, where);
+  spec.robot.action_dim = feature_width(outputs, kActionFeature, info.config.action_dim, where);
+  const bool libero = spec.robot.state_dim == 8 && spec.robot.action_dim == 7;
+  spec.robot.kind = libero ? RobotKind::kLibero : RobotKind::kJoints;
+  read_cameras(inputs, where, info);
+  const Steps pre = read_steps(info.folder / "policy_preprocessor.json");
+  const Steps post = read_steps(info.folder / "policy_postprocessor.json");
+  spec.robot.delta_mask = read_delta_mask(pre, config, spec.robot.action_dim, where);
+  read_prompt(pre, config, has_embed_tokens, where, info);
+  const std::vector<std::string> problems = spec_problems(spec, info.config);
+  if (!problems.empty()) throw CorruptError(str(where, ": ", join(problems, "; ")));
+  read_stats(pre, post, config, info);
+}
+
+}  // namespace shallowpi::checkpoint

@@ -1,0 +1,132 @@
+// LeRobot's config.json, and its names of cameras.
+#include <array>
+
+#include "model/checkpoint_internal.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi::checkpoint {
+namespace {
+
+constexpr std::string_view kImagePrefix = "observation.images.";
+
+struct CameraName {
+  std::string_view lerobot, ours;
+};
+/// Names in LeRobot's datasets and environments, most common first.
+constexpr auto kCameraNames = std::to_array<CameraName>({
+    {"image", "base_0_rgb"},
+    {"image2", "left_wrist_0_rgb"},
+    {"wrist_image", "left_wrist_0_rgb"},
+    {"cam_high", "base_0_rgb"},
+    {"cam_left_wrist", "left_wrist_0_rgb"},
+    {"cam_right_wrist", "right_wrist_0_rgb"},
+    {"top", "base_0_rgb"},
+    {"front", "base_0_rgb"},
+    {"wrist", "left_wrist_0_rgb"},
+    {"left_wrist", "left_wrist_0_rgb"},
+    {"right_wrist", "right_wrist_0_rgb"},
+    {"exterior_image_1_left", "base_0_rgb"},
+    {"wrist_image_left", "left_wrist_0_rgb"},
+});
+
+Json features_json(const PolicyConfig& config, const PolicySpec& spec) {
+  const std::int64_t side = config.vision.image_size;
+  Json features = Json::object();
+  for (const std::string& camera : spec.image_keys)
+    features[lerobot_camera(spec.robot.kind, camera)] = {{"type", "VISUAL"}, {"shape", {3, side, side}}};
+  features["observation.state"] = {{"type", "STATE"}, {"shape", {spec.robot.state_dim}}};
+  return features;
+}
+
+/// Relative dims are told by names: LeRobot excludes joints whose name contains one of the excluded words.
+void add_relative_actions(const PolicySpec& spec, Json& json) {
+  const auto& mask = spec.robot.delta_mask;
+  json["use_relative_actions"] = !mask.empty();
+  json["relative_exclude_joints"] = {"gripper"};
+  json["action_feature_names"] = nullptr;
+  if (mask.empty()) return;
+  Json names = Json::array();
+  for (std::int64_t i = 0; i < spec.robot.action_dim; ++i)
+    names.push_back(str(i < static_cast<std::int64_t>(mask.size()) && mask[i] ? "joint_" : "gripper_", i));
+  json["action_feature_names"] = names;
+}
+
+}  // namespace
+
+std::string lerobot_camera(RobotKind robot, const std::string& camera) {
+  if (camera.starts_with("observation.")) return camera;
+  const auto named = [&](std::string_view base, std::string_view left, std::string_view right) {
+    if (camera == "base_0_rgb") return std::string(base);
+    if (camera == "left_wrist_0_rgb") return std::string(left);
+    if (camera == "right_wrist_0_rgb") return std::string(right);
+    return camera;
+  };
+  std::string name = camera;
+  if (robot == RobotKind::kLibero) name = named("image", "image2", "right_wrist_0_rgb");
+  if (robot == RobotKind::kAloha) name = named("cam_high", "cam_left_wrist", "cam_right_wrist");
+  return str(kImagePrefix, name);
+}
+
+std::string camera_of_lerobot(const std::string& feature) {
+  const std::string name = feature.starts_with(kImagePrefix) ? feature.substr(kImagePrefix.size()) : feature;
+  for (const CameraName& entry : kCameraNames)
+    if (entry.lerobot == name) return std::string(entry.ours);
+  return name;
+}
+
+std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& spec, torch::Dtype store) {
+  const bool lerobot_quantiles =
+      spec.norm_mode == NormMode::kQuantile || spec.norm_mode == NormMode::kLeRobotQuantiles;
+  const char* norm = lerobot_quantiles ? "QUANTILES" : "MEAN_STD";
+  Json json = {{"type", enum_name(config.kind)},
+               {"n_obs_steps", 1},
+               {"input_features", features_json(config, spec)},
+               {"output_features", {{"action", {{"type", "ACTION"}, {"shape", {spec.robot.action_dim}}}}}},
+               {"device", nullptr},
+               {"use_amp", false},
+               {"use_peft", false},
+               {"push_to_hub", false},
+               {"repo_id", nullptr},
+               {"private", nullptr},
+               {"tags", nullptr},
+               {"license", nullptr},
+               {"pretrained_path", nullptr},
+               {"pretrained_revision", nullptr},
+               {"paligemma_variant", "gemma_2b"},
+               {"action_expert_variant", "gemma_300m"},
+               {"dtype", store == torch::kBFloat16 ? "bfloat16" : "float32"},
+               {"chunk_size", spec.horizon},
+               {"n_action_steps", spec.horizon},
+               {"max_state_dim", config.action_dim},
+               {"max_action_dim", config.action_dim},
+               {"num_inference_steps", 10},
+               {"time_sampling_beta_alpha", 1.5},
+               {"time_sampling_beta_beta", 1.0},
+               {"time_sampling_scale", 0.999},
+               {"time_sampling_offset", 0.001},
+               {"min_period", 0.004},
+               {"max_period", 4.0}};
+  add_relative_actions(spec, json);
+  const Json rest = {{"rtc_config", nullptr},
+                     {"image_resolution", {config.vision.image_size, config.vision.image_size}},
+                     {"empty_cameras", 0},
+                     {"tokenizer_max_length", spec.max_token_len},
+                     {"normalization_mapping", {{"VISUAL", "IDENTITY"}, {"STATE", norm}, {"ACTION", norm}}},
+                     {"gradient_checkpointing", false},
+                     {"compile_model", false},
+                     {"compile_mode", "max-autotune"},
+                     {"freeze_vision_encoder", false},
+                     {"train_expert_only", false},
+                     {"optimizer_lr", 2.5e-05},
+                     {"optimizer_betas", {0.9, 0.95}},
+                     {"optimizer_eps", 1e-08},
+                     {"optimizer_weight_decay", 0.01},
+                     {"optimizer_grad_clip_norm", 1.0},
+                     {"scheduler_warmup_steps", 1000},
+                     {"scheduler_decay_steps", 30000},
+                     {"scheduler_decay_lr", 2.5e-06}};
+  for (const auto& [key, value] : rest.items()) json[key] = value;
+  return json.dump(4) + "\n";
+}
+
+}  // namespace shallowpi::checkpoint
