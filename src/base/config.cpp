@@ -1,10 +1,21 @@
 #include "shallowpi/base/config.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "shallowpi/base/files.h"
 
 namespace shallowpi {
+
+namespace {
+
+// Limits of counts without an exponent.
+std::string limit_text(double limit) {
+  const bool is_whole = std::floor(limit) == limit && std::abs(limit) < 1e15;
+  return is_whole ? str(static_cast<std::int64_t>(limit)) : to_yaml(limit);
+}
+
+}  // namespace
 
 bool ConfigRange::contains(double value) const {
   return (open_min ? value > min : value >= min) && (open_max ? value < max : value <= max);
@@ -13,9 +24,9 @@ bool ConfigRange::contains(double value) const {
 std::string ConfigRange::text() const {
   std::vector<std::string> parts;
   if (min > -std::numeric_limits<double>::infinity())
-    parts.push_back(str(open_min ? "> " : ">= ", to_yaml(min)));
+    parts.push_back(str(open_min ? "> " : ">= ", limit_text(min)));
   if (max < std::numeric_limits<double>::infinity())
-    parts.push_back(str(open_max ? "< " : "<= ", to_yaml(max)));
+    parts.push_back(str(open_max ? "< " : "<= ", limit_text(max)));
   return join(parts, " and ");
 }
 

@@ -10,10 +10,10 @@ std::string type_and_range(const ConfigField& field) {
   return field.range.empty() ? field.type : str(field.type, " ", field.range);
 }
 
-// Where a pipe or a line break would end a Markdown cell.
+// A pipe would end a Markdown cell, and two stars would make the text between them slanted.
 std::string cell(const std::string& text) {
   std::string escaped;
-  for (char c : text) escaped += c == '|' ? "\\|" : std::string(1, c);
+  for (char c : text) escaped += c == '|' || c == '*' ? std::string{'\\', c} : std::string(1, c);
   return escaped;
 }
 

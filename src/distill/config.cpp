@@ -14,7 +14,7 @@ void settle(ResolvedConfig& resolved) {
   if (config.teacher.checkpoint.empty()) {
     if (!resolved.is_set("loss.kd")) config.loss.kd = 0;
     if (!resolved.is_set("loss.attn")) config.loss.attn = 0;
-    if (config.student.checkpoint.empty())
+    if (config.student.checkpoint.empty() && !resolved.is_set("policy.image_size"))
       config.policy.image_size = config.student.architecture.vision.image_size;
   }
 }

@@ -183,6 +183,8 @@ void add_policy(ConfigTable& table, PolicySpec& policy) {
                 "override it.",
                 true);
   table.integer("horizon", policy.horizon, "Action steps per chunk.", between(1, 1024));
+  table.integer("image_size", policy.image_size, "Side in pixels of the square image that the tower sees.",
+                between(1, 4096));
   table.texts(
       "image_keys", policy.image_keys,
       "Cameras in the order of the prefix (base_0_rgb, left_wrist_0_rgb, right_wrist_0_rgb). The others are "
