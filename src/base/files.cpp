@@ -59,6 +59,11 @@ LiveTemporaries& live_temporaries() {
   return instance;
 }
 
+bool path_exists(const fs::path& path) {
+  struct stat status;
+  return ::lstat(path.c_str(), &status) == 0;
+}
+
 /// A name beside `path` that nobody uses; what is there when this object dies is removed.
 class Temporary {
  public:
@@ -66,7 +71,7 @@ class Temporary {
     static std::atomic<std::uint64_t> counter{0};
     do {
       path_ = path.parent_path() / str(path.filename().string(), kTemporaryMark, ::getpid(), "-", counter++);
-    } while (fs::exists(fs::symlink_status(path_)));
+    } while (path_exists(path_));
     live_temporaries().insert(path_);
   }
   ~Temporary() {
@@ -93,24 +98,37 @@ void sync_path(const fs::path& path) {
   open_file(path, O_RDONLY).sync();
 }
 
-void rename_path(const fs::path& from, const fs::path& to, unsigned flags) {
-  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) == 0) return;
-  throw_errno("cannot rename to", to);
+bool rename_with(unsigned flags, const fs::path& from, const fs::path& to) {
+  return ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) == 0;
 }
 
-/// Puts the finished folder `temporary` at `path`; an older one there ends up at `temporary`.
-void swap_in(const fs::path& temporary, const fs::path& path) {
-  const unsigned flags = fs::exists(path) ? RENAME_EXCHANGE : RENAME_NOREPLACE;
-  if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), flags) == 0) return;
-  // Some file systems (NFS, older FUSE) know no flags.
-  if (errno != EINVAL && errno != ENOSYS) throw_errno("cannot rename to", path);
-  if (flags == RENAME_NOREPLACE) return rename_path(temporary, path, 0);
-  const Temporary old(path);
-  rename_path(path, old.path(), 0);
+/// Renames `temporary` to `path` atomically. What was at `path` ends up at `temporary`.
+void swap_in(const fs::path& temporary, const fs::path& path, bool replace) {
+  if (rename_with(replace ? RENAME_EXCHANGE : RENAME_NOREPLACE, temporary, path)) return;
+  // Some file systems (NFS, older FUSE) know no flags. A plain rename replaces a file, but not a folder.
+  const bool no_flags = errno == EINVAL || errno == ENOSYS;
+  const fs::path aside = temporary.string() + "-old";
+  const bool move_aside = no_flags && replace && fs::is_directory(path);
+  if (move_aside && !rename_with(0, path, aside)) throw_errno("cannot replace", path);
+  if (no_flags && rename_with(0, temporary, path)) {
+    if (move_aside) (void)rename_with(0, aside, temporary);
+    return;
+  }
+  const int reason = errno;
+  if (move_aside) (void)rename_with(0, aside, path);
+  errno = reason;
+  throw_errno("cannot rename to", path);
+}
+
+/// Puts `temporary` at `path` so that it survives a power cut. Where that fails, `path` is as it was before.
+void put_in_place(const fs::path& temporary, const fs::path& path) {
+  const bool replace = path_exists(path);
+  swap_in(temporary, path, replace);
   try {
-    rename_path(temporary, path, 0);
-  } catch (const Error&) {
-    rename_path(old.path(), path, 0);
+    sync_path(path.parent_path());
+  } catch (const IoError&) {
+    (void)rename_with(replace ? RENAME_EXCHANGE : RENAME_NOREPLACE, replace ? temporary : path,
+                      replace ? path : temporary);
     throw;
   }
 }
@@ -178,7 +196,8 @@ void check_manifest_name(const fs::path& file, const fs::path& manifest) {
   const bool leaves =
       std::any_of(file.begin(), file.end(), [](const fs::path& part) { return part == ".."; });
   if (file.empty() || file.is_absolute() || leaves)
-    throw CorruptError(str(manifest.string(), ": the file name \"", file.string(), "\" leaves the folder"));
+    throw CorruptError(
+        str(manifest.string(), ": the file name ", in_quotes(file.string()), " leaves the folder"));
 }
 
 }  // namespace
@@ -208,24 +227,28 @@ void write_file_atomically(const fs::path& path, std::string_view bytes) {
 
 void write_atomically(const fs::path& path, const std::function<void(const fs::path&)>& write) {
   const fs::path target = with_parent(path);
+  std::error_code ignored;
+  if (fs::is_directory(target, ignored))
+    throw UsageError(target.string() + " is a folder, but a file is to be written there");
   const Temporary temporary(target);
   write(temporary.path());
-  rename_path(temporary.path(), target, 0);
-  sync_path(target.parent_path());
+  put_in_place(temporary.path(), target);
 }
 
 void publish_folder(const fs::path& path, const std::function<void(const fs::path&)>& fill, bool replace) {
   const fs::path target = with_parent(path);
-  if (!replace && fs::exists(fs::symlink_status(target)))
+  if (!replace && path_exists(target))
     throw UsageError(str(target.string(), " exists already; choose another folder or remove it"));
+  std::error_code ignored;
+  if (path_exists(target) && !fs::is_directory(target, ignored))
+    throw UsageError(target.string() + " is not a folder, but a folder is to be written there");
   try {
     const Temporary temporary(target);
     if (::mkdir(temporary.path().c_str(), 0777) != 0) throw_errno("cannot create folder", temporary.path());
     fill(temporary.path());
     write_manifest(temporary.path());
     sync_folders(temporary.path());
-    swap_in(temporary.path(), target);
-    sync_path(target.parent_path());
+    put_in_place(temporary.path(), target);
   } catch (const fs::filesystem_error& error) {
     throw IoError(str("cannot write ", target.string(), ": ", error.what()));
   }
@@ -233,7 +256,8 @@ void publish_folder(const fs::path& path, const std::function<void(const fs::pat
 
 void verify_manifest(const fs::path& folder) {
   const fs::path manifest = folder / kManifest;
-  if (!fs::is_regular_file(manifest))
+  std::error_code ignored;
+  if (!fs::is_regular_file(manifest, ignored))
     throw CorruptError(str(folder.string(), ": has no manifest.json, so it was not completely written"));
   const auto files = json_get<Json>(read_json(manifest), "files", manifest.string());
   if (!files.is_object()) throw CorruptError(str(manifest.string(), ": \"files\" must be an object"));
@@ -244,7 +268,7 @@ void verify_manifest(const fs::path& folder) {
     const fs::path file = folder / name;
     if (!fs::is_regular_file(file))
       throw CorruptError(str(file.string(), ": listed in manifest.json, but missing"));
-    const auto found = static_cast<std::int64_t>(fs::file_size(file));
+    const auto found = static_cast<std::int64_t>(open_file(file, O_RDONLY).size());
     if (found != bytes)
       throw CorruptError(str(file.string(), ": has ", found, " bytes, but manifest.json says ", bytes));
     if (sha256_file(file) != hash)
@@ -303,7 +327,7 @@ std::vector<fs::path> expand_globs(const std::vector<std::string>& patterns) {
     const int status = ::glob(pattern.c_str(), 0, nullptr, &matches);
     for (std::size_t i = 0; status == 0 && i < matches.gl_pathc; ++i) found.insert(matches.gl_pathv[i]);
     ::globfree(&matches);
-    const bool exact = fs::exists(pattern);  // also a name that holds [ or * itself
+    const bool exact = path_exists(pattern);  // also a name that holds [ or * itself
     if (exact) found.insert(pattern);
     if (status != 0 && !exact)
       throw UsageError(str(pattern, pattern.find_first_of("*?[") == std::string::npos ? ": no such file"

@@ -14,6 +14,8 @@ namespace shallowpi {
 namespace {
 
 constexpr std::size_t kMaxDepth = 64;
+/// A tree takes many times the memory of its text; the largest JSON files beside checkpoints have a few MB.
+constexpr std::uint64_t kMaxFileBytes = std::uint64_t{64} << 20;
 
 /// Walks a text and tells a shared counter how far it came, so that the builder below knows its line.
 class TrackingIterator {
@@ -60,15 +62,18 @@ class StrictBuilder : public nlohmann::json_sax<Json> {
 
   bool key(string_t& name) override {
     Level& level = levels_.back();
-    if (!level.keys.insert(name).second) return fail(str("duplicate key \"", name, "\""));
+    if (!level.keys.insert(name).second) return fail(str("duplicate key ", in_quotes(name)));
     level.key = std::move(name);
     return true;
   }
   bool parse_error(std::size_t, const std::string&, const Json::exception& error) override {
-    const std::string_view message =
-        error.what();  // "[json.exception...] parse error at line 1, column 2: REASON"
-    const std::size_t reason = message.find(": ");
-    return fail(std::string(reason == std::string_view::npos ? message : message.substr(reason + 2)));
+    // "[json.exception.KIND.NUMBER] parse error at line 1, column 2: REASON", or without the place
+    std::string_view message = error.what();
+    message.remove_prefix(std::min(message.size(), message.find("] ") + 2));
+    if (message.substr(0, 11) == "parse error")
+      message.remove_prefix(std::min(message.size(), message.find(": ") + 2));
+    // What was read last is the file's own text, of any length and with any bytes.
+    return fail(std::string(message.substr(0, message.find("; last read"))));
   }
 
   Json take() { return std::move(root_); }
@@ -115,7 +120,7 @@ class StrictBuilder : public nlohmann::json_sax<Json> {
 
 [[noreturn]] void throw_wrong_type(const Json& value, std::string_view key, std::string_view where,
                                    std::string_view wanted) {
-  throw CorruptError(str(where, ": \"", key, "\" must be ", wanted, ", but is ", value.type_name()));
+  throw CorruptError(str(where, ": ", in_quotes(key), " must be ", wanted, ", but is ", value.type_name()));
 }
 
 // One overload per type that json_get() can give; `key` and `where` are for messages only.
@@ -187,7 +192,7 @@ template <typename T>
 T json_get(const Json& json, std::string_view key, std::string_view where) {
   if (!json.is_object()) throw CorruptError(str(where, ": must be a JSON object, but is ", json.type_name()));
   const auto member = json.find(std::string(key));
-  if (member == json.end()) throw CorruptError(str(where, ": key \"", key, "\" is missing"));
+  if (member == json.end()) throw CorruptError(str(where, ": key ", in_quotes(key), " is missing"));
   T value{};
   convert(*member, key, where, value);
   return value;

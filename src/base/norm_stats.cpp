@@ -39,7 +39,15 @@ FeatureStats read_feature(const Json& features, std::string_view name, const std
   return stats;
 }
 
+/// JSON has no NaN or infinity: nlohmann-json would write null.
+void check_finite(const std::vector<double>& values) {
+  for (const double value : values)
+    if (!std::isfinite(value))
+      throw UsageError("statistics that are not finite cannot be written; check the data");
+}
+
 Json feature_json(const FeatureStats& stats) {
+  for (const auto* values : {&stats.mean, &stats.std, &stats.q01, &stats.q99}) check_finite(*values);
   const auto or_null = [](const std::vector<double>& values) {
     return values.empty() ? Json() : Json(values);
   };

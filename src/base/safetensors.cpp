@@ -32,7 +32,7 @@ void clean_booleans(char* bytes, std::size_t size) {
 }
 
 void check_name(const SafetensorsFile& file, const std::string& name) {
-  if (!file.contains(name)) throw UsageError(str(file.path().string(), ": has no tensor \"", name, "\""));
+  if (!file.contains(name)) throw UsageError(str(file.path().string(), ": has no tensor ", in_quotes(name)));
 }
 
 }  // namespace
@@ -98,7 +98,7 @@ void SafetensorsFile::read_into(const std::string& name, torch::Tensor destinati
   check_name(*this, name);
   const TensorInfo& info = tensors_.at(name);
   if (destination.sizes() != info.shape)
-    throw UsageError(str(path_.string(), ": tensor \"", name, "\" has shape ", shape_text(info.shape),
+    throw UsageError(str(path_.string(), ": tensor ", in_quotes(name), " has shape ", shape_text(info.shape),
                          ", but ", shape_text(destination.sizes().vec()), " was expected"));
   const torch::NoGradGuard no_grad;
   if (!destination.is_contiguous()) {
@@ -124,7 +124,12 @@ void write_safetensors(const fs::path& path, const NamedTensors& tensors,
   std::vector<std::pair<std::string, TensorInfo>> layout;
   for (const auto& [name, tensor] : tensors) {
     if (!tensor.defined() || !safetensors_rank(tensor.scalar_type()))
-      throw UsageError(str(path.string(), ": tensor \"", name, "\" has no dtype that the format knows"));
+      throw UsageError(
+          str(path.string(), ": tensor ", in_quotes(name), " has no dtype that the format knows"));
+    const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; };
+    if (std::any_of(name.begin(), name.end(), is_control))
+      throw UsageError(
+          str(path.string(), ": the tensor name ", in_quotes(name), " holds a control character"));
     if (name == "__metadata__") throw UsageError(path.string() + ": a tensor cannot be called __metadata__");
     layout.push_back({name, {tensor.scalar_type(), tensor.sizes().vec(), 0, 0}});
   }

@@ -21,12 +21,12 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
   std::map<std::string, std::string> shard_of;
   for (const auto& [tensor, shard] : weight_map.items()) {
     if (!shard.is_string())
-      throw CorruptError(str(path.string(), ": the shard of \"", tensor, "\" must be a string"));
+      throw CorruptError(str(path.string(), ": the shard of ", in_quotes(tensor), " must be a string"));
     const auto name = shard.get<std::string>();
     if (name.empty() || name == "." || name == ".." || name.find_first_of("/\\") != std::string::npos ||
         name.find('\0') != std::string::npos)
-      throw CorruptError(
-          str(path.string(), ": the shard \"", name, "\" of \"", tensor, "\" is not a plain file name"));
+      throw CorruptError(str(path.string(), ": the shard ", in_quotes(name), " of ", in_quotes(tensor),
+                             " is not a plain file name"));
     shard_of.emplace(tensor, name);
   }
   return shard_of;
@@ -56,24 +56,24 @@ SafetensorsFolder::SafetensorsFolder(const fs::path& folder) {
     shards_.emplace_back(path);
     for (const auto& [name, info] : shards_.back().tensors()) {
       if (!tensors_.emplace(name, info).second)
-        throw CorruptError(str(path.string(), ": tensor \"", name, "\" is in an earlier shard too"));
+        throw CorruptError(str(path.string(), ": tensor ", in_quotes(name), " is in an earlier shard too"));
       shard_index_.emplace(name, shards_.size() - 1);
       const auto entry = listed.find(name);
       if (!listed.empty() && (entry == listed.end() || entry->second != path.filename()))
-        throw CorruptError(str(index_path.string(), ": does not say that tensor \"", name, "\" is in ",
+        throw CorruptError(str(index_path.string(), ": does not say that tensor ", in_quotes(name), " is in ",
                                path.filename().string(), ", where it is"));
     }
   }
   for (const auto& [name, shard] : listed)
     if (!contains(name))
-      throw CorruptError(
-          str(index_path.string(), ": says that tensor \"", name, "\" is in ", shard, ", but it is not"));
+      throw CorruptError(str(index_path.string(), ": says that tensor ", in_quotes(name), " is in ", shard,
+                             ", but it is not"));
 }
 
 const SafetensorsFile& SafetensorsFolder::shard_of(const std::string& name) const {
   const auto found = shard_index_.find(name);
   if (found == shard_index_.end())
-    throw UsageError(str(paths_.front().parent_path().string(), ": has no tensor \"", name, "\""));
+    throw UsageError(str(paths_.front().parent_path().string(), ": has no tensor ", in_quotes(name)));
   return shards_[found->second];
 }
 

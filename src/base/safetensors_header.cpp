@@ -59,12 +59,12 @@ class HeaderReader : public nlohmann::json_sax<Json> {
   bool number_unsigned(number_unsigned_t value) override {
     if (state_ != State::kNumbers) return scalar("a number");
     if (numbers_.size() >= kMaxRank)
-      return fail(str("\"", field_, "\" has more than ", kMaxRank, " entries"));
+      return fail(str(in_quotes(field_), " has more than ", kMaxRank, " entries"));
     numbers_.push_back(value);
     return true;
   }
   bool number_float(number_float_t, const string_t& text) override {
-    return scalar(str("the number ", text));
+    return scalar(str("the number ", in_quotes(text)));
   }
   bool binary(binary_t&) override { return scalar("binary data"); }
 
@@ -108,7 +108,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
       state_ = State::kMember;
       return check_name();
     }
-    if (!fields_.insert(name).second) return fail(str("duplicate key \"", name, "\""));
+    if (!fields_.insert(name).second) return fail(str("duplicate key ", in_quotes(name)));
     field_ = std::move(name);
     state_ = state_ == State::kMetadata ? State::kMetadataValue : State::kField;
     return true;
@@ -135,7 +135,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
 
   /// What is wrong and with which tensor.
   std::string problem() const {
-    return member_.empty() ? problem_ : str("tensor \"", member_, "\": ", problem_);
+    return member_.empty() ? problem_ : str("tensor ", in_quotes(member_), ": ", problem_);
   }
   SafetensorsHeader take() { return {std::move(tensors_), std::move(metadata_)}; }
 
@@ -153,15 +153,10 @@ class HeaderReader : public nlohmann::json_sax<Json> {
     return true;
   }
   bool check_name() {
-    if (member_.size() > kMaxNameBytes) {
-      member_.resize(32);
-      return fail(str("(beginning of it) the name is longer than ", kMaxNameBytes, " bytes"));
-    }
+    if (member_.size() > kMaxNameBytes) return fail(str("the name is longer than ", kMaxNameBytes, " bytes"));
     const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; };
-    if (std::any_of(member_.begin(), member_.end(), is_control)) {
-      std::replace_if(member_.begin(), member_.end(), is_control, '?');
+    if (std::any_of(member_.begin(), member_.end(), is_control))
       return fail("the name holds a control character");
-    }
     if (tensors_.size() >= kMaxTensors) return fail(str("more than ", kMaxTensors, " tensors"));
     return true;
   }
@@ -175,13 +170,13 @@ class HeaderReader : public nlohmann::json_sax<Json> {
       case State::kMember:
         return fail(str("must be an object, but is ", what));
       case State::kMetadataValue:
-        return fail(str("the metadata of \"", field_, "\" must be a string, but is ", what));
+        return fail(str("the entry ", in_quotes(field_), " must be a string, but is ", what));
       case State::kNumbers:
-        return fail(str("\"", field_, "\" must hold unsigned 64-bit integers, but holds ", what));
+        return fail(str(in_quotes(field_), " must hold unsigned 64-bit integers, but holds ", what));
       default:
         break;
     }
-    if (is_known_field()) return fail(str("\"", field_, "\" must not be ", what));
+    if (is_known_field()) return fail(str(in_quotes(field_), " must not be ", what));
     state_ = State::kTensor;  // the reference implementation ignores other fields, and so do we
     return true;
   }
@@ -207,7 +202,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
       }
     const bool known = std::find(kNotInTorch.begin(), kNotInTorch.end(), name) != kNotInTorch.end();
     return fail(known ? str("dtype ", name, " has no counterpart in LibTorch")
-                      : str("unknown dtype \"", name.substr(0, 32), "\""));
+                      : str("unknown dtype ", in_quotes(name)));
   }
 
   bool add_tensor() {
@@ -262,7 +257,7 @@ void check_coverage(const std::map<std::string, TensorInfo>& tensors, std::uint6
   std::uint64_t covered = 0;
   for (const auto& [name, info] : order) {
     const auto fail = [&, name = name](const std::string& problem) {
-      throw CorruptError(str(where, ": tensor \"", *name, "\": ", problem));
+      throw CorruptError(str(where, ": tensor ", in_quotes(*name), ": ", problem));
     };
     if (info->begin < covered) fail(str("its data begins at ", info->begin, ", within the tensor before it"));
     if (info->begin > covered) fail(str("leaves a hole of ", info->begin - covered, " bytes before it"));

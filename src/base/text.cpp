@@ -37,6 +37,19 @@ std::size_t display_width(std::string_view text) {
       text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
+/// Length of the UTF-8 sequence of a printable code point that `text` begins with; 0 where it is none.
+std::size_t printable_length(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return first >= 0x20 && first != 0x7F;
+  const std::size_t length = first >= 0xF0 && first < 0xF5 ? 4 : first >= 0xE0 ? 3 : first >= 0xC2 ? 2 : 0;
+  if (length == 0 || first >= 0xF5 || text.size() < length) return 0;
+  for (std::size_t i = 1; i < length; ++i)
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+  // Code points 0x80 to 0x9F are control characters too, and terminals obey some of them.
+  return first == 0xC2 && byte(1) < 0xA0 ? 0 : length;
+}
+
 std::string padded(const std::string& cell, std::size_t width, bool right) {
   const std::string space(width - std::min(width, display_width(cell)), ' ');
   return right ? space + cell : cell + space;
@@ -59,6 +72,23 @@ std::string_view trim(std::string_view text) {
   const std::size_t begin = text.find_first_not_of(kSpace);
   if (begin == std::string_view::npos) return {};
   return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
+}
+
+std::string in_quotes(std::string_view text) {
+  constexpr std::size_t kMaxBytes = 100;
+  constexpr const char* kHex = "0123456789abcdef";
+  std::string out = "\"";
+  for (std::string_view rest = text; !rest.empty();) {
+    if (text.size() - rest.size() >= kMaxBytes) return out + "...\"";
+    const std::size_t length = printable_length(rest);
+    const auto byte = static_cast<unsigned char>(rest[0]);
+    if (length > 0)
+      out += rest.substr(0, length);
+    else
+      out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+    rest.remove_prefix(std::max<std::size_t>(length, 1));
+  }
+  return out + "\"";
 }
 
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {

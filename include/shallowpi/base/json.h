@@ -11,8 +11,11 @@ using Json = nlohmann::ordered_json;
 
 /// Throws CorruptError that names `where` (a file or a part of one), the line, and what is wrong.
 Json parse_json(std::string_view text, std::string_view where);
-/// As parse_json, from a file. Throws IoError where it cannot be read.
+/// As parse_json, from a file of at most 64 MiB. Throws IoError where it cannot be read.
 Json read_json(const std::filesystem::path& path);
+
+// T of the two below: bool, std::int64_t, double (from integers too), std::string, Json, or a std::vector of
+// one.
 
 /// Member `key` of the object `json` as T; throws CorruptError naming `where` and the key where missing or of
 /// another type.

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
+#include <string>
 #include <vector>
 
 namespace shallowpi {
@@ -21,7 +21,7 @@ struct NormStats {
 /// Reads {"norm_stats": {"state": {...}, "actions": {...}}}. Throws CorruptError naming the file and key for
 /// missing keys, unequal widths or values that are not finite.
 NormStats read_norm_stats(const std::filesystem::path& path);
-/// The bytes of such a file.
+/// The bytes of such a file. Throws UsageError where a value is not finite.
 std::string norm_stats_json(const NormStats& stats);
 
 }  // namespace shallowpi

@@ -33,6 +33,11 @@ std::string join(const Range& items, std::string_view separator) {
 std::vector<std::string> split(std::string_view text, char separator);
 std::string_view trim(std::string_view text);
 
+/// `text` between double quotes for a message, safe for terminals and logs whatever it holds: control
+/// characters and bytes beyond ASCII that are not UTF-8 appear as \xNN, and what is longer than 100 bytes is
+/// cut.
+std::string in_quotes(std::string_view text);
+
 /// The candidate with the smallest edit distance to `word`; empty where none is close enough to be a typo.
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
 
