@@ -50,12 +50,13 @@ std::vector<Named> read_all(const OfflineOptions& options) {
 
 void check_options(const OfflineOptions& options) {
   if (options.checkpoints.empty()) throw UsageError("give at least one --checkpoint DIR");
-  const bool on_data = !options.data.empty() || !options.held_out.empty();
-  if (options.batch.empty() == !on_data)
+  if (options.batch.empty() == options.data.files.empty())
     throw UsageError("give either --data FILE... (demonstrations) or --batch FILE.safetensors (tensors)");
   if (options.frames < 0) throw UsageError(str("--frames ", options.frames, ": must not be negative"));
-  if (!on_data && !options.per_frame.empty())
-    throw UsageError("--per-frame goes with --data, not with --batch");
+  if (options.skipped && options.teacher.empty())
+    throw UsageError("--skipped needs --teacher DIR, whose layers it takes");
+  if (!options.batch.empty() && (options.held_out || options.skipped || !options.per_frame.empty()))
+    throw UsageError("--held-out, --skipped and --per-frame go with --data, not with --batch");
 }
 
 /// A student's losses mean nothing against a teacher that it did not come from.
@@ -132,19 +133,23 @@ SamplePipeline make_pipeline(const Dataset& dataset, const Named& named, const D
 /// Measures all policies of one call and collects their reports.
 class Comparison {
  public:
-  Comparison(const OfflineOptions& options, const DataConfig& data, const Dataset& dataset,
-             std::vector<Dataset::Sample> samples)
-      : options_(options), data_(data), dataset_(dataset), samples_(std::move(samples)) {}
+  Comparison(const OfflineOptions& options, const Dataset& dataset, std::vector<Dataset::Sample> samples)
+      : options_(options), dataset_(dataset), samples_(std::move(samples)) {}
 
   void run(const std::vector<Named>& all) {
     if (!options_.teacher.empty()) load_teacher(all);
+    std::set<std::vector<std::int64_t>> skipped;
     for (const Named& named : all) {
+      const SamplePipeline pipeline = make_pipeline(dataset_, named, options_.data);
       const bool is_teacher = teacher_ && same_folder(named.info.folder, options_.teacher);
+      const auto& kept = named.info.kept_layers;
       if (teacher_ && !is_teacher) warn_of_foreign_teacher(named, teacher_fingerprint_);
-      measure(load(named, options_), teacher_ && !is_teacher ? &teacher_->policy : nullptr,
-              make_pipeline(dataset_, named, data_));
+      if (options_.skipped && !is_teacher && !kept.empty() && skipped.insert(kept).second)
+        measure_skipped(kept, pipeline);
+      measure(load(named, options_), teacher_ && !is_teacher ? &teacher_->policy : nullptr, pipeline);
     }
-    reports_.push_back(repeat_last_action(dataset_, make_pipeline(dataset_, all.front(), data_), samples_));
+    reports_.push_back(
+        repeat_last_action(dataset_, make_pipeline(dataset_, all.front(), options_.data), samples_));
   }
 
   const std::vector<PolicyReport>& reports() const { return reports_; }
@@ -157,11 +162,18 @@ class Comparison {
   /// The teacher gets a row of its own where it is not one of the checkpoints anyway.
   void load_teacher(const std::vector<Named>& all) {
     const Named named = read_named(str("teacher=", options_.teacher.string()), options_);
+    teacher_info_ = named.info;
     teacher_fingerprint_ = weights_fingerprint(options_.teacher);
     teacher_ = load(named, options_);
     for (const Named& other : all)
       if (same_folder(other.info.folder, options_.teacher)) return;
-    measure(*teacher_, nullptr, make_pipeline(dataset_, named, data_));
+    measure(*teacher_, nullptr, make_pipeline(dataset_, named, options_.data));
+  }
+
+  void measure_skipped(const std::vector<std::int64_t>& kept, const SamplePipeline& pipeline) {
+    const std::string label = str(kept.size(), " layers before training");
+    Policy policy = load_student(teacher_info_, kept, options_.dtype, options_.measure.device);
+    measure({label, policy, kept}, &teacher_->policy, pipeline);
   }
 
   void measure(MeasuredPolicy subject, Policy* teacher, const SamplePipeline& pipeline) {
@@ -176,32 +188,20 @@ class Comparison {
   }
 
   const OfflineOptions& options_;
-  const DataConfig& data_;
   const Dataset& dataset_;
   std::vector<Dataset::Sample> samples_;
+  CheckpointInfo teacher_info_;
   std::string teacher_fingerprint_;
   std::optional<MeasuredPolicy> teacher_;
   std::vector<PolicyReport> reports_;
 };
 
-/// The data settings of the run in `held_out` and the given ones.
-DistillConfig run_config(const OfflineOptions& options) {
-  DistillConfig config = load_distill_config(options.held_out, options.settings, ConfigUse::kAny).config;
-  if (!options.data.empty()) config.data.files.clear();
-  for (const std::string& pattern : options.data) config.data.files.push_back({.path = pattern});
-  return config;
-}
-
-std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const OfflineOptions& options,
-                                            const DistillConfig& config) {
-  const bool held_out = !options.held_out.empty();
-  const double fraction = held_out ? config.data.held_out_fraction : 0.0;
-  if (held_out && fraction <= 0)
-    throw UsageError(str("--held-out ", options.held_out.string(),
-                         ": that run holds nothing out "
-                         "(data.held_out_fraction is 0)"));
-  const Dataset::Split split = dataset.split(fraction, config.seed);
-  const auto& samples = held_out ? split.held_out : split.train;
+std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const OfflineOptions& options) {
+  const double fraction = options.held_out ? options.data.held_out_fraction : 0.0;
+  if (options.held_out && fraction <= 0)
+    throw UsageError("--held-out: that run holds nothing out (data.held_out_fraction is 0)");
+  const Dataset::Split split = dataset.split(fraction, options.split_seed);
+  const auto& samples = options.held_out ? split.held_out : split.train;
   if (samples.empty()) throw UsageError("the files hold no frame to measure on");
   return spread_samples(samples, options.frames);
 }
@@ -210,7 +210,7 @@ Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::S
                      const std::vector<PolicyReport>& reports) {
   Json out;
   out["frames"] = samples.size();
-  out["held_out"] = !options.held_out.empty();
+  out["held_out"] = options.held_out;
   out["seed"] = options.measure.seed;
   out["flow_draws"] = options.measure.draws;
   out["euler_steps"] = options.measure.steps;
@@ -224,10 +224,9 @@ Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::S
 
 int run_on_data(const OfflineOptions& options) {
   const std::vector<Named> all = read_all(options);
-  const DistillConfig config = run_config(options);
-  const Dataset dataset = open_data(config.data);
-  const std::vector<Dataset::Sample> samples = choose_samples(dataset, options, config);
-  Comparison comparison(options, config.data, dataset, samples);
+  const Dataset dataset = open_data(options.data);
+  const std::vector<Dataset::Sample> samples = choose_samples(dataset, options);
+  Comparison comparison(options, dataset, samples);
   comparison.run(all);
   std::cout << comparison_table(comparison.reports());
   if (!options.out.empty())
@@ -240,6 +239,11 @@ int run_on_data(const OfflineOptions& options) {
 }
 
 }  // namespace
+
+void use_run_config(OfflineOptions& options, const DistillConfig& config) {
+  options.data = config.data;
+  options.split_seed = config.seed;
+}
 
 int run_offline(const OfflineOptions& options) {
   check_options(options);

@@ -38,8 +38,7 @@ std::string_view format_text(CheckpointFormat format) {
 /// Examines one folder; every check adds its findings to the report.
 class Doctor {
  public:
-  explicit Doctor(const std::filesystem::path& folder)
-      : folder_(folder), info_(read_checkpoint_info(folder)) {}
+  explicit Doctor(CheckpointInfo info) : info_(std::move(info)) {}
 
   InspectReport examine() {
     describe();
@@ -81,7 +80,6 @@ class Doctor {
   void check_horizon();
   void check_student();
 
-  std::filesystem::path folder_;
   CheckpointInfo info_;
   InspectReport report_;
 };
@@ -93,7 +91,7 @@ void Doctor::describe() {
   const auto gemma = [](const GemmaConfig& g) {
     return str(g.depth, " layers, width ", g.width, ", MLP ", g.mlp, ", ", g.heads, " heads x ", g.head_dim);
   };
-  fact("folder", folder_.string());
+  fact("folder", info_.folder.string());
   fact("format", std::string(format_text(info_.format)));
   fact("policy", str(enum_name(config.kind), info_.kept_layers.empty() ? "" : ", a student"));
   fact("vision tower",
@@ -126,35 +124,14 @@ void Doctor::describe_files(const SafetensorsFolder& weights) {
 }
 
 void Doctor::check_weights() {
-  const SafetensorsFolder weights(folder_);
+  const SafetensorsFolder weights(info_.folder);
   describe_files(weights);
-  const auto expected = expected_tensors(info_.config);
-  std::vector<std::string> missing, dead_missing, unexpected, misshapen;
-  const auto names = canonical_names(weights);
-  for (const auto& [name, tensor] : expected) {
-    const auto found = names.find(name);
-    if (found == names.end())
-      (tensor.dead ? dead_missing : missing).push_back(name);
-    else if (const auto& shape = weights.tensors().at(found->second).shape; shape != tensor.shape)
-      misshapen.push_back(str(name, " ", shape_text(shape), " instead of ", shape_text(tensor.shape)));
-  }
-  for (const auto& [name, file_name] : names)
-    if (expected.count(name) == 0) unexpected.push_back(file_name);
-
-  const std::string copy_again = "the file is incomplete or from another model: copy or convert it again";
-  if (!missing.empty())
-    corrupt("weights", str(missing.size(), " tensor(s) are missing: ", shortened(missing)), copy_again);
-  if (!misshapen.empty())
-    corrupt("weights", str(misshapen.size(), " tensor(s) have wrong shapes: ", shortened(misshapen)),
-            copy_again);
-  if (!unexpected.empty())
-    corrupt("weights", str(unexpected.size(), " tensor(s) are unexpected: ", shortened(unexpected)),
-            "remove them, or find out which model they belong to");
-  if (!dead_missing.empty())
-    ok("weights", str("no output depends on what is left out: ", shortened(dead_missing)));
-  if (missing.empty() && misshapen.empty() && unexpected.empty())
-    ok("weights",
-       str("all ", expected.size() - dead_missing.size(), " tensors are there, with the right shapes"));
+  const auto names = canonical_names(weights);  // complete and well-shaped, or there would be no info_
+  std::vector<std::string> left_out;
+  for (const auto& [name, tensor] : expected_tensors(info_.config))
+    if (names.count(name) == 0) left_out.push_back(name);
+  ok("weights", str(names.size(), " tensors, none missing, with the right shapes"));
+  if (!left_out.empty()) ok("weights", str("left out, which no output depends on: ", shortened(left_out)));
   check_values(weights);
 }
 
@@ -178,7 +155,7 @@ void Doctor::check_values(const SafetensorsFolder& weights) {
 void Doctor::check_manifest() {
   if (info_.format != CheckpointFormat::kShallowPi) return;  // the others have none
   try {
-    verify_manifest(folder_);
+    verify_manifest(info_.folder);
     ok("manifest", "every file has the recorded size and SHA-256");
   } catch (const CorruptError& error) {
     corrupt("manifest", error.what(),
@@ -342,7 +319,18 @@ std::string InspectReport::text() const {
 }
 
 InspectReport inspect_checkpoint(const std::filesystem::path& folder) {
-  return Doctor(folder).examine();
+  std::optional<CheckpointInfo> info;
+  try {
+    info = read_checkpoint_info(folder);
+  } catch (const CorruptError& error) {
+    InspectReport report;
+    report.facts.emplace_back("folder", folder.string());
+    report.findings.push_back({FindingLevel::kProblem, "checkpoint", error.what(),
+                               "the folder is incomplete or damaged: copy or convert it again"});
+    report.corrupt = true;
+    return report;
+  }
+  return Doctor(std::move(*info)).examine();
 }
 
 int run_inspect(const InspectOptions& options) {

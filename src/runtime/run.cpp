@@ -48,8 +48,8 @@ int run_policy_on_file(const RunOptions& options) {
   const PolicyInputs inputs = read_policy_inputs(options.input, info.config).to(options.device);
   const std::int64_t horizon = choose_horizon(options, info, inputs.noise_bhd);
 
-  torch::InferenceMode guard;
   Policy policy = load_policy(info, options.dtype, options.device);
+  torch::InferenceMode guard;
   const Observation& observation = inputs.observation;
   NamedTensors out;
   torch::Tensor noise_bhd = inputs.noise_bhd;

@@ -17,12 +17,11 @@ struct OfflineOptions {
   std::optional<std::int64_t> horizon;   ///< where the folders do not say it
 
   std::filesystem::path batch;    ///< a tensor file; or
-  std::vector<std::string> data;  ///< demonstration files (globs); where empty, those of `held_out`
-  std::filesystem::path
-      held_out;  ///< a run's configuration: only the episodes that it held out; empty: all episodes
-  std::vector<std::string>
-      settings;             ///< "data.alignment=aligned", "data.norm_stats=FILE", ... (docs/config.md)
-  std::int64_t frames = 0;  ///< measure this many, evenly spread; 0: all
+  DataConfig data;                ///< files, their layout, the held-out share, statistics and tokenizer
+  bool held_out = false;          ///< only the episodes that a run with `data` and `split_seed` held out
+  std::uint64_t split_seed = 42;  ///< the run's `seed`
+  std::int64_t frames = 0;        ///< measure this many, evenly spread; 0: all
+  bool skipped = false;           ///< measure each student before training too: the teacher's layers it kept
 
   std::filesystem::path out;  ///< JSON; empty: none (with `batch`: stdout alone)
   std::filesystem::path
@@ -32,6 +31,9 @@ struct OfflineOptions {
   torch::Dtype dtype = torch::kFloat32;
   MeasureOptions measure;
 };
+
+/// The data settings and split seed of a run, so that its held-out episodes are found again.
+void use_run_config(OfflineOptions& options, const DistillConfig& config);
 
 /// With `batch`: prints {"loss_task": ..., "loss_kd": ..., "loss_attn": ...} (the last two with a teacher;
 /// one such object per label where several checkpoints are given). With `data.files`: prints one table of the

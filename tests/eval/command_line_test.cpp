@@ -1,0 +1,127 @@
+// The programs as a shell sees them: their options are a contract, so that adding one is a decision.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <regex>
+#include <set>
+
+#include "shallowpi/base/files.h"
+#include "shallowpi/distill/config.h"
+#include "test_util.h"
+
+namespace shallowpi {
+namespace {
+
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+};
+
+// Runs a program of this build with arguments as a shell takes them.
+Outcome run(const std::string& command) {
+  testing::TempDir folder;
+  const std::string line = str(SHALLOWPI_BIN_DIR, "/", command, " 2>", (folder / "err").string());
+  FILE* pipe = ::popen(line.c_str(), "r");
+  EXPECT_NE(pipe, nullptr);
+  Outcome outcome;
+  std::array<char, 4096> buffer;
+  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
+    outcome.out.append(buffer.data(), n);
+  const int status = ::pclose(pipe);
+  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  outcome.err = read_file(folder / "err");
+  return outcome;
+}
+
+// The options that --help lists: those at the start of a line, before the examples.
+std::set<std::string> options_of(const std::string& command) {
+  const Outcome help = run(command + " --help");
+  EXPECT_EQ(help.code, 0) << help.err;
+  EXPECT_EQ(help.err, "");
+  std::set<std::string> options;
+  const std::regex option(R"((^|\n)  (?:-\w,)?(--[a-z-]+))");
+  for (std::sregex_iterator match(help.out.begin(), help.out.end(), option), end; match != end; ++match)
+    options.insert((*match)[2]);
+  return options;
+}
+
+std::set<std::string> with_common(std::set<std::string> options) {
+  options.merge(std::set<std::string>{"--help", "--device", "--dtype", "--threads", "--seed", "--log-level",
+                                      "--quiet"});
+  return options;
+}
+
+TEST(CommandLine, TheOptionsAreFrozen) {
+  EXPECT_EQ(options_of("shallowpi-distill"),
+            with_common({"--version", "--config", "--dry-run", "--dump-config", "--init-only", "--resume"}));
+  EXPECT_EQ(options_of("shallowpi-distill export"),
+            (std::set<std::string>{"--help", "--checkpoint", "--to"}));
+  EXPECT_EQ(options_of("shallowpi-eval"), (std::set<std::string>{"--help", "--version"}));
+  EXPECT_EQ(
+      options_of("shallowpi-eval offline"),
+      with_common({"--checkpoint", "--teacher", "--data", "--held-out", "--batch", "--frames", "--steps",
+                   "--draws", "--batch-size", "--horizon", "--set", "--out", "--per-frame"}));
+  EXPECT_EQ(options_of("shallowpi-infer"), (std::set<std::string>{"--help", "--version"}));
+  EXPECT_EQ(options_of("shallowpi-infer run"),
+            with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon"}));
+  EXPECT_EQ(options_of("shallowpi-infer inspect"), with_common({"--json"}));
+}
+
+TEST(CommandLine, TheVersionNamesTheLibraries) {
+  for (const char* program : {"shallowpi-distill", "shallowpi-eval", "shallowpi-infer"}) {
+    const Outcome version = run(str(program, " --version"));
+    EXPECT_EQ(version.code, 0);
+    EXPECT_TRUE(std::regex_search(
+        version.out, std::regex(R"(^shallowpi \d+\.\d+\.\d+.*, LibTorch \d+\.\d+.*, (CPU|CUDA)\n)")))
+        << version.out;
+  }
+}
+
+TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"shallowpi-distill", "no --config FILE"},
+      {"shallowpi-distill --confg x.yaml", "--confg"},
+      {"shallowpi-distill --config /nowhere.yaml", "/nowhere.yaml: there is no such file"},
+      {"shallowpi-distill --dump-config train.stepz=3", "did you mean train.steps?"},
+      {"shallowpi-distill --dump-config --device tpu", "device: 'tpu' is not auto, cpu or cuda:N"},
+      {"shallowpi-distill --dump-config=xml", "xml"},
+      {"shallowpi-distill --dump-config --log-level loud", "'loud' is not one of debug"},
+      {"shallowpi-distill --dump-config --threads -1", "-1 is not 0 (all cores) to 1024"},
+      {"shallowpi-distill export --checkpoint a --to jax out", "jax"},
+      {"shallowpi-distill export --checkpoint /nowhere --to openpi out", "/nowhere"},
+      {"shallowpi-eval", "subcommand"},
+      {"shallowpi-eval offline", "--checkpoint"},
+      {"shallowpi-eval offline --checkpoint /nowhere", "--data"},
+      {"shallowpi-infer run --checkpoint a", "--input"},
+      {"shallowpi-infer inspect /nowhere", "/nowhere"},
+      {"shallowpi-infer inspect", "folder"},
+  };
+  for (const auto& [command, reason] : cases) {
+    const Outcome outcome = run(command);
+    EXPECT_EQ(outcome.code, 2) << command << "\n" << outcome.err;
+    EXPECT_EQ(outcome.out, "") << command;
+    EXPECT_NE(outcome.err.find(reason), std::string::npos) << command << "\n" << outcome.err;
+  }
+}
+
+TEST(CommandLine, DumpsWhatItWasGiven) {
+  const Outcome markdown = run("shallowpi-distill --dump-config=markdown");
+  EXPECT_EQ(markdown.out, config_markdown());
+  const Outcome keys = run("shallowpi-distill --dump-config=keys");
+  EXPECT_NE(keys.out.find("\ntrain.steps\n"), std::string::npos);
+  const Outcome dump =
+      run("shallowpi-distill --dump-config train.steps=77 --seed 5 --threads 3 --device cpu");
+  EXPECT_EQ(dump.code, 0) << dump.err;
+  testing::TempDir folder;
+  testing::write_text(folder / "dump.yaml", dump.out);
+  const DistillConfig config = load_distill_config(folder / "dump.yaml", {}, ConfigUse::kAny).config;
+  EXPECT_EQ(config.train.steps, 77);
+  EXPECT_EQ(config.seed, 5u);
+  EXPECT_EQ(config.threads, 3);
+  EXPECT_EQ(config.device, "cpu");
+}
+
+}  // namespace
+}  // namespace shallowpi

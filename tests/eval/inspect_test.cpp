@@ -1,0 +1,136 @@
+#include "shallowpi/runtime/inspect.h"
+
+#include "data/fake_episodes.h"
+#include "parity_fixture.h"
+#include "shallowpi/model/checkpoint.h"
+
+namespace shallowpi {
+namespace {
+
+using testing::TempDir;
+
+/// Findings of one topic, as "level: text".
+std::vector<std::string> findings(const InspectReport& report, const std::string& topic) {
+  std::vector<std::string> found;
+  for (const Finding& finding : report.findings)
+    if (finding.topic == topic) found.push_back(str(enum_name(finding.level), ": ", finding.text));
+  return found;
+}
+bool has(const InspectReport& report, const std::string& topic, const std::string& part) {
+  for (const std::string& text : findings(report, topic))
+    if (text.find(part) != std::string::npos) return true;
+  ADD_FAILURE() << "no '" << part << "' among: " << join(findings(report, topic), " | ");
+  return false;
+}
+std::string fact(const InspectReport& report, const std::string& name) {
+  for (const auto& [key, value] : report.facts)
+    if (key == name) return value;
+  return "";
+}
+
+class Inspect : public ::testing::Test {
+ protected:
+  void SetUp() override { testing::write_parity_openpi(teacher_, "pi05"); }
+
+  /// A student folder of ours with statistics, a tokenizer and everything else that a policy needs.
+  void write_student(NormStats stats = testing::identity_stats(8, 7)) {
+    const CheckpointInfo info = read_checkpoint_info(teacher_, 10);
+    Policy policy = load_student(info, {0, 6, 12});
+    CheckpointContents contents;
+    contents.config = policy->config();
+    contents.spec = info.spec;
+    contents.spec.prompt_mode = PromptMode::kPi05NoState;
+    contents.stats = stats;
+    contents.kept_layers = {0, 6, 12};
+    contents.teacher_fingerprint = std::string(64, 'a');
+    contents.tokenizer = testing::quickstart_tokenizer();
+    publish_folder(student_, [&](const std::filesystem::path& folder) {
+      write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32, teacher_);
+    });
+  }
+
+  TempDir dir_;
+  std::filesystem::path teacher_ = dir_ / "teacher", student_ = dir_ / "student";
+};
+
+TEST_F(Inspect, DescribesAnOpenpiFolderAndWhatItLacks) {
+  const InspectReport report = inspect_checkpoint(teacher_);
+  EXPECT_FALSE(report.corrupt);
+  EXPECT_EQ(fact(report, "format"), "openpi (PyTorch)");
+  EXPECT_EQ(fact(report, "policy"), "pi05");
+  EXPECT_NE(fact(report, "backbone").find("18 layers, width 64"), std::string::npos);
+  EXPECT_NE(fact(report, "weights").find("Float"), std::string::npos);
+  EXPECT_TRUE(has(report, "weights", "ok: all values are finite"));
+  EXPECT_TRUE(has(report, "statistics", "warning: there are no normalisation statistics"));
+  EXPECT_TRUE(has(report, "horizon", "warning: the folder does not say"));
+}
+
+TEST_F(Inspect, FindsNothingWrongWithAFolderOfOurs) {
+  write_student();
+  const InspectReport report = inspect_checkpoint(student_);
+  EXPECT_FALSE(report.corrupt);
+  EXPECT_EQ(fact(report, "kept layers"), "0 6 12");
+  EXPECT_EQ(fact(report, "example prompt"), "<bos>pick up the cup\\n");
+  EXPECT_TRUE(has(report, "manifest", "ok: every file"));
+  EXPECT_TRUE(has(report, "statistics", "ok: state 8 dims, actions 7 dims"));
+  EXPECT_TRUE(has(report, "student", "ok: keeps 3"));
+  EXPECT_TRUE(has(report, "horizon", "ok: chunks of 10 steps"));
+  // The quickstart's tokenizer has more pieces than this policy's 256 embeddings.
+  EXPECT_TRUE(has(report, "tokenizer", "problem: "));
+}
+
+TEST_F(Inspect, SeesStatisticsThatCannotBeRight) {
+  NormStats stats = testing::identity_stats(8, 7);
+  stats.actions.q99[3] = stats.actions.q01[3] + 1e-7;
+  write_student(stats);
+  const InspectReport report = inspect_checkpoint(student_);
+  EXPECT_FALSE(report.corrupt);
+  bool told = false;
+  for (const std::string& text : findings(report, "statistics")) told |= text.rfind("ok", 0) != 0;
+  EXPECT_TRUE(told) << join(findings(report, "statistics"), " | ");
+}
+
+TEST_F(Inspect, ReportsWeightsThatAreMissing) {
+  NamedTensors weights = testing::parity_weights("pi05");
+  weights.erase("action_in_proj.bias");
+  save_safetensors(teacher_ / "model.safetensors", weights);
+  const InspectReport report = inspect_checkpoint(teacher_);
+  EXPECT_TRUE(report.corrupt);
+  EXPECT_TRUE(has(report, "checkpoint", "action_in_proj.bias"));
+  EXPECT_EQ(run_inspect({.folder = teacher_, .json = true}), 3);
+}
+
+TEST_F(Inspect, ReportsWeightsThatAreNotFinite) {
+  NamedTensors weights = testing::parity_weights("pi05");
+  weights["action_out_proj.bias"] = torch::full({32}, NAN);
+  save_safetensors(teacher_ / "model.safetensors", weights);
+  const InspectReport report = inspect_checkpoint(teacher_);
+  EXPECT_TRUE(report.corrupt);
+  EXPECT_TRUE(has(report, "weights", "problem: 1 tensor(s) hold NaN or infinity: action_out_proj.bias"));
+  EXPECT_EQ(run_inspect({.folder = teacher_}), 3);
+}
+
+TEST_F(Inspect, ReportsAFileThatIsNotTheOneInTheManifest) {
+  write_student();
+  testing::write_text(student_ / "README.md", "edited");
+  const InspectReport report = inspect_checkpoint(student_);
+  EXPECT_TRUE(report.corrupt);
+  EXPECT_TRUE(has(report, "manifest", "README.md"));
+}
+
+TEST_F(Inspect, PrintsTextAndJson) {
+  const InspectReport report = inspect_checkpoint(teacher_);
+  const Json json = Json::parse(report.json().dump());
+  EXPECT_EQ(json["facts"]["policy"], "pi05");
+  EXPECT_EQ(json["findings"].size(), report.findings.size());
+  EXPECT_EQ(json["corrupt"], false);
+  EXPECT_NE(report.text().find("0 problem(s)"), std::string::npos) << report.text();
+  EXPECT_NE(report.text().find("-> "), std::string::npos);
+}
+
+TEST_F(Inspect, RefusesWhatIsNoCheckpoint) {
+  testing::expect_error<UsageError>([&] { inspect_checkpoint(dir_ / "nothing"); }, "nothing");
+}
+
+}  // namespace
+}  // namespace shallowpi

@@ -1,0 +1,171 @@
+#include "shallowpi/eval/offline.h"
+
+#include "data/fake_episodes.h"
+#include "parity_fixture.h"
+#include "shallowpi/base/json.h"
+#include "shallowpi/model/checkpoint.h"
+
+namespace shallowpi {
+namespace {
+
+using testing::expect_error;
+using testing::TempDir;
+
+TEST(OfflineBatch, LossesOfStudentFoldersEqualTheReference) {
+  for (const std::string kind : {"pi0", "pi05"}) {
+    TempDir dir;
+    testing::write_parity_lerobot(dir / "teacher", kind);
+    init_student(read_checkpoint_info(dir / "teacher"), {0, 3, 6, 9, 12, 15}, dir / "student");
+    OfflineOptions options;
+    options.checkpoints = {(dir / "student").string()};
+    options.teacher = dir / "teacher";
+    options.batch = testing::test_data("parity/" + kind + "/io.safetensors");
+    options.out = dir / "losses.json";
+    ASSERT_EQ(run_offline(options), 0);
+    const Json losses = read_json(options.out);
+    const NamedTensors io = testing::parity_io(kind);
+    for (const char* name : {"task", "kd", "attn"}) {
+      const double expected = io.at(str("out.student6_loss_", name)).item<double>();
+      // The folder may hold bfloat16 weights: then only their rounding separates the two.
+      EXPECT_NEAR(losses[str("loss_", name)].get<double>(), expected, 1e-4 * expected) << kind << " " << name;
+    }
+
+    options.teacher.clear();
+    options.checkpoints = {"a=" + (dir / "student").string(), "b=" + (dir / "teacher").string()};
+    ASSERT_EQ(run_offline(options), 0);
+    const Json named = read_json(options.out);
+    EXPECT_NEAR(named["a"]["loss_task"].get<double>(), losses["loss_task"].get<double>(), 1e-6);
+    EXPECT_TRUE(named["b"].contains("loss_task"));
+    EXPECT_FALSE(named["a"].contains("loss_kd"));
+  }
+}
+
+/// A small teacher for the quickstart's demonstrations, untrained, and a student of it.
+class OfflineData : public ::testing::Test {
+ protected:
+  static constexpr std::int64_t kDepth = 4;
+
+  void SetUp() override {
+    PolicyConfig config;
+    config.vision = {1, 32, 32, 16, 16, 32};
+    config.backbone = {kDepth, 16, 32, 8, 1, 8};
+    config.expert = {kDepth, 16, 32, 8, 1, 8};
+    config.vocab = 512;
+    Policy policy(config);
+    policy->initialize(3);
+    CheckpointContents contents;
+    contents.config = config;
+    contents.spec.horizon = 5;
+    contents.spec.image_size = 32;
+    contents.spec.prompt_mode = PromptMode::kPi05NoState;
+    contents.stats = testing::identity_stats(8, 7);
+    contents.tokenizer = testing::quickstart_tokenizer();
+    publish_folder(dir_ / "teacher", [&](const std::filesystem::path& folder) {
+      write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32);
+    });
+    init_student(read_checkpoint_info(dir_ / "teacher"), {0, 2}, dir_ / "student");
+    options_.checkpoints = {"small=" + (dir_ / "student").string()};
+    options_.teacher = dir_ / "teacher";
+    options_.data.files = {{std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/*.hdf5", 1.0}};
+    options_.frames = 6;
+    options_.out = dir_ / "report.json";
+    options_.per_frame = dir_ / "frames.jsonl";
+    options_.quiet = true;
+    options_.measure.steps = 2;
+    options_.measure.latency_repetitions = 1;
+  }
+
+  std::vector<std::string> lines(const std::filesystem::path& path) {
+    std::vector<std::string> all = split(read_file(path), '\n');
+    all.pop_back();  // after the last newline
+    return all;
+  }
+
+  TempDir dir_;
+  OfflineOptions options_;
+};
+
+TEST_F(OfflineData, ComparesTeacherStudentAndFloor) {
+  options_.skipped = true;
+  ASSERT_EQ(run_offline(options_), 0);
+  const Json report = read_json(options_.out);
+  ASSERT_EQ(report["policies"].size(), 4u);
+  const Json &teacher = report["policies"][0], &skipped = report["policies"][1],
+             &student = report["policies"][2], &floor = report["policies"][3];
+  EXPECT_EQ(teacher["name"], "teacher");
+  EXPECT_EQ(teacher["layers"], kDepth);
+  EXPECT_TRUE(teacher["velocity_error_teacher"].is_null());
+  EXPECT_EQ(student["name"], "small");
+  EXPECT_EQ(student["layers"], 2);
+  EXPECT_GT(student["velocity_error_teacher"].get<double>(), 0.0);
+  EXPECT_GT(student["loss_attn"].get<double>(), 0.0);
+  EXPECT_GT(student["latency_ms"].get<double>(), 0.0);
+  EXPECT_EQ(floor["name"], "repeat last action");
+  EXPECT_TRUE(floor["layers"].is_null());
+  EXPECT_GT(floor["action_error"].get<double>(), 0.0);
+  // An untrained student is what layer skipping gives.
+  for (const char* key : {"loss_task", "velocity_error_teacher", "loss_attn", "action_error"})
+    EXPECT_NEAR(skipped[key].get<double>(), student[key].get<double>(), 1e-6) << key;
+  EXPECT_EQ(lines(options_.per_frame).size(), 4u * 6u);
+  EXPECT_EQ(Json::parse(lines(options_.per_frame)[0])["policy"], "teacher");
+}
+
+TEST_F(OfflineData, MeasuresTheEpisodesThatTheRunHeldOut) {
+  DistillConfig run;
+  run.data = options_.data;
+  run.data.held_out_fraction = 0.25;
+  run.seed = 7;
+  use_run_config(options_, run);
+  options_.held_out = true;
+  options_.teacher.clear();
+  options_.per_frame = dir_ / "frames.csv";
+  ASSERT_EQ(run_offline(options_), 0);
+  const Dataset dataset = open_dataset({{run.data.files[0].path, 1.0}}, "auto");
+  std::set<std::string> expected, measured;
+  for (const Dataset::Sample& sample : dataset.split(0.25, 7).held_out)
+    expected.insert(str(dataset.sources()[sample.source].file->path().string(), " ", sample.episode));
+  const auto table = lines(options_.per_frame);
+  EXPECT_EQ(table[0].rfind("policy,file,episode,step,loss_task", 0), 0u) << table[0];
+  for (std::size_t i = 1; i < table.size(); ++i) {
+    const auto cells = split(table[i], ',');
+    const std::string file = cells[1].substr(1, cells[1].size() - 2),
+                      episode = cells[2].substr(1, cells[2].size() - 2);
+    for (std::size_t source = 0; source < dataset.sources().size(); ++source) {
+      const EpisodeFile& candidate = *dataset.sources()[source].file;
+      if (candidate.path().string() != file) continue;
+      for (std::size_t e = 0; e < candidate.episodes().size(); ++e)
+        if (candidate.episodes()[e].name == episode) measured.insert(str(file, " ", e));
+    }
+  }
+  EXPECT_EQ(measured, expected);
+  EXPECT_EQ(expected.size(), 2u);  // one of each file
+}
+
+TEST_F(OfflineData, RefusesContradictoryOptions) {
+  const auto refuses = [&](auto change, const char* part) {
+    OfflineOptions options = options_;
+    change(options);
+    expect_error<UsageError>([&] { run_offline(options); }, part);
+  };
+  refuses([](auto& o) { o.checkpoints.clear(); }, "--checkpoint");
+  refuses([](auto& o) { o.data.files.clear(); }, "either --data");
+  refuses([](auto& o) { o.batch = "x"; }, "either --data");
+  refuses([](auto& o) { o.frames = -1; }, "--frames -1");
+  refuses(
+      [](auto& o) {
+        o.skipped = true;
+        o.teacher.clear();
+      },
+      "--skipped needs --teacher");
+  refuses(
+      [](auto& o) {
+        o.held_out = true;
+        o.data.held_out_fraction = 0;
+      },
+      "holds nothing out");
+  refuses([](auto& o) { o.checkpoints.push_back(o.checkpoints[0]); }, "two checkpoints are called 'small'");
+  EXPECT_FALSE(std::filesystem::exists(options_.out));
+}
+
+}  // namespace
+}  // namespace shallowpi
