@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "shallowpi/base/norm_stats.h"
@@ -13,16 +14,20 @@ namespace shallowpi {
 void normalize(const FeatureStats& stats, NormMode mode, std::vector<float>& values);
 void unnormalize(const FeatureStats& stats, NormMode mode, std::vector<float>& values);
 
-/// Throws UsageError where the statistics lack what `mode` needs, have another width than the data, or a zero range.
+/// Throws UsageError where the statistics lack what `mode` needs, have another width than the data (32, as
+/// old openpi files are padded, will do), or no range in one of the first `width` dims.
 void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, std::string_view what);
-/// Sentences on dimensions that are nearly constant (normalised values would explode); empty where all is well.
+/// Sentences on dimensions that are nearly constant (normalised values would explode); empty where all is
+/// well.
 std::vector<std::string> stats_warnings(const NormStats& stats, NormMode mode);
 
-/// Accumulates rows; population std and exact quantiles (linear interpolation) over all rows.
+/// Accumulates rows; population std and exact quantiles (linear interpolation) over all rows. Holds one float
+/// per value.
 class StatsBuilder {
  public:
   void add(const std::vector<float>& row);
   /// With `min_range` > 0, q01..q99 half-ranges and stds below it are widened to it around their middle.
+  /// Throws UsageError where there were no rows.
   FeatureStats finish(double min_range = 0.0) const;
 
  private:

@@ -11,9 +11,11 @@
 
 namespace shallowpi {
 
+/// Safe to use from several threads at once.
 class Tokenizer {
  public:
-  /// Throws UsageError where the file is missing, CorruptError where it is not a SentencePiece model.
+  /// Throws UsageError where the file is missing, CorruptError where it is not a SentencePiece model or has
+  /// no bos.
   explicit Tokenizer(const std::filesystem::path& model);
   ~Tokenizer();
   /// Piece ids without bos or eos.
@@ -28,16 +30,25 @@ class Tokenizer {
   std::filesystem::path path_;
 };
 
-/// `explicit_path`, else `checkpoint_path`, else openpi's cache, else the Hugging Face cache of
-/// google/paligemma-3b-pt-224. Throws UsageError with the command that fetches it.
-std::filesystem::path find_tokenizer(const std::string& explicit_path, const std::filesystem::path& checkpoint_path);
+/// `explicit_path` (which must exist then), else `checkpoint_path` (the model, or the folder that holds
+/// tokenizer.model), else openpi's cache, else the Hugging Face cache of google/paligemma-3b-pt-224;
+/// OPENPI_DATA_HOME, HF_HOME and HF_HUB_CACHE are honoured. Throws UsageError with the command that fetches
+/// it.
+std::filesystem::path find_tokenizer(const std::string& explicit_path,
+                                     const std::filesystem::path& checkpoint_path);
 
-/// Prompt ids, bos first, at most spec.max_token_len (cut on the right, `truncated` set). `state` is the normalised,
-/// unpadded policy state (read by the pi05_state modes).
-std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const PolicySpec& spec, const std::string& text,
-                                        const std::vector<float>& state, bool* truncated = nullptr);
+/// Does the prompt contain the robot's state (and so differ from step to step)?
+inline bool prompt_reads_state(PromptMode mode) {
+  return mode == PromptMode::kPi05State || mode == PromptMode::kPi05StatePadded32;
+}
 
-/// openpi's 256 bins over [-1, 1]: floor((x + 1) * 128) clamped to [-1, 255].
+/// Prompt ids, bos first, at most spec.max_token_len (cut on the right, `truncated` set). `state` is the
+/// normalised, unpadded policy state (read by the pi05_state modes).
+std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const PolicySpec& spec,
+                                        const std::string& text, const std::vector<float>& state,
+                                        bool* truncated = nullptr);
+
+/// openpi's 256 bins over [-1, 1]: floor((x + 1) * 128) clamped to [-1, 255], so -1 is "below the range".
 std::int64_t state_bin(double value);
 
 }  // namespace shallowpi

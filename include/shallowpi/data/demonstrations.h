@@ -1,0 +1,61 @@
+// Demonstration files as one list of training samples: opening them, the split by episode, their statistics.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "shallowpi/base/norm_stats.h"
+#include "shallowpi/base/policy_spec.h"
+#include "shallowpi/data/dataset.h"
+#include "shallowpi/data/readers.h"
+
+namespace shallowpi {
+
+/// Several files as one list of (observation, action chunk) samples.
+class Dataset {
+ public:
+  struct Source {
+    std::shared_ptr<EpisodeFile> file;
+    double weight = 1.0;  ///< sampling weight of each of its frames
+  };
+  /// One (episode, step) pair.
+  struct Sample {
+    std::int32_t source = 0, episode = 0, step = 0;
+  };
+  /// Throws UsageError where there is no source, a weight is not positive, or the sources differ in state or
+  /// action dims or have no camera in common.
+  explicit Dataset(std::vector<Source> sources);
+
+  const std::vector<Source>& sources() const { return sources_; }
+  std::int64_t state_dim() const;
+  std::int64_t action_dim() const;
+  /// Cameras that every source has, in canonical order.
+  std::vector<std::string> camera_names() const;
+  /// Splits by episode: `held_out_fraction` of each file's episodes (at least one where > 0, never all) are
+  /// held out, chosen by `seed`. Files of a single episode (ALOHA) are split together as if they were one.
+  /// Samples are in file order. Throws UsageError for a fraction outside [0, 1), or where no episode can be
+  /// spared.
+  struct Split {
+    std::vector<Sample> train, held_out;
+  };
+  Split split(double held_out_fraction, std::uint64_t seed) const;
+
+ private:
+  std::vector<Source> sources_;
+};
+
+/// Opens every file that the patterns match, each with its pattern's weight. `format` is "auto", "libero" or
+/// "aloha". Throws UsageError where a pattern matches nothing or two match the same file, and what the readers
+/// throw.
+Dataset open_dataset(const std::vector<std::pair<std::string, double>>& patterns_and_weights,
+                     const std::string& format, const LiberoOptions& options = {});
+
+/// Statistics over policy-space states and action chunks of `samples` (openpi: whole chunks, so
+/// that most actions count H times).
+NormStats compute_norm_stats(const Dataset& dataset, const std::vector<Dataset::Sample>& samples,
+                             const PolicySpec& spec, double min_range = 0.0);
+
+}  // namespace shallowpi

@@ -1,0 +1,122 @@
+#include "shallowpi/data/demonstrations.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/data/random.h"
+
+namespace shallowpi {
+namespace {
+
+// pi's camera order (openpi IMAGE_KEYS); other cameras follow in the order of the first file.
+const std::vector<std::string> kCanonicalCameras{"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"};
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+using Episode = std::pair<std::int32_t, std::int32_t>;  // source, episode
+
+// A random subset of the group: `fraction` of it, at least one, never all.
+void hold_out(std::vector<Episode> group, double fraction, Random random, std::set<Episode>& held_out) {
+  if (group.size() < 2) return;
+  const auto wanted = static_cast<std::size_t>(std::llround(fraction * static_cast<double>(group.size())));
+  const std::size_t count = std::clamp<std::size_t>(wanted, 1, group.size() - 1);
+  for (std::size_t i = 0; i < count; ++i) {
+    std::swap(group[i], group[i + random.below(group.size() - i)]);
+    held_out.insert(group[i]);
+  }
+}
+
+}  // namespace
+
+Dataset::Dataset(std::vector<Source> sources) : sources_(std::move(sources)) {
+  if (sources_.empty()) throw UsageError("there is no demonstration file; name some in data.files");
+  const EpisodeFile& first = *sources_.front().file;
+  for (const Source& source : sources_) {
+    const EpisodeFile& file = *source.file;
+    if (!(source.weight > 0.0) || !std::isfinite(source.weight))
+      throw UsageError(str(file.path().string(), ": sampling weight ", source.weight, " must be positive"));
+    if (file.state_dim() != first.state_dim() || file.action_dim() != first.action_dim())
+      throw UsageError(str("demonstrations of different robots: ", first.path().string(), " has ",
+                           first.state_dim(), " state and ", first.action_dim(), " action dims, ",
+                           file.path().string(), " has ", file.state_dim(), " and ", file.action_dim()));
+  }
+  if (camera_names().empty())
+    throw UsageError("the demonstration files have no camera in common; use files of one robot");
+}
+
+std::int64_t Dataset::state_dim() const {
+  return sources_.front().file->state_dim();
+}
+
+std::int64_t Dataset::action_dim() const {
+  return sources_.front().file->action_dim();
+}
+
+std::vector<std::string> Dataset::camera_names() const {
+  std::vector<std::string> candidates = kCanonicalCameras, common;
+  for (const std::string& name : sources_.front().file->camera_names())
+    if (!contains(candidates, name)) candidates.push_back(name);
+  for (const std::string& name : candidates)
+    if (std::all_of(sources_.begin(), sources_.end(),
+                    [&](const Source& source) { return contains(source.file->camera_names(), name); }))
+      common.push_back(name);
+  return common;
+}
+
+Dataset::Split Dataset::split(double held_out_fraction, std::uint64_t seed) const {
+  if (!(held_out_fraction >= 0.0 && held_out_fraction < 1.0))
+    throw UsageError(
+        str("data.held_out_fraction is ", held_out_fraction, "; it must be at least 0 and below 1"));
+  std::set<Episode> held_out;
+  if (held_out_fraction > 0.0) {
+    std::vector<Episode> singles;
+    for (std::size_t s = 0; s < sources_.size(); ++s) {
+      std::vector<Episode> group;
+      for (std::size_t e = 0; e < sources_[s].file->episodes().size(); ++e) group.emplace_back(s, e);
+      if (group.size() == 1) singles.push_back(group.front());
+      hold_out(std::move(group), held_out_fraction, Random({seed, s}), held_out);
+    }
+    hold_out(std::move(singles), held_out_fraction, Random({seed, sources_.size()}), held_out);
+    if (held_out.empty())
+      throw UsageError(
+          "the data is a single episode, so none can be held out; set data.held_out_fraction to 0");
+  }
+  Split split;
+  for (std::size_t s = 0; s < sources_.size(); ++s) {
+    const std::vector<EpisodeInfo>& episodes = sources_[s].file->episodes();
+    for (std::size_t e = 0; e < episodes.size(); ++e) {
+      std::vector<Sample>& samples = held_out.count({s, e}) != 0 ? split.held_out : split.train;
+      for (std::int64_t step = 0; step < episodes[e].length; ++step)
+        samples.push_back(
+            {static_cast<std::int32_t>(s), static_cast<std::int32_t>(e), static_cast<std::int32_t>(step)});
+    }
+  }
+  return split;
+}
+
+Dataset open_dataset(const std::vector<std::pair<std::string, double>>& patterns_and_weights,
+                     const std::string& format, const LiberoOptions& options) {
+  if (format != "auto" && format != "libero" && format != "aloha")
+    throw UsageError(str("data.format: '", format, "' is not one of auto, libero, aloha"));
+  std::map<std::filesystem::path, std::string> pattern_of;
+  std::vector<Dataset::Source> sources;
+  for (const auto& [pattern, weight] : patterns_and_weights)
+    for (const std::filesystem::path& path : expand_globs({pattern})) {
+      const auto [earlier, is_new] = pattern_of.emplace(std::filesystem::weakly_canonical(path), pattern);
+      if (!is_new)
+        throw UsageError(str("data.files: both '", earlier->second, "' and '", pattern, "' match ",
+                             path.string(), "; name each file once"));
+      const std::string layout = format == "auto" ? detect_layout(path) : format;
+      sources.push_back({layout == "libero" ? open_libero(path, options) : open_aloha(path), weight});
+    }
+  return Dataset(std::move(sources));
+}
+
+}  // namespace shallowpi

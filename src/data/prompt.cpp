@@ -1,0 +1,59 @@
+#include <algorithm>
+#include <cmath>
+
+#include "data/policy_sample.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/data/tokenizer.h"
+
+namespace shallowpi {
+namespace {
+
+// openpi models/tokenizer.py: prompt.strip().replace("_", " ").replace("\n", " ").
+std::string clean(const std::string& text) {
+  std::string cleaned(trim(text));
+  for (char& c : cleaned)
+    if (c == '_' || c == '\n') c = ' ';
+  return cleaned;
+}
+
+std::string state_text(const std::vector<float>& state, std::size_t dims) {
+  std::vector<std::int64_t> bins;
+  for (std::size_t dim = 0; dim < dims; ++dim)
+    bins.push_back(state_bin(dim < state.size() ? state[dim] : 0.0));
+  return join(bins, " ");
+}
+
+}  // namespace
+
+std::int64_t state_bin(double value) {
+  // np.digitize(value, np.linspace(-1, 1, 257)[:-1]) - 1, in exact arithmetic: the edges are k / 128, and
+  // scaling by 128 does not round (adding 1 first would).
+  if (!(value < 1.0)) return 255;
+  if (value < -1.0) return -1;
+  return static_cast<std::int64_t>(std::floor(value * 128.0)) + 128;
+}
+
+std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const PolicySpec& spec,
+                                        const std::string& text, const std::vector<float>& state,
+                                        bool* truncated) {
+  std::vector<std::int64_t> ids{tokenizer.bos()};
+  const auto append = [&](const std::string& part) {
+    const std::vector<std::int64_t> pieces = tokenizer.encode(part);
+    ids.insert(ids.end(), pieces.begin(), pieces.end());
+  };
+  if (prompt_reads_state(spec.prompt_mode)) {
+    const std::size_t dims = spec.prompt_mode == PromptMode::kPi05StatePadded32
+                                 ? static_cast<std::size_t>(kPaddedDims)
+                                 : state.size();
+    append(str("Task: ", clean(text), ", State: ", state_text(state, dims), ";\nAction: "));
+  } else {
+    append(clean(text));
+    append("\n");  // apart, as openpi does, so that it never merges with the text
+  }
+  const std::size_t limit = static_cast<std::size_t>(spec.max_token_len);
+  if (truncated != nullptr) *truncated = ids.size() > limit;
+  if (ids.size() > limit) ids.resize(limit);
+  return ids;
+}
+
+}  // namespace shallowpi

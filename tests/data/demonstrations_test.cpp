@@ -1,0 +1,116 @@
+#include "shallowpi/data/demonstrations.h"
+
+#include <cmath>
+#include <limits>
+#include <set>
+#include <tuple>
+
+#include "data/fake_episodes.h"
+#include "test_util.h"
+
+namespace shallowpi::testing {
+namespace {
+
+using EpisodeSet = std::set<std::pair<int, int>>;
+
+EpisodeSet episodes_of(const std::vector<Dataset::Sample>& samples) {
+  EpisodeSet episodes;
+  for (const Dataset::Sample& sample : samples) episodes.insert({sample.source, sample.episode});
+  return episodes;
+}
+
+TEST(Dataset, SplitsByEpisodeWithinEachFile) {
+  const Dataset dataset =
+      fake_dataset({{.lengths = std::vector<std::int64_t>(10, 3)}, {.lengths = {4, 5, 6}}});
+  const Dataset::Split split = dataset.split(0.2, 7);
+  const EpisodeSet train = episodes_of(split.train), held_out = episodes_of(split.held_out);
+  EXPECT_EQ(train.size() + held_out.size(), 13u);
+  for (const auto& episode : held_out) EXPECT_EQ(train.count(episode), 0u);
+  EXPECT_EQ(std::count_if(held_out.begin(), held_out.end(), [](auto e) { return e.first == 0; }), 2);
+  EXPECT_EQ(std::count_if(held_out.begin(), held_out.end(), [](auto e) { return e.first == 1; }), 1);
+  EXPECT_EQ(split.train.size() + split.held_out.size(), 30u + 15u);
+  const auto is_before = [](const Dataset::Sample& a, const Dataset::Sample& b) {
+    return std::tie(a.source, a.episode, a.step) < std::tie(b.source, b.episode, b.step);
+  };
+  EXPECT_TRUE(std::is_sorted(split.train.begin(), split.train.end(), is_before));
+}
+
+TEST(Dataset, SplitDependsOnTheSeedAlone) {
+  const Dataset dataset = fake_dataset({{.lengths = std::vector<std::int64_t>(20, 1)}});
+  std::set<EpisodeSet> choices;
+  for (std::uint64_t seed = 0; seed < 10; ++seed) {
+    const EpisodeSet held_out = episodes_of(dataset.split(0.25, seed).held_out);
+    EXPECT_EQ(held_out.size(), 5u);
+    EXPECT_EQ(held_out, episodes_of(dataset.split(0.25, seed).held_out));
+    choices.insert(held_out);
+  }
+  EXPECT_GE(choices.size(), 9u);
+}
+
+TEST(Dataset, SplitHoldsOutAtLeastOneAndNeverAll) {
+  const Dataset dataset = fake_dataset({{.lengths = {2, 2, 2}}});
+  EXPECT_EQ(episodes_of(dataset.split(0.01, 1).held_out).size(), 1u);
+  EXPECT_EQ(episodes_of(dataset.split(0.99, 1).held_out).size(), 2u);
+  EXPECT_TRUE(dataset.split(0.0, 1).held_out.empty());
+  for (double fraction : {-0.1, 1.0, std::nan("")})
+    expect_error<UsageError>([&] { dataset.split(fraction, 1); }, "held_out_fraction");
+}
+
+TEST(Dataset, SplitsFilesOfOneEpisodeTogether) {
+  const std::vector<FakeOptions> files(8, FakeOptions{.lengths = {3}});
+  EXPECT_EQ(episodes_of(fake_dataset(files).split(0.25, 3).held_out).size(), 2u);
+  expect_error<UsageError>([&] { fake_dataset({{.lengths = {3}}}).split(0.25, 3); }, "single episode",
+                           "held_out_fraction to 0");
+}
+
+TEST(Dataset, OffersTheCamerasThatAllFilesHaveInCanonicalOrder) {
+  const Dataset dataset =
+      fake_dataset({{.cameras = {"extra", "right_wrist_0_rgb", "base_0_rgb", "left_wrist_0_rgb"}},
+                    {.cameras = {"left_wrist_0_rgb", "base_0_rgb", "extra"}}});
+  EXPECT_EQ(dataset.camera_names(), (std::vector<std::string>{"base_0_rgb", "left_wrist_0_rgb", "extra"}));
+}
+
+TEST(Dataset, RefusesWhatDoesNotFitTogether) {
+  expect_error<UsageError>([] { Dataset({}); }, "no demonstration file");
+  expect_error<UsageError>(
+      [] {
+        fake_dataset({{.name = "a.hdf5"}, {.name = "b.hdf5", .action_dim = 7}});
+      },
+      "a.hdf5", "b.hdf5", "different robots");
+  expect_error<UsageError>(
+      [] {
+        fake_dataset({{.cameras = {"one"}}, {.cameras = {"two"}}});
+      },
+      "no camera in common");
+  for (double weight : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()})
+    expect_error<UsageError>([&] { fake_dataset({{}}, {weight}); }, "fake.hdf5", "weight");
+}
+
+std::string quickstart(const std::string& name) {
+  return std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/" + name;
+}
+
+TEST(OpenDataset, ExpandsPatternsAndDetectsTheLayout) {
+  const Dataset dataset =
+      open_dataset({{quickstart("*_soup.hdf5"), 1.0}, {quickstart("tomato_sauce.hdf5"), 2.5}}, "auto");
+  ASSERT_EQ(dataset.sources().size(), 2u);
+  EXPECT_EQ(dataset.sources()[0].file->path().filename(), "alphabet_soup.hdf5");
+  EXPECT_EQ(dataset.sources()[1].weight, 2.5);
+  EXPECT_EQ(dataset.state_dim(), 8);
+  EXPECT_EQ(dataset.action_dim(), 7);
+  EXPECT_EQ(dataset.camera_names(), (std::vector<std::string>{"base_0_rgb", "left_wrist_0_rgb"}));
+}
+
+TEST(OpenDataset, RefusesBadRequests) {
+  expect_error<UsageError>([] { open_dataset({{quickstart("none_*.hdf5"), 1.0}}, "auto"); }, "none_*.hdf5");
+  expect_error<UsageError>([] { open_dataset({}, "auto"); }, "no demonstration file");
+  expect_error<UsageError>([] { open_dataset({{quickstart("*.hdf5"), 1.0}}, "rlds"); }, "rlds", "libero");
+  expect_error<UsageError>(
+      [] {
+        open_dataset({{quickstart("*.hdf5"), 1.0}, {quickstart("tomato_sauce.hdf5"), 2.0}}, "libero");
+      },
+      "tomato_sauce.hdf5", "name each file once");
+}
+
+}  // namespace
+}  // namespace shallowpi::testing

@@ -1,0 +1,83 @@
+#include <cmath>
+#include <limits>
+
+#include "data/fake_episodes.h"
+#include "shallowpi/base/json.h"
+#include "shallowpi/data/tokenizer.h"
+#include "test_util.h"
+
+namespace shallowpi::testing {
+namespace {
+
+TEST(StateBin, EqualsNumpysDigitize) {
+  const Json golden = read_json(test_data("tokenizer/golden.json"))["state_bins_512ths"];
+  int numerator = golden["first"];
+  ASSERT_GT(golden["bins"].size(), 1000u);
+  for (const Json& bin : golden["bins"]) {
+    EXPECT_EQ(state_bin(numerator / 512.0), bin.get<std::int64_t>()) << numerator << "/512";
+    ++numerator;
+  }
+}
+
+TEST(StateBin, Edges) {
+  EXPECT_EQ(state_bin(-1.0), 0);
+  EXPECT_EQ(state_bin(std::nextafter(-1.0, -2.0)), -1);
+  EXPECT_EQ(state_bin(-1e300), -1);
+  EXPECT_EQ(state_bin(0.0), 128);
+  EXPECT_EQ(state_bin(-1e-20), 127);  // adding 1 first would round it into the next bin
+  EXPECT_EQ(state_bin(std::nextafter(1.0, 0.0)), 255);
+  EXPECT_EQ(state_bin(1.0), 255);
+  EXPECT_EQ(state_bin(std::numeric_limits<double>::infinity()), 255);
+}
+
+TEST(Prompt, EqualsPythonInAllFourModes) {
+  const Tokenizer tokenizer(quickstart_tokenizer());
+  const Json golden = read_json(test_data("tokenizer/golden.json"));
+  ASSERT_EQ(golden["prompts"].size(), 32u);
+  for (const Json& entry : golden["prompts"]) {
+    PolicySpec spec;
+    spec.prompt_mode = parse_enum<PromptMode>(entry["mode"].get<std::string>(), "mode");
+    bool truncated = true;
+    const auto ids =
+        encode_prompt(tokenizer, spec, entry["text"], entry["state"].get<std::vector<float>>(), &truncated);
+    EXPECT_EQ(ids, entry["ids"].get<std::vector<std::int64_t>>()) << entry["mode"] << entry["text"];
+    EXPECT_FALSE(truncated);
+  }
+}
+
+TEST(Prompt, TheTextItself) {
+  const Tokenizer tokenizer(quickstart_tokenizer());
+  PolicySpec spec;
+  const auto with_bos = [&](const std::string& text) {
+    std::vector<std::int64_t> ids = tokenizer.encode(text);
+    ids.insert(ids.begin(), tokenizer.bos());
+    return ids;
+  };
+  spec.prompt_mode = PromptMode::kPi05State;
+  EXPECT_EQ(encode_prompt(tokenizer, spec, " open_the\ndrawer ", {0.0f, -2.0f, 2.0f}),
+            with_bos("Task: open the drawer, State: 128 -1 255;\nAction: "));
+  spec.prompt_mode = PromptMode::kPi05StatePadded32;
+  std::string padded = "Task: open the drawer, State: 192";
+  for (int i = 1; i < 32; ++i) padded += " 128";
+  EXPECT_EQ(encode_prompt(tokenizer, spec, "open the drawer", {0.5f}), with_bos(padded + ";\nAction: "));
+  spec.prompt_mode = PromptMode::kPi0Plain;
+  EXPECT_EQ(encode_prompt(tokenizer, spec, "Open the drawer", {0.5f}), with_bos("Open the drawer\n"));
+}
+
+TEST(Prompt, IsCutOnTheRight) {
+  const Tokenizer tokenizer(quickstart_tokenizer());
+  PolicySpec spec;
+  const std::vector<std::int64_t> whole = encode_prompt(tokenizer, spec, "open the drawer", {0.1f, 0.2f});
+  spec.max_token_len = static_cast<std::int64_t>(whole.size());
+  bool truncated = true;
+  EXPECT_EQ(encode_prompt(tokenizer, spec, "open the drawer", {0.1f, 0.2f}, &truncated), whole);
+  EXPECT_FALSE(truncated);
+  --spec.max_token_len;
+  const std::vector<std::int64_t> cut =
+      encode_prompt(tokenizer, spec, "open the drawer", {0.1f, 0.2f}, &truncated);
+  EXPECT_TRUE(truncated);
+  EXPECT_EQ(cut, std::vector<std::int64_t>(whole.begin(), whole.end() - 1));
+}
+
+}  // namespace
+}  // namespace shallowpi::testing
