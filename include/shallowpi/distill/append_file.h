@@ -1,0 +1,33 @@
+// Files that only grow, each record written by one call so that a kill leaves whole records.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+
+namespace shallowpi {
+
+/// Every method throws IoError that names the file.
+class AppendFile {
+ public:
+  /// Opens or creates `path`.
+  explicit AppendFile(const std::filesystem::path& path);
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+
+  void append(std::string_view bytes);
+  /// Makes everything written so far durable.
+  void sync();
+  std::uint64_t size() const { return size_; }
+  /// Drops everything from byte `size` on; throws CorruptError where the file is shorter than that.
+  void truncate(std::uint64_t size);
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  int fd_ = -1;
+  std::uint64_t size_ = 0;
+};
+
+}  // namespace shallowpi

@@ -1,0 +1,46 @@
+// What a run will need, computed before it starts: parameters, memory, arithmetic, disk. `--dry-run` prints
+// it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "shallowpi/distill/setup.h"
+
+namespace shallowpi {
+
+struct TrainingPlan {
+  std::vector<std::int64_t> kept_layers;  ///< teacher layers; empty where trained from scratch
+  PolicyConfig student;
+  std::int64_t teacher_layers = 0;  ///< 0: no teacher in the loop
+
+  std::int64_t trained = 0, frozen = 0, dead = 0;  ///< the student's parameters
+
+  std::uint64_t weight_bytes = 0;  ///< both models, as they compute
+  std::uint64_t optimizer_bytes =
+      0;  ///< gradient, moments, EMA, and master weights where those are kept apart
+  std::uint64_t activation_bytes = 0;  ///< what a training step holds at its peak beside all that
+  std::uint64_t host_bytes = 0;  ///< batches in the loader and the copy that a checkpoint is written from
+  std::uint64_t base_bytes = 0;  ///< the process before it loads anything
+  bool on_gpu = false;
+  /// On the machine that computes: everything on the CPU; without base and host memory on a GPU.
+  std::uint64_t peak_bytes() const;
+
+  double flops = 0;  ///< per step, matrix products only
+  std::uint64_t checkpoint_bytes = 0;
+  std::uint64_t free_disk_bytes = 0;
+
+  std::size_t training_frames = 0, held_out_frames = 0;
+  std::int64_t prefix_tokens = 0;  ///< of a sample: cameras and prompt
+  std::vector<std::string> cameras;
+};
+
+/// Reads no weights; looks at one sample for its prompt's length. Throws UsageError for impossible freezing
+/// patterns.
+TrainingPlan plan_training(const TrainingSetup& setup);
+
+/// A text for people.
+std::string plan_text(const TrainingPlan& plan);
+
+}  // namespace shallowpi

@@ -1,0 +1,68 @@
+// The folder of one training run:
+//   config.yaml  metrics.jsonl  timing.jsonl  tensorboard/
+//   checkpoints/step_000123/   a checkpoint folder (model/checkpoint.h) with training_state/
+//   (training_state.h) in it last, best                 links to checkpoints, moved only once those are
+//   durable
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "shallowpi/base/files.h"
+#include "shallowpi/distill/config.h"
+
+namespace shallowpi {
+
+struct RunCheckpoint {
+  std::int64_t step = 0;
+  std::filesystem::path folder;
+};
+
+/// Published checkpoints of `run_folder`, oldest first; empty where there are none.
+std::vector<RunCheckpoint> run_checkpoints(const std::filesystem::path& run_folder);
+
+/// The newest one whose manifest verifies and that holds a training state; warns of every rejected one, with
+/// the reason.
+std::optional<RunCheckpoint> newest_valid_checkpoint(const std::filesystem::path& run_folder);
+
+/// Keys whose values differ between two resolved configurations (YAML text), as "key: OLD -> NEW", leaving
+/// out those that may change when a run goes on: its length, logging, saving, machine and workers.
+std::vector<std::string> config_differences(const std::string& old_yaml, const std::string& new_yaml);
+
+/// Checkpoints that retention keeps: the last ones, every keep_every-th step, and `best_step` where asked
+/// for.
+std::set<std::int64_t> steps_to_keep(const std::vector<std::int64_t>& steps, const TrainConfig& config,
+                                     std::int64_t best_step);
+
+/// A run folder in use by this process.
+class RunFolder {
+ public:
+  /// Creates and locks the folder (UsageError where it is in use), and removes what a killed process left
+  /// half-written.
+  explicit RunFolder(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  static std::filesystem::path checkpoint_path(const std::filesystem::path& run_folder, std::int64_t step);
+
+  /// Publishes checkpoint `step` with the files that `fill` writes, then moves `last` (and `best` where
+  /// `best_step` is this one), then applies retention. Throws IoError, leaving all earlier checkpoints and
+  /// links as they were.
+  void publish(std::int64_t step, std::int64_t best_step, const TrainConfig& config,
+               const std::function<void(const std::filesystem::path&)>& fill);
+
+  /// The part of publish() after the checkpoint is durable; for a run that was killed in between. Checkpoints
+  /// newer than `step` (they did not verify) are left alone.
+  void settle(std::int64_t step, std::int64_t best_step, const TrainConfig& config);
+
+ private:
+  void link(const std::string& name, std::int64_t step);
+
+  std::filesystem::path path_;
+  FolderLock lock_;
+};
+
+}  // namespace shallowpi

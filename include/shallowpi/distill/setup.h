@@ -1,0 +1,62 @@
+// From a configuration to everything that a run is built from. All of it is checked before anything is
+// written, and everything that is wrong is reported together.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "shallowpi/data/loader.h"
+#include "shallowpi/distill/config.h"
+#include "shallowpi/model/checkpoint.h"
+#include "shallowpi/model/policy.h"
+
+namespace shallowpi {
+
+/// What a configuration comes to once checkpoints and data have been looked at. No weights are read yet.
+struct TrainingSetup {
+  ResolvedConfig resolved;
+  torch::Device device = torch::kCPU;
+  torch::Dtype dtype = torch::kFloat32;          ///< the student computes in it
+  torch::Dtype teacher_dtype = torch::kFloat32;  ///< and the teacher in this
+  std::optional<CheckpointInfo> teacher;         ///< teacher.checkpoint
+  std::optional<CheckpointInfo> start;           ///< student.checkpoint
+  PolicyConfig policy;                           ///< the student's sizes
+  std::vector<std::int64_t>
+      kept_layers;  ///< teacher layers that the student's were copied from; empty: none, or all
+  std::vector<std::int64_t> start_layers;  ///< layers to take from `start`, where not all
+  PolicySpec spec;
+  std::filesystem::path tokenizer;
+  std::shared_ptr<const Dataset> dataset;
+  Dataset::Split split;
+  std::shared_ptr<const SamplePipeline> pipeline;
+
+  const DistillConfig& config() const { return resolved.config; }
+  /// The folder whose dead tensors a new checkpoint takes over; empty where trained from scratch.
+  std::filesystem::path origin() const;
+};
+
+/// Throws one Error that lists all problems with checkpoints, layers, tokenizer, statistics and data.
+TrainingSetup prepare_training(const ResolvedConfig& resolved);
+
+/// The student with its initial weights and the teacher (null where there is none), which needs no gradient.
+struct TrainingModels {
+  Policy student{nullptr}, teacher{nullptr};
+};
+TrainingModels load_models(const TrainingSetup& setup);
+
+/// The parameters to train: live ones that no pattern of optimizer.freeze matches; the others need no
+/// gradient afterwards. Throws UsageError for a pattern that matches nothing, or only a part of tensors that
+/// are stored as one (q, k and v; gate and up).
+std::vector<ParameterGroup> trainable_groups(Policy& student, const std::vector<std::string>& freeze);
+
+/// Does `pattern` (* any characters, ? one) match the whole of `name`?
+bool matches_pattern(std::string_view pattern, std::string_view name);
+
+/// The layers that the configuration keeps of a policy of `depth` layers. Throws UsageError.
+std::vector<std::int64_t> chosen_layers(const StudentConfig& student, std::int64_t depth);
+
+}  // namespace shallowpi

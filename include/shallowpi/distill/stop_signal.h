@@ -1,0 +1,22 @@
+// SIGINT, SIGTERM and SIGUSR1 as a request to finish the step, save and exit.
+#pragma once
+
+namespace shallowpi {
+
+/// Handles the three signals while it lives; one at a time. A second SIGINT or SIGTERM ends the process at
+/// once.
+class StopSignal {
+ public:
+  StopSignal();
+  ~StopSignal();
+  StopSignal(const StopSignal&) = delete;
+  StopSignal& operator=(const StopSignal&) = delete;
+
+  /// Has one arrived?
+  bool requested() const;
+  /// 130 after SIGINT, else 143: schedulers warn with SIGTERM or SIGUSR1 (Slurm's --signal) before they kill,
+  /// and the job has to be requeued after both.
+  int exit_code() const;
+};
+
+}  // namespace shallowpi

@@ -1,0 +1,106 @@
+// Training a policy, or distilling one into a shallow student.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "shallowpi/distill/background_task.h"
+#include "shallowpi/distill/config.h"
+#include "shallowpi/distill/distiller.h"
+#include "shallowpi/distill/flat_parameters.h"
+#include "shallowpi/distill/metrics.h"
+#include "shallowpi/distill/optimizer.h"
+#include "shallowpi/distill/progress.h"
+#include "shallowpi/distill/run_folder.h"
+#include "shallowpi/distill/setup.h"
+#include "shallowpi/distill/stop_signal.h"
+#include "shallowpi/distill/training_state.h"
+
+namespace shallowpi {
+
+/// What the command line asks of a run.
+struct DistillRun {
+  bool dry_run = false;  ///< print the plan to stdout, write nothing
+  /// "auto": go on with the run in output_dir where there is one. "never": start anew, refused where
+  /// output_dir has checkpoints. A folder (a checkpoint, or a run with some): take its state where output_dir
+  /// has none of its own.
+  std::string resume = "auto";
+  bool quiet = false;
+};
+
+/// Trains as configured. Returns the exit code: 0 done (also where the run was complete already), 130 or 143
+/// after a signal and a save. Throws Error for everything else; its code() is the exit code.
+int run_distill(const ResolvedConfig& resolved, const DistillRun& run);
+
+/// Writes the untrained student of teacher.checkpoint to the new folder `out`; needs no data, tokenizer or
+/// statistics.
+void run_init_only(const ResolvedConfig& resolved, const std::filesystem::path& out);
+
+/// One run in one process.
+class Trainer {
+ public:
+  /// Takes the models over. `resume`: a checkpoint of a run with the same configuration; empty: start at step
+  /// 0.
+  Trainer(TrainingSetup setup, TrainingModels models, RunFolder& folder, const std::filesystem::path& resume,
+          bool quiet);
+
+  /// Steps until train.steps or until `stop` is requested, with the last step saved. Throws DivergedError
+  /// after too many skipped steps in a row, and what writing a checkpoint threw.
+  void run(const StopSignal& stop);
+
+  const TrainingState& state() const { return state_; }
+  const FlatParameters& parameters() const { return parameters_; }
+  const AdamW& optimizer() const { return optimizer_; }
+  /// Float32 [N], undefined without EMA.
+  const torch::Tensor& ema() const { return ema_; }
+  bool shares_tower() const { return distiller_.shares_tower(); }
+
+ private:
+  struct StepResult {
+    Scalars losses;  // "loss" first, then each term unweighted
+    double gradient_norm = 0;
+  };
+  StepResult compute_gradient(const TrainingBatch& batch);
+  void apply(const StepResult& result);
+  void log_if_due();
+  void evaluate_if_due();
+  void save_if_due();
+  void save();
+  void give_up(const StepResult& result, StepVerdict verdict);
+  void restore(const std::filesystem::path& checkpoint);
+  Scalars held_out_losses();
+  /// Everything of the run's state that is a tensor, as flat vectors by kind; and the same as "KIND/TENSOR"
+  /// views.
+  std::map<std::string, torch::Tensor> training_vectors() const;
+  NamedTensors by_name(const std::map<std::string, torch::Tensor>& vectors) const;
+  CheckpointContents contents() const;
+  StepTiming take_timing();
+  bool is_due(std::int64_t every) const;
+
+  TrainingSetup setup_;
+  const DistillConfig& config_;
+  RunFolder& folder_;
+  Policy student_;
+  FlatParameters parameters_;
+  AdamW optimizer_;
+  torch::Tensor ema_;
+  Distiller distiller_;
+  TrainingState state_;
+  std::string teacher_fingerprint_;
+  std::vector<TrainingBatch> held_out_;  // made at the first evaluation
+  std::optional<double> held_out_loss_;  // of this step, where it was evaluated
+  std::int64_t saved_step_ = -1;
+  std::unique_ptr<MetricsLog> metrics_;
+  std::unique_ptr<Loader> loader_;
+  Progress progress_;
+  std::chrono::steady_clock::time_point timed_from_;
+  std::int64_t timed_from_step_ = 0;
+  double timed_wait_ = 0;
+  BackgroundTask writer_;  // last: its job must end before anything else goes
+};
+
+}  // namespace shallowpi

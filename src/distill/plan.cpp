@@ -1,0 +1,153 @@
+#include "shallowpi/distill/plan.h"
+
+#include <sstream>
+
+#include "cost.h"
+#include "model/tensor_names.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/distill/progress.h"
+
+namespace shallowpi {
+namespace {
+
+std::uint64_t value_bytes(torch::Dtype dtype) {
+  return dtype == torch::kBFloat16 ? 2 : 4;
+}
+
+std::uint64_t group_bytes(const ParameterGroup& group) {
+  return static_cast<std::uint64_t>(group.parameter.numel()) * value_bytes(group.parameter.scalar_type());
+}
+
+bool starts_with(const std::string& text, const std::string& prefix) {
+  return text.rfind(prefix, 0) == 0;
+}
+
+// Which parts of the student have trained parameters.
+struct TrainedParts {
+  bool tower = false, prefix = false;
+};
+
+// Parameters by fate, and the memory of the student's weights and its optimiser.
+TrainedParts count_student(const TrainingSetup& setup, TrainingPlan& plan) {
+  Policy student(setup.policy, setup.dtype, torch::kMeta);  // sizes without memory
+  const auto trained = trainable_groups(student, setup.config().optimizer.freeze);
+  TrainedParts parts;
+  std::uint64_t saved_bytes = 0;  // of a checkpoint's weights, in bfloat16 but for what stays float32
+  for (const ParameterGroup& group : student->parameter_groups()) {
+    plan.weight_bytes += group_bytes(group);
+    saved_bytes += static_cast<std::uint64_t>(group.parameter.numel()) * (group.keep_float32 ? 4 : 2);
+    if (group.dead) plan.dead += group.parameter.numel();
+    if (!group.dead && !group.parameter.requires_grad()) plan.frozen += group.parameter.numel();
+  }
+  const bool has_ema = setup.config().optimizer.ema_decay > 0;
+  for (const ParameterGroup& group : trained) {
+    const auto count = static_cast<std::uint64_t>(group.parameter.numel());
+    plan.trained += group.parameter.numel();
+    // Gradient, two moments, EMA; bfloat16 parameters have float32 master weights and a gradient of their
+    // own.
+    plan.optimizer_bytes += count * (has_ema ? 16 : 12);
+    if (group.parameter.scalar_type() != torch::kFloat32) plan.optimizer_bytes += count * (4 + 2);
+    const std::string& name = group.parts.front().name;
+    const bool in_tower = starts_with(name, names::kVision) || starts_with(name, names::kProjector);
+    parts.tower |= in_tower;
+    parts.prefix |= in_tower || starts_with(name, names::kPaligemma);
+  }
+  const std::uint64_t state_bytes = static_cast<std::uint64_t>(plan.trained) * (has_ema ? 16 : 12);
+  plan.checkpoint_bytes = saved_bytes + state_bytes;
+  plan.host_bytes += state_bytes;  // the copy that is being written
+  return parts;
+}
+
+void count_teacher(const TrainingSetup& setup, TrainingPlan& plan) {
+  if (!setup.teacher || (setup.config().loss.kd == 0 && setup.config().loss.attn == 0)) return;
+  plan.teacher_layers = setup.teacher->config.depth();
+  Policy teacher(setup.teacher->config, setup.teacher_dtype, torch::kMeta);
+  for (const ParameterGroup& group : teacher->parameter_groups()) plan.weight_bytes += group_bytes(group);
+}
+
+}  // namespace
+
+std::uint64_t TrainingPlan::peak_bytes() const {
+  const std::uint64_t device = weight_bytes + optimizer_bytes + activation_bytes;
+  return on_gpu ? device : device + host_bytes + base_bytes;
+}
+
+TrainingPlan plan_training(const TrainingSetup& setup) {
+  const DistillConfig& config = setup.config();
+  TrainingPlan plan;
+  plan.base_bytes = resident_bytes();
+  plan.kept_layers = setup.kept_layers;
+  plan.student = setup.policy;
+  plan.on_gpu = setup.device.is_cuda();
+  plan.free_disk_bytes = free_disk_bytes(config.output_dir);
+  plan.training_frames = setup.split.train.size();
+  plan.held_out_frames = setup.split.held_out.size();
+  plan.cameras = setup.spec.image_keys;
+  const TrainedParts parts = count_student(setup, plan);
+  count_teacher(setup, plan);
+
+  const auto cameras = static_cast<std::int64_t>(setup.spec.image_keys.size());
+  const TrainingBatch sample = setup.pipeline->make_batch({setup.split.train.front()});
+  plan.prefix_tokens = cameras * setup.policy.vision.tokens() + sample.observation.tokens_bt.size(1);
+  PassShape shape;
+  shape.batch = config.train.batch_size / config.train.accumulate;
+  shape.images = shape.batch * cameras;
+  shape.prefix = plan.prefix_tokens;
+  shape.horizon = setup.spec.horizon;
+  shape.draws = config.flow.draws;
+  ActivationSizes sizes;
+  sizes.tower_trained = parts.tower;
+  sizes.backbone_trained = parts.prefix;
+  sizes.recompute = config.train.activation_checkpointing;
+  sizes.bytes_per_value = static_cast<std::int64_t>(value_bytes(setup.dtype));
+  plan.activation_bytes = training_activation_bytes(setup.policy, shape, sizes);
+
+  const ForwardFlops student = forward_flops(setup.policy, shape);
+  const double micro_batches = static_cast<double>(config.train.accumulate);
+  const double again =
+      sizes.recompute ? 1 : 0;  // a backward pass is two forward passes, and one more to recompute
+  plan.flops =
+      micro_batches * (student.tower * (parts.tower ? 3 + again : 1) +
+                       student.backbone * (parts.prefix ? 3 + again : 1) + student.expert * (3 + again));
+  if (plan.teacher_layers > 0) {
+    const ForwardFlops teacher = forward_flops(setup.teacher->config, shape);
+    plan.flops += micro_batches * (teacher.tower + teacher.backbone + teacher.expert);
+    plan.activation_bytes =
+        std::max(plan.activation_bytes,
+                 inference_activation_bytes(setup.teacher->config, shape,
+                                            static_cast<std::int64_t>(value_bytes(setup.teacher_dtype))));
+  }
+  const std::int64_t image_values = 3 * setup.spec.image_size * setup.spec.image_size;
+  const std::int64_t batches = std::max(config.data.prefetch, config.data.workers) + 2;
+  plan.host_bytes +=
+      static_cast<std::uint64_t>(batches * config.train.batch_size * cameras * image_values * 4);
+  return plan;
+}
+
+std::string plan_text(const TrainingPlan& plan) {
+  std::vector<std::vector<std::string>> rows;
+  const auto row = [&](const std::string& what, const std::string& value) { rows.push_back({what, value}); };
+  const auto count = [](std::int64_t n) { return human_count(static_cast<std::uint64_t>(n)); };
+  row("student", str(enum_name(plan.student.kind), ", ", plan.student.depth(), " layers"));
+  if (!plan.kept_layers.empty()) row("  teacher layers kept", join(plan.kept_layers, ", "));
+  row("  parameters trained", count(plan.trained));
+  row("  frozen", count(plan.frozen));
+  row("  dead (no output depends on them)", count(plan.dead));
+  row("teacher in the loop", plan.teacher_layers > 0 ? str(plan.teacher_layers, " layers") : "none");
+  row("data", str(plan.training_frames, " frames to train on, ", plan.held_out_frames, " held out"));
+  row("  cameras", join(plan.cameras, ", "));
+  row("  prefix tokens per sample", str(plan.prefix_tokens));
+  row("memory, peak", str(human_bytes(plan.peak_bytes()), plan.on_gpu ? " on the GPU" : ""));
+  row("  weights", human_bytes(plan.weight_bytes));
+  row("  gradient, moments, EMA", human_bytes(plan.optimizer_bytes));
+  row("  activations", human_bytes(plan.activation_bytes));
+  row(plan.on_gpu ? "  on the host: batches, checkpoint copy" : "  batches, checkpoint copy",
+      human_bytes(plan.host_bytes));
+  row("arithmetic per step", str(human_count(static_cast<std::uint64_t>(plan.flops / 1e6)), " MFLOP"));
+  row("checkpoint", human_bytes(plan.checkpoint_bytes));
+  row("disk left", human_bytes(plan.free_disk_bytes));
+  return text_table({"plan", ""}, rows);
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,148 @@
+// run_distill: from a configuration to a finished run folder.
+#include <torch/torch.h>
+
+#include <iostream>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/distill/plan.h"
+#include "shallowpi/distill/trainer.h"
+
+namespace shallowpi {
+namespace fs = std::filesystem;
+namespace {
+
+// Where a run starts: a checkpoint's folder, or empty for step 0.
+struct StartPoint {
+  fs::path checkpoint;
+  std::int64_t step = 0;
+  std::int64_t best_step = -1;
+};
+
+void check_same_config(const fs::path& old_config, const ResolvedConfig& resolved, const std::string& whose) {
+  if (!fs::exists(old_config)) return;
+  const auto differences = config_differences(read_file(old_config), dump_config(resolved));
+  if (!differences.empty())
+    throw UsageError(
+        str(whose, " was made with another configuration; set these back, or choose another output_dir:\n  ",
+            join(differences, "\n  ")));
+}
+
+StartPoint start_point(const fs::path& checkpoint) {
+  const TrainingState state = read_training_state(checkpoint / "training_state");
+  return {checkpoint, state.step, state.best_step};
+}
+
+// The checkpoint that --resume DIR means: DIR itself, or the newest valid one of the run DIR.
+fs::path given_checkpoint(const fs::path& folder) {
+  if (!fs::is_directory(folder)) throw UsageError(str("--resume: ", folder.string(), " is not a folder"));
+  if (fs::is_directory(folder / "checkpoints")) {
+    const auto newest = newest_valid_checkpoint(folder);
+    if (!newest)
+      throw UsageError(str("--resume: ", folder.string(), " has no checkpoint that can be resumed"));
+    return newest->folder;
+  }
+  verify_manifest(folder);
+  return folder;
+}
+
+StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resume) {
+  const fs::path run_folder = resolved.config.output_dir;
+  const bool has_checkpoints = !run_checkpoints(run_folder).empty();
+  if (resume == "never") {
+    if (has_checkpoints)
+      throw UsageError(str(run_folder.string(),
+                           " holds checkpoints of a run; choose another output_dir, remove the "
+                           "folder, or go on with --resume auto"));
+    return {};
+  }
+  check_same_config(run_folder / "config.yaml", resolved, run_folder.string());
+  if (has_checkpoints) {
+    const auto newest = newest_valid_checkpoint(run_folder);
+    if (!newest)
+      throw CorruptError(
+          str("none of the checkpoints in ", run_folder.string(), " is intact; choose another output_dir"));
+    if (resume != "auto" && !fs::equivalent(given_checkpoint(resume), newest->folder))
+      log::warning("--resume ", resume, " is not used: ", run_folder.string(), " has checkpoints of its own");
+    return start_point(newest->folder);
+  }
+  if (resume == "auto") return {};
+  const fs::path given = given_checkpoint(resume);
+  check_same_config(given / "training_state" / "config.yaml", resolved, given.string());
+  return start_point(given);
+}
+
+// A run that goes on from another folder's checkpoint takes over the metrics up to there.
+void adopt_metrics(const StartPoint& start, const fs::path& run_folder) {
+  if (start.checkpoint.empty()) return;
+  const fs::path source = fs::absolute(start.checkpoint).parent_path().parent_path();
+  if (fs::equivalent(source, run_folder)) return;
+  const auto bytes = read_training_state(start.checkpoint / "training_state").metrics_bytes;
+  const fs::path metrics = source / "metrics.jsonl";
+  if (!fs::exists(metrics) || fs::file_size(metrics) < bytes)
+    throw UsageError(str("--resume: ", metrics.string(),
+                         " is missing or too short; give a checkpoint within its run "
+                         "folder"));
+  write_file_atomically(run_folder / "metrics.jsonl", read_file(metrics).substr(0, bytes));
+}
+
+// Fails before the first step rather than at the first checkpoint.
+void check_disk(const TrainingPlan& plan, const DistillConfig& config) {
+  const std::uint64_t available = free_disk_bytes(config.output_dir);
+  if (available < plan.checkpoint_bytes)
+    throw UsageError(str("output_dir: ", config.output_dir, " has ", human_bytes(available),
+                         " left, but one checkpoint takes ", human_bytes(plan.checkpoint_bytes)));
+  const std::uint64_t wanted = plan.checkpoint_bytes * static_cast<std::uint64_t>(config.train.keep_last + 2);
+  if (available < wanted)
+    log::warning("output_dir has ", human_bytes(available),
+                 " left; with train.keep_last, best and the one being "
+                 "written, checkpoints may take ",
+                 human_bytes(wanted));
+}
+
+}  // namespace
+
+int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
+  const DistillConfig& config = resolved.config;
+  if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
+  if (run.dry_run) {
+    std::cout << plan_text(plan_training(prepare_training(resolved)));
+    return static_cast<int>(ExitCode::kDone);
+  }
+  const StopSignal stop;
+  const fs::path path = config.output_dir;
+  // A run folder is locked before anything slow; a new one is made only when everything is known to fit.
+  std::unique_ptr<RunFolder> folder;
+  if (fs::exists(path / "config.yaml")) folder = std::make_unique<RunFolder>(path);
+  const StartPoint start = choose_start(resolved, run.resume);
+  const bool is_own = folder && !start.checkpoint.empty() &&
+                      fs::equivalent(start.checkpoint.parent_path(), path / "checkpoints");
+  if (is_own) folder->settle(start.step, start.best_step, config.train);
+  if (is_own && start.step >= config.train.steps) {
+    log::info("nothing to do: ", path.string(), " is complete after ", start.step, " steps");
+    return static_cast<int>(ExitCode::kDone);
+  }
+  TrainingSetup setup = prepare_training(resolved);
+  check_disk(plan_training(setup), config);
+  TrainingModels models = load_models(setup);
+  if (!folder) folder = std::make_unique<RunFolder>(path);
+  write_file_atomically(path / "config.yaml", dump_config(resolved));
+  adopt_metrics(start, path);
+  Trainer trainer(std::move(setup), std::move(models), *folder, start.checkpoint, run.quiet);
+  trainer.run(stop);
+  if (trainer.state().step >= config.train.steps) {
+    log::info("done: ", (path / "last").string());
+    return static_cast<int>(ExitCode::kDone);
+  }
+  log::warning("stopped by a signal after step ", trainer.state().step,
+               ", which is saved; run again to go on");
+  return stop.exit_code();
+}
+
+void run_init_only(const ResolvedConfig& resolved, const fs::path& out) {
+  const CheckpointInfo teacher = read_checkpoint_info(resolved.config.teacher.checkpoint);
+  init_student(teacher, chosen_layers(resolved.config.student, teacher.config.depth()), out);
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,258 @@
+#include "shallowpi/distill/setup.h"
+
+#include <numeric>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+namespace {
+
+// Runs each step, whatever went wrong with earlier ones, as long as those it needs went well.
+class ProblemList {
+ public:
+  template <typename Step>
+  bool attempt(Step&& step) {
+    try {
+      step();
+      return true;
+    } catch (const Error& error) {
+      problems_.push_back(error);
+      return false;
+    }
+  }
+  void throw_all() const {
+    if (problems_.empty()) return;
+    if (problems_.size() == 1) throw problems_.front();
+    std::vector<std::string> messages;
+    for (const Error& problem : problems_) messages.push_back(problem.what());
+    throw Error(str(problems_.size(), " problems:\n  ", join(messages, "\n  ")), problems_.front().code());
+  }
+
+ private:
+  std::vector<Error> problems_;
+};
+
+torch::Device choose_device(const std::string& name) {
+  if (name == "auto")
+    return torch::cuda::is_available() ? torch::Device(torch::kCUDA, 0) : torch::Device(torch::kCPU);
+  if (name != "cpu" && !torch::cuda::is_available())
+    throw UsageError(
+        str("device: ", name, " is not available; this machine or this build has no CUDA. Use device=cpu"));
+  return torch::Device(name);
+}
+
+torch::Dtype choose_dtype(const std::string& name, torch::Device device) {
+  if (name == "auto") return device.is_cuda() ? torch::kBFloat16 : torch::kFloat32;
+  return name == "bfloat16" ? torch::kBFloat16 : torch::kFloat32;
+}
+
+CheckpointInfo read_info(const std::string& folder, const ResolvedConfig& resolved) {
+  std::optional<std::int64_t> horizon;
+  if (resolved.is_set("policy.horizon")) horizon = resolved.config.policy.horizon;
+  CheckpointInfo info = read_checkpoint_info(folder, horizon);
+  if (!info.horizon_known && !horizon)
+    throw UsageError(str(folder, " does not say how many action steps a chunk has; set policy.horizon"));
+  return info;
+}
+
+std::vector<std::int64_t> all_layers(std::int64_t depth) {
+  std::vector<std::int64_t> layers(static_cast<std::size_t>(depth));
+  std::iota(layers.begin(), layers.end(), 0);
+  return layers;
+}
+
+void set_depth(PolicyConfig& policy, std::int64_t depth) {
+  policy.backbone.depth = policy.expert.depth = depth;
+}
+
+// A student that was trained before goes on with a teacher: which teacher layers do its layers answer to?
+std::vector<std::int64_t> layers_of_teacher(const CheckpointInfo& start, const CheckpointInfo& teacher,
+                                            const StudentConfig& student) {
+  const std::int64_t depth = start.config.depth();
+  if (student.layers != 0 && student.layers != depth)
+    throw UsageError(
+        str("student.layers is ", student.layers, ", but student.checkpoint has ", depth, " layers"));
+  if (start.config.kind != teacher.config.kind)
+    throw UsageError(str("student.checkpoint is a ", enum_name(start.config.kind),
+                         " and teacher.checkpoint a ", enum_name(teacher.config.kind),
+                         "; both must be of one kind"));
+  const auto kept = start.kept_layers.empty() ? layer_map(student.layer_map, depth, teacher.config.depth())
+                                              : start.kept_layers;
+  check_layer_map(kept, teacher.config.depth());
+  return kept;
+}
+
+void choose_architecture(TrainingSetup& setup) {
+  const StudentConfig& student = setup.config().student;
+  if (setup.start && setup.teacher) {
+    setup.policy = setup.start->config;
+    setup.kept_layers = layers_of_teacher(*setup.start, *setup.teacher, student);
+  } else if (setup.start) {
+    setup.policy = setup.start->config;
+    const auto kept = chosen_layers(student, setup.policy.depth());
+    setup.kept_layers = setup.start->kept_layers;
+    if (kept == all_layers(setup.policy.depth())) return;
+    setup.start_layers = kept;
+    set_depth(setup.policy, static_cast<std::int64_t>(kept.size()));
+    setup.kept_layers.clear();
+    for (const std::int64_t layer : kept)
+      setup.kept_layers.push_back(setup.start->kept_layers.empty()
+                                      ? layer
+                                      : setup.start->kept_layers[static_cast<std::size_t>(layer)]);
+  } else if (setup.teacher) {
+    setup.policy = setup.teacher->config;
+    setup.kept_layers = chosen_layers(student, setup.policy.depth());
+    set_depth(setup.policy, static_cast<std::int64_t>(setup.kept_layers.size()));
+  } else {
+    setup.policy = student.architecture;
+    if (student.layers > 0) set_depth(setup.policy, student.layers);
+  }
+}
+
+void choose_spec(TrainingSetup& setup) {
+  if (setup.start) {
+    setup.spec = setup.start->spec;
+  } else {
+    setup.spec = setup.teacher ? setup.teacher->spec : setup.config().policy;
+  }
+  apply_policy_overrides(setup.resolved, setup.spec);
+  setup.spec.image_size = setup.policy.vision.image_size;
+}
+
+void open_data(TrainingSetup& setup) {
+  const DataConfig& data = setup.config().data;
+  std::vector<std::pair<std::string, double>> patterns;
+  for (const DataFile& file : data.files) patterns.emplace_back(file.path, file.weight);
+  LiberoOptions options;
+  options.raw_alignment = data.alignment == LiberoAlignment::kRaw;
+  options.drop_noops = data.drop_noops;
+  setup.dataset =
+      std::make_shared<Dataset>(open_dataset(patterns, std::string(enum_name(data.format)), options));
+  setup.split = setup.dataset->split(data.held_out_fraction, setup.config().seed);
+}
+
+NormStats choose_stats(const TrainingSetup& setup) {
+  const DataConfig& data = setup.config().data;
+  if (!data.norm_stats.empty()) return read_norm_stats(data.norm_stats);
+  const auto& origin = setup.start ? setup.start : setup.teacher;
+  if (origin && origin->stats) return *origin->stats;
+  log::info("computing normalisation statistics from ", setup.split.train.size(), " training frames");
+  return compute_norm_stats(*setup.dataset, setup.split.train, setup.spec, data.min_norm_range);
+}
+
+}  // namespace
+
+std::filesystem::path TrainingSetup::origin() const {
+  if (start) return start->folder;
+  return teacher ? teacher->folder : std::filesystem::path();
+}
+
+std::vector<std::int64_t> chosen_layers(const StudentConfig& student, std::int64_t depth) {
+  if (!student.layer_list.empty()) {
+    check_layer_map(student.layer_list, depth);
+    return student.layer_list;
+  }
+  return student.layers == 0 ? all_layers(depth) : layer_map(student.layer_map, student.layers, depth);
+}
+
+TrainingSetup prepare_training(const ResolvedConfig& resolved) {
+  TrainingSetup setup;
+  setup.resolved = resolved;
+  const DistillConfig& config = resolved.config;
+  ProblemList problems;
+  problems.attempt([&] {
+    setup.device = choose_device(config.device);
+    setup.dtype = choose_dtype(config.dtype, setup.device);
+    setup.teacher_dtype = choose_dtype(config.teacher.dtype, setup.device);
+  });
+  bool has_policy = true;
+  if (!config.teacher.checkpoint.empty())
+    has_policy &= problems.attempt([&] { setup.teacher = read_info(config.teacher.checkpoint, resolved); });
+  if (!config.student.checkpoint.empty())
+    has_policy &= problems.attempt([&] { setup.start = read_info(config.student.checkpoint, resolved); });
+  has_policy = has_policy && problems.attempt([&] { choose_architecture(setup); });
+  bool has_inputs = problems.attempt([&] { open_data(setup); });
+  has_inputs &= problems.attempt([&] {
+    const auto& origin = setup.start ? setup.start : setup.teacher;
+    setup.tokenizer =
+        find_tokenizer(config.data.tokenizer, origin ? origin->tokenizer : std::filesystem::path());
+  });
+  if (has_policy && has_inputs)
+    problems.attempt([&] {
+      choose_spec(setup);
+      const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
+      setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, choose_stats(setup),
+                                                              tokenizer, setup.policy.vocab);
+      setup.spec = setup.pipeline->spec();
+    });
+  problems.throw_all();
+  return setup;
+}
+
+TrainingModels load_models(const TrainingSetup& setup) {
+  PolicyOptions options;
+  options.activation_checkpointing = setup.config().train.activation_checkpointing;
+  TrainingModels models;
+  if (setup.start) {
+    models.student = setup.start_layers.empty()
+                         ? load_policy(*setup.start, setup.dtype, setup.device, options)
+                         : load_student(*setup.start, setup.start_layers, setup.dtype, setup.device, options);
+  } else if (setup.teacher) {
+    models.student = load_student(*setup.teacher, setup.kept_layers, setup.dtype, setup.device, options);
+  } else {
+    models.student = Policy(setup.policy, setup.dtype, setup.device, options);
+    models.student->initialize(setup.config().seed);
+  }
+  const LossConfig& loss = setup.config().loss;
+  if (setup.teacher && (loss.kd > 0 || loss.attn > 0)) {
+    models.teacher = load_policy(*setup.teacher, setup.teacher_dtype, setup.device);
+    for (const ParameterGroup& group : models.teacher->parameter_groups()) {
+      torch::Tensor parameter = group.parameter;
+      parameter.set_requires_grad(false);
+    }
+  }
+  return models;
+}
+
+bool matches_pattern(std::string_view pattern, std::string_view name) {
+  if (pattern.empty()) return name.empty();
+  if (pattern.front() == '*')
+    return matches_pattern(pattern.substr(1), name) ||
+           (!name.empty() && matches_pattern(pattern, name.substr(1)));
+  if (name.empty() || (pattern.front() != '?' && pattern.front() != name.front())) return false;
+  return matches_pattern(pattern.substr(1), name.substr(1));
+}
+
+std::vector<ParameterGroup> trainable_groups(Policy& student, const std::vector<std::string>& freeze) {
+  std::vector<std::size_t> uses(freeze.size(), 0);
+  std::vector<ParameterGroup> trained;
+  for (const ParameterGroup& group : student->parameter_groups()) {
+    std::vector<std::string> frozen, free;
+    for (const ParameterPart& part : group.parts) {
+      bool matched = false;
+      for (std::size_t i = 0; i < freeze.size(); ++i) {
+        if (!matches_pattern(freeze[i], part.name)) continue;
+        matched = true;
+        ++uses[i];
+      }
+      (matched ? frozen : free).push_back(part.name);
+    }
+    if (!frozen.empty() && !free.empty() && !group.dead)
+      throw UsageError(str("optimizer.freeze: ", join(frozen, ", "), " can only be frozen together with ",
+                           join(free, ", "), ", as they are stored as one; widen the pattern"));
+    torch::Tensor parameter = group.parameter;
+    const bool is_trained = !group.dead && frozen.empty();
+    parameter.set_requires_grad(is_trained);
+    if (is_trained) trained.push_back(group);
+  }
+  for (std::size_t i = 0; i < freeze.size(); ++i)
+    if (uses[i] == 0)
+      throw UsageError(str("optimizer.freeze: '", freeze[i],
+                           "' matches no tensor; names are openpi's, such as "
+                           "paligemma_with_expert.paligemma.model.multi_modal_projector.linear.weight"));
+  return trained;
+}
+
+}  // namespace shallowpi

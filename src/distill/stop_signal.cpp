@@ -1,0 +1,43 @@
+#include "shallowpi/distill/stop_signal.h"
+
+#include <unistd.h>
+
+#include <csignal>
+
+namespace shallowpi {
+namespace {
+
+volatile std::sig_atomic_t received = 0;
+
+extern "C" void on_stop_signal(int signal) {
+  if (received != 0 && signal != SIGUSR1) _exit(128 + signal);
+  if (received == 0) received = signal;
+}
+
+void handle_all(void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;  // system calls in progress go on
+  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
+}
+
+}  // namespace
+
+StopSignal::StopSignal() {
+  received = 0;
+  handle_all(on_stop_signal);
+}
+
+StopSignal::~StopSignal() {
+  handle_all(SIG_DFL);
+}
+
+bool StopSignal::requested() const {
+  return received != 0;
+}
+
+int StopSignal::exit_code() const {
+  return 128 + (received == SIGINT ? SIGINT : SIGTERM);
+}
+
+}  // namespace shallowpi
