@@ -228,7 +228,7 @@ void write_file_atomically(const fs::path& path, std::string_view bytes) {
 void write_atomically(const fs::path& path, const std::function<void(const fs::path&)>& write) {
   const fs::path target = with_parent(path);
   std::error_code ignored;
-  if (fs::is_directory(target, ignored))
+  if (fs::is_directory(fs::symlink_status(target, ignored)))  // a link to a folder is replaced like a file
     throw UsageError(target.string() + " is a folder, but a file is to be written there");
   const Temporary temporary(target);
   write(temporary.path());
