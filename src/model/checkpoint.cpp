@@ -37,7 +37,8 @@ fs::path find_weights(const fs::path& folder) {
   if (has_weights(folder)) return folder;
   if (has_weights(folder / "pretrained_model")) return folder / "pretrained_model";
   if (fs::is_directory(folder / "params")) refuse_jax(folder);
-  if (folder.filename() == "params" && fs::exists(folder / "_METADATA")) refuse_jax(folder.parent_path());
+  const fs::path plain = (folder / "").parent_path();  // without a trailing slash
+  if (plain.filename() == "params" && fs::exists(plain / "_METADATA")) refuse_jax(plain.parent_path());
   std::string hint;
   for (const char* pickle : {"pytorch_model.bin", "model.pt", "model.pth"})
     if (fs::exists(folder / pickle))
@@ -78,6 +79,8 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
   const SafetensorsFolder file(info.folder);
   const auto names = canonical_names(file);
   const checkpoint::Shapes shapes = checkpoint::shapes_of(file, names);
+  const bool has_embed_tokens =
+      file.contains(names::kEmbedTokens) || file.contains("model." + names::kEmbedTokens);
   info.format = detect_format(info.folder);
   switch (info.format) {
     case CheckpointFormat::kShallowPi:
@@ -87,10 +90,7 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
       checkpoint::read_openpi(shapes, info);
       break;
     case CheckpointFormat::kLeRobot:
-      checkpoint::read_lerobot(shapes,
-                               names.count(names::kEmbedTokens) &&
-                                   names.at(names::kEmbedTokens).find("lm_head") == std::string::npos,
-                               info);
+      checkpoint::read_lerobot(shapes, has_embed_tokens, info);
       break;
   }
   checkpoint::check_tensors(info.folder, file, names, info.config);

@@ -137,7 +137,8 @@ void read_own(const Shapes& shapes, CheckpointInfo& info) {
   const auto vision_heads =
       json_get<std::int64_t>(json_get<Json>(architecture, "vision", where), "heads", where);
   info.config = infer_config_of(info.folder, shapes, heads, vision_heads);
-  if (architecture != architecture_json(info.config))
+  // nlohmann::json sorts keys: their order in the file does not matter.
+  if (nlohmann::json(architecture) != nlohmann::json(architecture_json(info.config)))
     throw CorruptError(str(where, ": the architecture that it states is not that of the weights, which is ",
                            architecture_json(info.config).dump(), "; the files do not belong together"));
   info.spec = read_spec(json, where);

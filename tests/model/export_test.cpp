@@ -1,0 +1,147 @@
+// Exports to openpi's and LeRobot's folders, as far as C++ can check them (tests/integration has the real
+// LeRobot).
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "model/checkpoint_internal.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "small_checkpoint.h"
+
+namespace shallowpi {
+namespace {
+
+using namespace testing;
+
+class Export : public ::testing::TestWithParam<PolicyKind> {
+ protected:
+  /// A student in our format, without the dead head.
+  void SetUp() override {
+    contents_.config = small_config(GetParam(), 2);
+    contents_.spec.horizon = 6;
+    contents_.spec.image_size = 28;
+    contents_.spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb"};
+    const bool pi05 = GetParam() == PolicyKind::kPi05;
+    contents_.spec.prompt_mode = pi05 ? PromptMode::kPi05State : PromptMode::kPi0Plain;
+    contents_.spec.norm_mode = pi05 ? NormMode::kQuantile : NormMode::kZScore;
+    contents_.spec.max_token_len = 48;
+    contents_.stats = small_stats();
+    weights_ = random_weights(contents_.config);
+    NamedTensors live = weights_;
+    live.erase(kDeadHeadName);
+    live[kEmbedName] = live.at(kHeadName);
+    live.erase(kHeadName);
+    std::filesystem::create_directories(dir_ / "own");
+    write_checkpoint_files(dir_ / "own", contents_, live, torch::kFloat32);
+  }
+
+  TempDir dir_;
+  CheckpointContents contents_;
+  NamedTensors weights_;
+};
+
+TEST_P(Export, ToOpenpiHoldsExactlyItsTensors) {
+  export_checkpoint(dir_ / "own", CheckpointFormat::kOpenpi, dir_ / "out");
+  NamedTensors stored = load_safetensors(dir_ / "out/model.safetensors");
+  EXPECT_EQ(stored.size(), weights_.size());
+  for (const auto& [name, tensor] : weights_) {
+    ASSERT_TRUE(stored.count(name)) << name;
+    const torch::Tensor expected = name == kDeadHeadName ? torch::zeros_like(tensor) : tensor;
+    EXPECT_TRUE(torch::equal(stored.at(name), expected)) << name;
+  }
+  EXPECT_EQ(SafetensorsFile(dir_ / "out/model.safetensors").metadata().at(kEmbedName), kHeadName)
+      << "openpi's tie";
+  const CheckpointInfo info = read_checkpoint_info(dir_ / "out");
+  EXPECT_EQ(info.format, CheckpointFormat::kOpenpi);
+  EXPECT_EQ(info.spec.horizon, 6);
+  EXPECT_EQ(info.stats->actions.q01, contents_.stats->actions.q01);
+  EXPECT_NE(read_file(dir_ / "out/load_shallow.py").find("DEPTH = 2\n"), std::string::npos);
+  EXPECT_EQ(read_file(dir_ / "out/README.md").find('@'), std::string::npos) << "a template key was left";
+}
+
+TEST_P(Export, ToLeRobotHoldsBothOfTheTiedPairUnderThePrefix) {
+  export_checkpoint(dir_ / "own", CheckpointFormat::kLeRobot, dir_ / "out");
+  const NamedTensors stored = load_safetensors(dir_ / "out/model.safetensors");
+  EXPECT_EQ(stored.size(), weights_.size() + 1);
+  EXPECT_TRUE(torch::equal(stored.at("model." + kEmbedName), weights_.at(kHeadName)));
+  EXPECT_TRUE(torch::equal(stored.at("model." + kHeadName), weights_.at(kHeadName)));
+  EXPECT_TRUE(stored.count("model." + kDeadHeadName));
+  const CheckpointInfo info = read_checkpoint_info(dir_ / "out");
+  EXPECT_EQ(info.format, CheckpointFormat::kLeRobot);
+  EXPECT_EQ(info.spec.image_keys, contents_.spec.image_keys);
+  EXPECT_EQ(info.spec.prompt_mode, contents_.spec.prompt_mode);
+  EXPECT_EQ(info.spec.max_token_len, 48);
+  EXPECT_EQ(info.spec.robot.kind, RobotKind::kLibero);
+  EXPECT_EQ(weights_fingerprint(dir_ / "out"), weights_fingerprint(dir_ / "own"));
+}
+
+TEST_P(Export, WritesLeRobotsConfigKeysAndNoOther) {
+  const std::string kind(enum_name(GetParam()));
+  const Json reference = read_json(test_data("parity/" + kind + "/lerobot_config.json"));
+  export_checkpoint(dir_ / "own", CheckpointFormat::kLeRobot, dir_ / "out");
+  for (const char* folder : {"own", "out"}) {
+    const Json json = read_json(dir_ / folder / "config.json");
+    for (const auto& [key, value] : reference.items()) {
+      ASSERT_TRUE(json.contains(key)) << key;
+      if (!value.is_null() && !json[key].is_null()) {
+        EXPECT_EQ(json[key].type(), value.type()) << key;
+      }
+    }
+    for (const auto& [key, value] : json.items()) EXPECT_TRUE(reference.contains(key)) << key;
+    EXPECT_EQ(json["input_features"]["observation.images.image2"]["shape"], Json::array({3, 28, 28}));
+    EXPECT_EQ(json["output_features"]["action"]["shape"], Json::array({7}));
+  }
+}
+
+TEST_P(Export, PutsTheStepsInLeRobotsOrder) {
+  export_checkpoint(dir_ / "own", CheckpointFormat::kLeRobot, dir_ / "out");
+  std::vector<std::string> steps;
+  const Json pipeline = read_json(dir_ / "out/policy_preprocessor.json");
+  for (const Json& step : pipeline["steps"]) steps.push_back(step["registry_name"]);
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(steps,
+            GetParam() == PolicyKind::kPi0
+                ? (Names{"rename_observations_processor", "to_batch_processor", "pi0_new_line_processor",
+                         "tokenizer_processor", "device_processor", "relative_actions_processor",
+                         "normalizer_processor"})
+                : (Names{"rename_observations_processor", "to_batch_processor", "relative_actions_processor",
+                         "normalizer_processor", "pi05_prepare_state_tokenizer_processor_step",
+                         "tokenizer_processor", "device_processor"}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Export, ::testing::Values(PolicyKind::kPi0, PolicyKind::kPi05),
+                         [](const auto& param) { return std::string(enum_name(param.param)); });
+
+TEST(ExportStats, KeepTheNormalisedValuesAcrossConventions) {
+  const auto normalised = [](const FeatureStats& stats, NormMode mode, double x) {
+    switch (mode) {
+      case NormMode::kZScore:
+        return (x - stats.mean[0]) / (stats.std[0] + 1e-6);
+      case NormMode::kQuantile:
+        return (x - stats.q01[0]) / (stats.q99[0] - stats.q01[0] + 1e-6) * 2 - 1;
+      case NormMode::kLeRobotMeanStd:
+        return (x - stats.mean[0]) / (stats.std[0] + 1e-8);
+      case NormMode::kLeRobotQuantiles:
+        return 2 * (x - stats.q01[0]) / (stats.q99[0] - stats.q01[0]) - 1;
+    }
+    return 0.0;
+  };
+  const FeatureStats stats{{0.3}, {0.02}, {-0.1}, {0.05}};
+  for (const auto& from : kEnumNames<NormMode>)
+    for (const auto& to : kEnumNames<NormMode>)
+      for (const double x : {-0.4, 0.1, 2.0})
+        EXPECT_NEAR(normalised(checkpoint::convert_stats(stats, from.value, to.value), to.value, x),
+                    normalised(stats, from.value, x), 1e-5 * std::abs(normalised(stats, from.value, x)))
+            << from.name << " to " << to.name;
+}
+
+TEST(ExportCameras, HaveLeRobotsNamesAndComeBack) {
+  for (const RobotKind robot : {RobotKind::kLibero, RobotKind::kAloha, RobotKind::kJoints})
+    for (const char* camera : {"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb", "my_camera"})
+      EXPECT_EQ(checkpoint::camera_of_lerobot(checkpoint::lerobot_camera(robot, camera)), camera);
+  EXPECT_EQ(checkpoint::lerobot_camera(RobotKind::kLibero, "base_0_rgb"), "observation.images.image");
+}
+
+}  // namespace
+}  // namespace shallowpi

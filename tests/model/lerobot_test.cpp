@@ -1,0 +1,132 @@
+// LeRobot's folders: config.json and the processors' statistics.
+#include <gtest/gtest.h>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/model/checkpoint.h"
+#include "small_checkpoint.h"
+
+namespace shallowpi {
+namespace {
+
+using namespace testing;
+
+/// A pi05 folder with both files of statistics under names that no LeRobot version writes: the JSON must be
+/// followed.
+class LeRobotFolder : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    NamedTensors weights = random_weights(small_config());
+    weights[kEmbedName] = weights.at(kHeadName);
+    write_weights_file(dir_.path(), renamed(weights, "model."));
+    write_text(dir_ / "config.json", config_.dump());
+    write_processors("QUANTILES", "QUANTILES");
+  }
+  void write_processors(const std::string& state_mode, const std::string& action_mode,
+                        const Json& more_steps = Json::array()) {
+    const Json modes = {{"VISUAL", "IDENTITY"}, {"STATE", state_mode}, {"ACTION", action_mode}};
+    Json steps = Json::array(
+        {{{"registry_name", "normalizer_processor"},
+          {"config", {{"norm_map", modes}}},
+          {"state_file", "in.safetensors"}},
+         {{"registry_name", "pi05_prepare_state_tokenizer_processor_step"}, {"config", Json::object()}},
+         {{"registry_name", "tokenizer_processor"}, {"config", {{"max_length", 77}}}}});
+    for (const Json& step : more_steps) steps.push_back(step);
+    write_text(dir_ / "policy_preprocessor.json", Json{{"name", "x"}, {"steps", steps}}.dump());
+    const Json post =
+        Json::array({{{"registry_name", "unnormalizer_processor"}, {"state_file", "out.safetensors"}}});
+    write_text(dir_ / "policy_postprocessor.json", Json{{"steps", post}}.dump());
+    NormStats stats = small_stats();
+    save_safetensors(dir_ / "in.safetensors", lerobot_stats(stats));
+    stats.actions.mean[0] = 42;  // what un-normalises actions is the postprocessor's copy
+    save_safetensors(dir_ / "out.safetensors", lerobot_stats(stats));
+  }
+  CheckpointInfo read() const { return read_checkpoint_info(dir_.path()); }
+
+  TempDir dir_;
+  Json config_ = lerobot_config("pi05");
+};
+
+TEST_F(LeRobotFolder, IsRead) {
+  const CheckpointInfo info = read();
+  EXPECT_EQ(info.format, CheckpointFormat::kLeRobot);
+  EXPECT_EQ(info.spec.horizon, 10);
+  EXPECT_EQ(info.spec.image_keys, (std::vector<std::string>{"base_0_rgb", "left_wrist_0_rgb"}))
+      << "no empty camera";
+  EXPECT_EQ(info.spec.max_token_len, 77);
+  EXPECT_EQ(info.spec.prompt_mode, PromptMode::kPi05State);
+  EXPECT_EQ(info.spec.norm_mode, NormMode::kLeRobotQuantiles);
+  EXPECT_EQ(info.spec.resize_mode, ResizeMode::kTorch);
+  EXPECT_EQ(info.spec.robot.kind, RobotKind::kLibero);
+  EXPECT_TRUE(info.spec.robot.delta_mask.empty());
+  ASSERT_TRUE(info.stats);
+  EXPECT_EQ(info.stats->state.q99, small_stats().state.q99);
+  EXPECT_EQ(info.stats->actions.mean[0], 42);
+}
+
+TEST_F(LeRobotFolder, KeepsTheMeaningOfEveryNormalisationMode) {
+  write_processors("MEAN_STD", "MEAN_STD");
+  EXPECT_EQ(read().spec.norm_mode, NormMode::kLeRobotMeanStd);
+  write_processors("MEAN_STD", "QUANTILES");
+  const CheckpointInfo mixed = read();
+  EXPECT_EQ(mixed.spec.norm_mode, NormMode::kLeRobotQuantiles);
+  const FeatureStats state = small_stats().state;
+  EXPECT_NEAR(mixed.stats->state.q01[2], state.mean[2] - state.std[2], 1e-12);
+  EXPECT_NEAR(mixed.stats->state.q99[2], state.mean[2] + state.std[2], 1e-12);
+  EXPECT_EQ(mixed.stats->actions.q01, small_stats().actions.q01);
+  write_processors("IDENTITY", "QUANTILES");
+  EXPECT_EQ(read().stats->state.q01, std::vector<double>(8, -1.0));
+  EXPECT_EQ(read().stats->state.q99, std::vector<double>(8, 1.0));
+  write_processors("QUANTILES", "MIN_MAX");
+  expect_error<CorruptError>([&] { read(); }, "out.safetensors", "'action.min' and 'action.max'");
+  write_processors("QUANTILES", "SOFTMAX");
+  expect_error<UsageError>([&] { read(); }, "'SOFTMAX' is not known");
+}
+
+TEST_F(LeRobotFolder, TellsThePromptOfOldVersions) {
+  write_weights_file(dir_.path(), renamed(random_weights(small_config()), "model."));  // lm_head alone
+  EXPECT_EQ(read().spec.prompt_mode, PromptMode::kPi05State) << "one sign is not enough";
+  config_.erase("use_relative_actions");
+  write_text(dir_ / "config.json", config_.dump());
+  const CheckpointInfo info = read();
+  EXPECT_EQ(info.spec.prompt_mode, PromptMode::kPi05StatePadded32);
+  EXPECT_NE(join(info.notes, "\n").find("LeRobot 0.4.x"), std::string::npos);
+}
+
+TEST_F(LeRobotFolder, BuildsTheMaskOfRelativeActions) {
+  config_["use_relative_actions"] = true;
+  config_["relative_exclude_joints"] = {"Gripper"};
+  config_["action_feature_names"] = {"x", "y", "z", "rx", "ry", "rz", "gripper_left"};
+  write_text(dir_ / "config.json", config_.dump());
+  EXPECT_EQ(read().spec.robot.delta_mask, (std::vector<bool>{true, true, true, true, true, true, false}));
+  write_processors(
+      "QUANTILES", "QUANTILES",
+      Json::array({{{"registry_name", "relative_actions_processor"}, {"config", {{"enabled", false}}}}}));
+  EXPECT_TRUE(read().spec.robot.delta_mask.empty()) << "the processor is what runs";
+}
+
+TEST_F(LeRobotFolder, ReadsWithoutProcessors) {
+  std::filesystem::remove(dir_ / "policy_preprocessor.json");
+  const CheckpointInfo info = read();
+  EXPECT_FALSE(info.stats);
+  EXPECT_EQ(info.spec.max_token_len, 64);
+  EXPECT_NE(join(info.notes, "\n").find("no normalisation statistics"), std::string::npos);
+}
+
+TEST_F(LeRobotFolder, RefusesContradictions) {
+  std::filesystem::remove(dir_ / "in.safetensors");
+  expect_error<CorruptError>([&] { read(); }, "in.safetensors", "are missing");
+  write_text(dir_ / "policy_preprocessor.json",
+             R"({"steps": [{"registry_name": "normalizer_processor", "state_file": "../../secret"}]})");
+  expect_error<CorruptError>([&] { read(); }, "'../../secret' is not a plain file name");
+  write_text(dir_ / "policy_preprocessor.json", R"({"steps": 3})");
+  expect_error<CorruptError>([&] { read(); }, "policy_preprocessor.json", "steps");
+  config_["type"] = "pi0";
+  write_text(dir_ / "config.json", config_.dump());
+  expect_error<CorruptError>([&] { read(); }, "says 'pi0'", "those of pi05");
+  config_["type"] = "smolvla";
+  write_text(dir_ / "config.json", config_.dump());
+  expect_error<UsageError>([&] { read(); }, "'smolvla'", "only pi0 and pi05");
+}
+
+}  // namespace
+}  // namespace shallowpi
