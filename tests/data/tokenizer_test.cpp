@@ -7,6 +7,7 @@
 
 #include "data/fake_episodes.h"
 #include "shallowpi/base/json.h"
+#include "shallowpi/data/random.h"
 #include "test_util.h"
 
 namespace shallowpi::testing {
@@ -58,6 +59,39 @@ TEST(Tokenizer, RefusesWhatIsNotAModel) {
     write_text(dir / name, bytes);
     expect_error<CorruptError>([&] { Tokenizer(dir / name); }, name, "not a SentencePiece model");
   }
+}
+
+// Whatever a damaged file holds, it is refused or it encodes; ids stay within the vocabulary.
+TEST(Tokenizer, SurvivesDamagedModels) {
+  const TempDir dir;
+  const std::string model = read_file(quickstart_tokenizer());
+  Random random({2024});
+  int refused = 0, loaded = 0;
+  for (int round = 0; round < 300; ++round) {
+    std::string damaged = model;
+    for (std::uint64_t edits = 1 + random.below(3); edits > 0; --edits) {
+      // Half of the edits hit the trainer and normaliser settings at the end.
+      const std::size_t at =
+          random.below(2) == 0 ? random.below(damaged.size()) : damaged.size() - 1 - random.below(200);
+      if (random.below(2) == 0)
+        damaged[at] = static_cast<char>(random.below(256));
+      else
+        damaged.erase(at, 1 + random.below(3));
+    }
+    write_text(dir / "damaged.model", damaged);
+    try {
+      const Tokenizer tokenizer(dir / "damaged.model");
+      for (std::int64_t id : tokenizer.encode("Task: pick up\n the 12 \xe6\x97\xa5")) {
+        EXPECT_GE(id, 0);
+        EXPECT_LT(id, tokenizer.vocab_size());
+      }
+      ++loaded;
+    } catch (const CorruptError&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 20);
+  EXPECT_GT(loaded, 20);
 }
 
 // Sets environment variables for one test.
