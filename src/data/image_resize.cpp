@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <utility>
 
@@ -70,39 +69,27 @@ const Coefficients& coefficients(std::int64_t in, std::int64_t out) {
   return cache.emplace(std::pair(in, out), make_coefficients(in, out)).first->second;
 }
 
-#if defined(__GNUC__)
-using Bytes4 [[gnu::vector_size(4)]] = std::uint8_t;
-using Ints4 [[gnu::vector_size(16)]] = std::int32_t;
-#endif
-
-// One row of RGB pixels; four bytes are read and written at a time, so both ends need one byte of slack.
+// One row of RGB pixels. Red and blue share a 64-bit sum: neither half can carry, as weights add up to 2^22.
 template <int kTaps>
-inline void resample_row(const std::uint8_t* in, std::uint8_t* out, std::int64_t width,
-                         const std::int64_t* first, const std::int32_t* weights, std::int64_t taps) {
-  const std::int64_t count = kTaps > 0 ? kTaps : taps;
-  for (std::int64_t x = 0; x < width; ++x, weights += count, out += 3) {
-    const std::uint8_t* pixel = in + first[x] * 3;
-    Ints4 sum = {kHalf, kHalf, kHalf, kHalf};
-    for (std::int64_t tap = 0; tap < count; ++tap, pixel += 3) {
-      Bytes4 rgb;
-      std::memcpy(&rgb, pixel, 4);
-      sum += __builtin_convertvector(rgb, Ints4) * weights[tap];
+void resample_row(const std::uint8_t* in, std::uint8_t* out, const Coefficients& table) {
+  constexpr std::uint64_t kTwoHalves =
+      static_cast<std::uint64_t>(kHalf) << 32 | static_cast<std::uint64_t>(kHalf);
+  const std::int64_t taps = kTaps > 0 ? kTaps : table.taps;
+  const std::int32_t* weights = table.weights.data();
+  for (std::int64_t first : table.first) {
+    const std::uint8_t* pixel = in + first * 3;
+    std::uint64_t red_blue = kTwoHalves;
+    std::uint32_t green = kHalf;
+    for (std::int64_t tap = 0; tap < taps; ++tap, pixel += 3) {
+      const auto weight = static_cast<std::uint32_t>(weights[tap]);
+      red_blue += (static_cast<std::uint64_t>(pixel[2]) << 32 | pixel[0]) * weight;
+      green += pixel[1] * weight;
     }
-    const Bytes4 rounded = __builtin_convertvector(sum >> kPrecisionBits, Bytes4);
-    std::memcpy(out, &rounded, 4);
-  }
-}
-
-SHALLOWPI_VECTORIZED
-void resample_rows(const std::uint8_t* in, std::int64_t in_row_bytes, std::uint8_t* out, std::int64_t height,
-                   std::int64_t width, const std::int64_t* first, const std::int32_t* weights,
-                   std::int64_t taps) {
-  for (std::int64_t y = 0; y < height; ++y, in += in_row_bytes, out += width * 3) {
-    if (taps == 2) {
-      resample_row<2>(in, out, width, first, weights, taps);
-    } else {
-      resample_row<0>(in, out, width, first, weights, taps);
-    }
+    out[0] = static_cast<std::uint8_t>(red_blue >> kPrecisionBits);
+    out[1] = static_cast<std::uint8_t>(green >> kPrecisionBits);
+    out[2] = static_cast<std::uint8_t>(red_blue >> (32 + kPrecisionBits));
+    out += 3;
+    weights += taps;
   }
 }
 
@@ -127,17 +114,13 @@ void blend_rows(const std::uint8_t* in, std::int64_t row_bytes, const std::int32
 
 Image resize_width(const Image& image, std::int64_t width) {
   const Coefficients& table = coefficients(image.width, width);
-  const std::int64_t row_bytes = image.width * 3;
   Image out{image.height, width,
-            std::vector<std::uint8_t>(static_cast<std::size_t>(image.height * width * 3 + 1))};
-  resample_rows(image.bytes.data(), row_bytes, out.bytes.data(), image.height - 1, width, table.first.data(),
-                table.weights.data(), table.taps);
-  // The last row has no byte after it.
-  std::vector<std::uint8_t> last(image.bytes.end() - row_bytes, image.bytes.end());
-  last.push_back(0);
-  resample_rows(last.data(), row_bytes, out.bytes.data() + (image.height - 1) * width * 3, 1, width,
-                table.first.data(), table.weights.data(), table.taps);
-  out.bytes.pop_back();
+            std::vector<std::uint8_t>(static_cast<std::size_t>(image.height * width * 3))};
+  // Enlarging takes two taps everywhere; knowing that doubles the speed.
+  const auto resample = table.taps == 2 ? resample_row<2> : resample_row<0>;
+  for (std::int64_t y = 0; y < image.height; ++y) {
+    resample(image.bytes.data() + y * image.width * 3, out.bytes.data() + y * width * 3, table);
+  }
   return out;
 }
 

@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Converts a LeRobotDataset (v2.x or v3.0) into HDF5 files that shallowpi-distill reads, one per episode.
+
+    scripts/convert_lerobot.py DATASET --out FOLDER [--episodes 0-9,12] [--camera KEY=NAME ...]
+
+The files have ALOHA's layout (docs/data.md): action, observations/qpos, observations/images/<camera>, and the task as
+language_instruction. Frames from videos are stored as JPEG, frames from PNGs losslessly. Finished episodes are kept
+when the command is repeated. Needs numpy, h5py, pyarrow, Pillow, and ffmpeg for videos; LeRobot itself is not needed.
+"""
+import argparse
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import h5py
+import numpy as np
+import pyarrow.parquet as parquet
+from PIL import Image
+
+STATE_KEYS = ("observation.state", "state")
+ACTION_KEYS = ("action", "actions")
+# What common data sets call the policies' cameras; other names are kept.
+CAMERA_NAMES = {"image": "base_0_rgb", "image2": "left_wrist_0_rgb", "wrist_image": "left_wrist_0_rgb"}
+MAX_DIMS = 32
+JPEG_QUALITY = 95
+
+
+def fail(message):
+    sys.exit(f"error: {message}")
+
+
+class Dataset:
+    """The metadata of one LeRobotDataset: paths come from the templates in its info.json."""
+
+    def __init__(self, root):
+        self.root = root
+        info_path = root / "meta" / "info.json"
+        if not info_path.is_file():
+            fail(f"{root} is no LeRobotDataset: it has no meta/info.json")
+        self.info = json.loads(info_path.read_text())
+        self.version = self.info["codebase_version"]
+        if self.version.startswith("v3."):
+            self.episodes, self.tasks = self._read_v3()
+        elif self.version.startswith("v2."):
+            self.episodes, self.tasks = self._read_v2()
+        else:
+            fail(f"{info_path}: codebase_version {self.version} is not v2.x or v3.x; convert it with LeRobot first")
+        self.fps = self.info["fps"]
+
+    def _read_v2(self):
+        def lines(name):
+            return [json.loads(line) for line in (self.root / "meta" / name).read_text().splitlines() if line.strip()]
+
+        episodes = {row["episode_index"]: row for row in lines("episodes.jsonl")}
+        return episodes, {row["task_index"]: row["task"] for row in lines("tasks.jsonl")}
+
+    def _read_v3(self):
+        episodes = {}
+        for path in sorted((self.root / "meta" / "episodes").glob("*/*.parquet")):
+            columns = [name for name in parquet.read_schema(path).names if not name.startswith("stats/")]
+            for row in parquet.read_table(path, columns=columns).to_pylist():
+                episodes[row["episode_index"]] = row
+        # The task is the table's index, which pandas names in several ways.
+        table = parquet.read_table(self.root / "meta" / "tasks.parquet").to_pydict()
+        texts = next(values for name, values in table.items() if name != "task_index")
+        return episodes, dict(zip(table["task_index"], texts))
+
+    def feature(self, candidates, chosen, what):
+        features = self.info["features"]
+        for key in (chosen,) if chosen else candidates:
+            if key in features:
+                return key
+        fail(f"{self.root} has no {what} among {', '.join(features)}; name it with --{what}")
+
+    def cameras(self):
+        """{key: (height, width, kind)} of the colour cameras."""
+        found = {}
+        for key, feature in self.info["features"].items():
+            if feature["dtype"] not in ("image", "video") or "depth" in key:
+                continue
+            shape = list(feature["shape"])
+            channels_first = shape[0] == 3 and shape[-1] != 3
+            height, width = shape[1:] if channels_first else shape[:2]
+            found[key] = (height, width, feature["dtype"])
+        return found
+
+    def _chunk(self, episode):
+        return {"episode_chunk": episode // self.info.get("chunks_size", 1000), "episode_index": episode}
+
+    def rows(self, episode):
+        """The episode's rows of its parquet file, in order."""
+        row = self.episodes[episode]
+        if self.version.startswith("v3."):
+            name = self.info["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+        else:
+            name = self.info["data_path"].format(**self._chunk(episode))
+        table = parquet.read_table(self.root / name, filters=[("episode_index", "=", episode)])
+        table = table.sort_by("frame_index")
+        if table.num_rows != row["length"]:
+            fail(f"{name} has {table.num_rows} rows of episode {episode}, but the metadata says {row['length']}")
+        return table
+
+    def video(self, key, episode):
+        """(path, first frame) of an episode in its video file."""
+        row, template = self.episodes[episode], self.info["video_path"]
+        if not self.version.startswith("v3."):
+            return self.root / template.format(video_key=key, **self._chunk(episode)), 0
+        at = f"videos/{key}/"
+        path = template.format(video_key=key, chunk_index=row[at + "chunk_index"], file_index=row[at + "file_index"])
+        return self.root / path, round(row[at + "from_timestamp"] * self.fps)
+
+
+class VideoReader:
+    """Frames of video files through a pipe from ffmpeg, which stays open while episodes follow each other in a file."""
+
+    def __init__(self, height, width, fps):
+        self.height, self.width, self.fps = height, width, fps
+        self.process, self.path, self.position = None, None, 0
+
+    def close(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+            self.errors.close()
+        self.process = None
+
+    def _open(self, path, first):
+        self.close()
+        # Half a frame early, so that rounding of time stamps cannot skip the first frame.
+        seek = ["-ss", f"{(first - 0.5) / self.fps:.6f}"] if first > 0 else []
+        command = ["ffmpeg", "-nostdin", "-v", "error", *seek, "-i", str(path), "-an", "-vsync", "0",
+                   "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+        self.errors = tempfile.TemporaryFile()
+        try:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors)
+        except FileNotFoundError:
+            fail("ffmpeg is not installed; on Debian and Ubuntu: apt install ffmpeg")
+        self.path, self.position = path, first
+
+    def frames(self, path, first, count):
+        if self.process is None or (self.path, self.position) != (path, first):
+            self._open(path, first)
+        size = self.height * self.width * 3
+        for _ in range(count):
+            data = self.process.stdout.read(size)
+            if len(data) != size:
+                self.errors.seek(0)
+                reason = self.errors.read().decode(errors="replace").strip() or "it is shorter than the metadata says"
+                fail(f"{path}: frame {self.position} cannot be decoded: {reason}")
+            self.position += 1
+            yield np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
+
+
+def png_frames(dataset, column):
+    for cell in column.to_pylist():
+        data = cell["bytes"] if cell["bytes"] is not None else (dataset.root / cell["path"]).read_bytes()
+        yield np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def table(rows, key, episode):
+    values = np.asarray(rows[key].to_pylist(), dtype=np.float32)
+    values = values.reshape(len(values), -1)
+    if values.shape[1] > MAX_DIMS:
+        fail(f"{key} has {values.shape[1]} values, but policies take at most {MAX_DIMS}")
+    if not np.isfinite(values).all():
+        fail(f"{key} of episode {episode} is not finite; leave that episode out with --episodes")
+    return values
+
+
+def encode_jpeg(frame):
+    out = io.BytesIO()
+    Image.fromarray(frame).save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return out.getvalue()
+
+
+def write_frames(group, name, frames, count, shape, as_jpeg):
+    if as_jpeg:
+        coded = [encode_jpeg(frame) for frame in frames]
+        padded = np.zeros((count, max(map(len, coded))), np.uint8)
+        for row, data in zip(padded, coded):
+            row[:len(data)] = np.frombuffer(data, np.uint8)
+        group.create_dataset(name, data=padded)
+        return
+    stored = group.create_dataset(name, (count, *shape, 3), np.uint8, chunks=(1, *shape, 3), compression="gzip")
+    for index, frame in enumerate(frames):
+        stored[index] = frame
+
+
+def write_episode(out, dataset, episode, args, keys, cameras, readers):
+    rows = dataset.rows(episode)
+    state_key, action_key = keys
+    out["action"] = table(rows, action_key, episode)
+    out["observations/qpos"] = table(rows, state_key, episode)
+    tasks = [dataset.tasks[index] for index in rows["task_index"].to_pylist()]
+    # As bytes of fixed length: HDF5 keeps texts of variable length in a structure that is easily damaged.
+    out.attrs["language_instruction"] = np.bytes_(tasks[0].encode())
+    out.attrs["fps"] = dataset.fps
+    images = out.create_group("observations/images")
+    for key, (name, height, width, kind) in cameras.items():
+        if kind == "video":
+            path, first = dataset.video(key, episode)
+            frames = readers[key].frames(path, first, rows.num_rows)
+        else:
+            frames = png_frames(dataset, rows[key])
+        as_jpeg = args.frames == "jpeg" or (args.frames == "auto" and kind == "video")
+        write_frames(images, name, frames, rows.num_rows, (height, width), as_jpeg)
+    return rows.num_rows
+
+
+def parse_episodes(text, available):
+    if text is None:
+        return sorted(available)
+    chosen = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            fail(f"--episodes {text}: expected numbers and ranges such as 0-9,12")
+        chosen.update(range(int(first), int(last or first) + 1))
+    if missing := sorted(chosen - set(available)):
+        fail(f"--episodes: there is no episode {missing[0]}; the data set has {len(available)}")
+    return sorted(chosen)
+
+
+def name_cameras(found, given):
+    """{key: (name in the file, height, width, kind)}."""
+    names = {}
+    for text in given:
+        key, equals, name = text.partition("=")
+        if not equals or key not in found:
+            fail(f"--camera {text}: expected KEY=NAME with a KEY among {', '.join(found)}")
+        names[key] = name
+    cameras = {}
+    for key, shape in found.items():
+        short = key.removeprefix("observation.images.").removeprefix("observation.")
+        cameras[key] = (names.get(key, CAMERA_NAMES.get(short, short)).replace("/", "_"), *shape)
+    used = [camera[0] for camera in cameras.values()]
+    if not used or len(set(used)) != len(used):
+        fail(f"cameras would be named {', '.join(used) or 'nothing'}; give each its own name with --camera")
+    return cameras
+
+
+def report(done, total, started, last=False):
+    left = (time.monotonic() - started) / done * (total - done)
+    text = f"{done}/{total} episodes, {left / 60:.0f} min {left % 60:02.0f} s left"
+    if sys.stderr.isatty():
+        print(f"\r{text} ", end="\n" if last else "", file=sys.stderr, flush=True)
+    elif last or done == 1 or done % max(1, total // 20) == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("dataset", type=pathlib.Path, help="folder with meta/info.json")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for episode_000000.hdf5, ...")
+    parser.add_argument("--episodes", help="such as 0-9,12; default: all")
+    parser.add_argument("--camera", action="append", default=[], metavar="KEY=NAME",
+                        help="name a camera, such as observation.images.front=base_0_rgb")
+    parser.add_argument("--state", metavar="KEY", help=f"default: {' or '.join(STATE_KEYS)}")
+    parser.add_argument("--action", metavar="KEY", help=f"default: {' or '.join(ACTION_KEYS)}")
+    parser.add_argument("--frames", choices=("auto", "jpeg", "gzip"), default="auto",
+                        help="auto: jpeg for videos, gzip (lossless) for PNGs")
+    args = parser.parse_args()
+
+    dataset = Dataset(args.dataset)
+    keys = dataset.feature(STATE_KEYS, args.state, "state"), dataset.feature(ACTION_KEYS, args.action, "action")
+    cameras = name_cameras(dataset.cameras(), args.camera)
+    episodes = parse_episodes(args.episodes, dataset.episodes)
+    args.out.mkdir(parents=True, exist_ok=True)
+    todo = [episode for episode in episodes if not (args.out / f"episode_{episode:06d}.hdf5").exists()]
+    if len(todo) < len(episodes):
+        print(f"{len(episodes) - len(todo)} episodes are there already", file=sys.stderr)
+    readers = {key: VideoReader(height, width, dataset.fps)
+               for key, (_, height, width, kind) in cameras.items() if kind == "video"}
+    frames, started = 0, time.monotonic()
+    for done, episode in enumerate(todo, start=1):
+        final = args.out / f"episode_{episode:06d}.hdf5"
+        temporary = final.with_suffix(".hdf5.tmp")
+        try:
+            with h5py.File(temporary, "w") as out:
+                frames += write_episode(out, dataset, episode, args, keys, cameras, readers)
+            os.replace(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+        report(done, len(todo), started, last=done == len(todo))
+    for reader in readers.values():
+        reader.close()
+    print(f"{args.out}: {len(todo)} episodes, {frames} frames, cameras {', '.join(c[0] for c in cameras.values())}")
+
+
+if __name__ == "__main__":
+    main()

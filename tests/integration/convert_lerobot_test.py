@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Converts data sets that the real LeRobot wrote (tests/data/lerobot) and compares every number and pixel.
+
+    tests/integration/convert_lerobot_test.py     needs numpy, h5py, pyarrow, Pillow and ffmpeg
+"""
+import io
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import h5py
+import numpy as np
+from PIL import Image
+
+PROJECT = pathlib.Path(__file__).resolve().parents[2]
+DATA = PROJECT / "tests" / "data" / "lerobot"
+sys.path.insert(0, str(DATA))
+from make_datasets import LENGTHS, TASKS, frame_value, row_values  # noqa: E402
+
+CAMERAS = {"base_0_rgb": (64, 96), "left_wrist_0_rgb": (64, 64)}
+
+
+def stored_frame(dataset, index):
+    if dataset.ndim == 4:
+        return dataset[index]
+    return np.asarray(Image.open(io.BytesIO(dataset[index].tobytes())))
+
+
+class ConvertLeRobot(unittest.TestCase):
+    def setUp(self):
+        self.out = pathlib.Path(tempfile.mkdtemp(prefix="shallowpi-convert-"))
+        self.addCleanup(shutil.rmtree, self.out)
+
+    def convert(self, dataset, *options, fails=False):
+        command = [sys.executable, PROJECT / "scripts" / "convert_lerobot.py", dataset, "--out", self.out, *options]
+        result = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(result.returncode != 0, fails, result.stderr)
+        self.assertEqual(list(self.out.glob("*.tmp")), [])
+        return result.stderr if fails else result.stdout
+
+    def check_episode(self, episode, exact):
+        with h5py.File(self.out / f"episode_{episode:06d}.hdf5") as file:
+            length = LENGTHS[episode]
+            self.assertEqual(file.attrs["language_instruction"].decode(), TASKS[episode])
+            for name, size in (("action", 5), ("observations/qpos", 6)):
+                expected = np.stack([row_values(episode, frame, size) for frame in range(length)])
+                np.testing.assert_array_equal(file[name][:], expected)
+            images = file["observations/images"]
+            self.assertEqual(set(images), set(CAMERAS))
+            for camera, (name, size) in enumerate(CAMERAS.items()):
+                self.assertEqual(len(images[name]), length)
+                for frame in range(length):
+                    got = stored_frame(images[name], frame).astype(int)
+                    expected = frame_value(episode, frame, camera, *size)
+                    # Neighbouring frames differ by 9 grey levels, so a lossy frame is still told from the next.
+                    gap = np.abs(got - expected)
+                    self.assertLessEqual(gap.max() if exact else gap.mean(), 0 if exact else 3, f"{name} {frame}")
+
+    def test_images(self):
+        for version in ("v21", "v30"):
+            with self.subTest(version):
+                self.setUp()
+                self.assertIn("3 episodes, 15 frames", self.convert(DATA / f"{version}_images"))
+                for episode in range(3):
+                    self.check_episode(episode, exact=True)
+
+    def test_videos(self):
+        for version, frames in (("v21", "auto"), ("v30", "auto"), ("v30", "gzip")):
+            with self.subTest(version, frames=frames):
+                self.setUp()
+                self.convert(DATA / f"{version}_videos", "--frames", frames)
+                for episode in range(3):
+                    self.check_episode(episode, exact=False)
+
+    def test_chosen_episodes_and_repeating(self):
+        self.convert(DATA / "v30_videos", "--episodes", "2")
+        self.assertEqual([path.name for path in self.out.iterdir()], ["episode_000002.hdf5"])
+        self.check_episode(2, exact=False)
+        self.assertIn("2 episodes, 10 frames", self.convert(DATA / "v30_videos", "--episodes", "0-2"))
+
+    def test_camera_names(self):
+        self.convert(DATA / "v30_images", "--episodes", "0", "--camera", "observation.images.image=head")
+        with h5py.File(self.out / "episode_000000.hdf5") as file:
+            self.assertEqual(set(file["observations/images"]), {"head", "left_wrist_0_rgb"})
+
+    def test_refusals(self):
+        self.assertIn("meta/info.json", self.convert(self.out, fails=True))
+        good = DATA / "v30_images"
+        self.assertIn("no episode 7", self.convert(good, "--episodes", "1,7", fails=True))
+        self.assertIn("0-9,12", self.convert(good, "--episodes", "x", fails=True))
+        self.assertIn("KEY=NAME", self.convert(good, "--camera", "front", fails=True))
+        self.assertIn("--state", self.convert(good, "--state", "qpos", fails=True))
+        self.assertIn("own name", self.convert(good, "--camera", "observation.images.image=left_wrist_0_rgb", fails=True))
+
+    def test_truncated_video(self):
+        broken = self.out / "broken"
+        shutil.copytree(DATA / "v21_videos", broken)
+        video = next(broken.glob("videos/*/*/episode_000001.mp4"))
+        video.write_bytes(video.read_bytes()[:300])
+        self.assertIn("episode_000001.mp4", self.convert(broken, fails=True))
+        self.assertFalse((self.out / "episode_000001.hdf5").exists())
+
+
+if __name__ == "__main__":
+    unittest.main()
