@@ -124,6 +124,7 @@ void ConfigReader::read_file(const std::filesystem::path& file) {
 void ConfigReader::read_document(const std::filesystem::path& file, bool is_base) {
   std::error_code error;
   if (std::filesystem::is_directory(file, error) || !std::filesystem::exists(file, error)) {
+    is_complete_ = false;
     note(file.string(), "", "there is no such file; name a YAML file (configs/ has examples)");
     return;
   }
@@ -131,10 +132,12 @@ void ConfigReader::read_document(const std::filesystem::path& file, bool is_base
   try {
     text = shallowpi::read_file(file, kMaxYamlBytes + 1);
   } catch (const Error& failure) {
+    is_complete_ = false;
     note(file.string(), "", failure.what());
     return;
   }
   YamlDocument document = parse_yaml(text);
+  is_complete_ = is_complete_ && document.is_complete;
   for (const YamlProblem& problem : document.problems)
     note(str(file.string(), ":", problem.line), "", problem.message);
   if (document.root.kind == YamlNode::Kind::kNull) return;
@@ -186,6 +189,7 @@ void ConfigReader::read_value(const std::string& key, const YamlNode& value, con
   try {
     table_.find(key)->read(value);
   } catch (const UsageError& error) {
+    bad_keys_.insert(key);
     note(place, key, error.what());
   }
 }
@@ -211,11 +215,13 @@ void ConfigReader::read_assignment(const std::string& assignment) {
     document.root = {YamlNode::Kind::kScalar, text, true, 1, {}, {}, {}};
     document.problems.clear();
   }
+  if (!document.problems.empty()) bad_keys_.insert(key);
   for (const YamlProblem& problem : document.problems) note(kPlace, key, problem.message);
   if (document.problems.empty()) read_value(key, document.root, kPlace);
 }
 
 void ConfigReader::add_problem(const std::string& key, const std::string& message) {
+  if (bad_keys_.count(key) > 0) return;
   auto place = places_.find(key);
   note(place == places_.end() ? "" : place->second, key, message);
 }

@@ -23,7 +23,9 @@ std::string config_yaml(const ConfigTable& table, const std::set<std::string>& s
   std::ostringstream out;
   std::vector<std::string> open;  // the groups that the previous field was in
   for (const ConfigSection& section : table.sections()) {
-    out << (section.prefix.empty() ? "" : "\n") << "# " << section.help << "\n";
+    const auto depth = std::count(section.prefix.begin(), section.prefix.end(), '.');
+    out << (section.prefix.empty() ? "" : "\n") << std::string(2 * static_cast<std::size_t>(depth), ' ')
+        << "# " << section.help << "\n";
     for (const ConfigField& field : section.fields) {
       std::vector<std::string> path = split(field.key, '.');
       const std::string name = path.back();

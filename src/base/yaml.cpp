@@ -159,10 +159,12 @@ YamlDocument parse_yaml(std::string_view text) {
   if (text.size() > kMaxYamlBytes) {
     document.problems.push_back(
         {1, str("larger than ", human_bytes(kMaxYamlBytes), "; is this the right file?")});
+    document.is_complete = false;
     return document;
   }
   check_characters(text, document.problems);
-  if (!document.problems.empty()) return document;
+  document.is_complete = document.problems.empty();
+  if (!document.is_complete) return document;
   TreeBuilder builder(document);
   try {
     std::istringstream stream{std::string(text)};
@@ -174,6 +176,8 @@ YamlDocument parse_yaml(std::string_view text) {
     document.root = std::move(first);
   } catch (const YAML::Exception& error) {
     document.problems.push_back({std::max(error.mark.line, 0) + 1, str("not valid YAML: ", error.msg)});
+    document.root = {};
+    document.is_complete = false;
   }
   return document;
 }

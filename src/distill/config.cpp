@@ -30,6 +30,7 @@ ResolvedConfig load_distill_config(const std::filesystem::path& file,
   for (const std::string& assignment : overrides) reader.read_assignment(assignment);
   resolved.set_keys = reader.set_keys();
   settle(resolved);
+  if (!reader.is_complete()) reader.throw_problems();
   for (const ConfigProblem& problem : validate(resolved, use))
     reader.add_problem(problem.key, problem.message);
   reader.throw_problems();

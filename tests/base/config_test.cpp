@@ -142,6 +142,7 @@ TEST_F(ConfigTest, ABaseIsReadFirstAndHasNoBase) {
 TEST_F(ConfigTest, UnreadableFilesAreNamed) {
   ConfigReader reader(table_);
   reader.read_file(folder_ / "none.yaml");
+  EXPECT_FALSE(reader.is_complete());
   reader.read_file(folder_.path());
   testing::expect_error<UsageError>([&] { reader.throw_problems(); }, "2 problems",
                                     "none.yaml: there is no such file");

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <regex>
+
 #include "shallowpi/base/files.h"
 #include "test_util.h"
 
@@ -157,6 +159,24 @@ TEST(DistillConfig, AllProblemsOfFileOverridesAndChecksComeTogether) {
       "output_dir: is not set", "data.files: is not set", "c.yaml:4: train.batch_size: 3 is not divisible");
 }
 
+TEST(DistillConfig, AFileThatCannotBeReadIsTheOnlyProblem) {
+  TempDir folder;
+  write_text(folder / "c.yaml", "output_dir: [out\n");
+  for (const char* name : {"none.yaml", "c.yaml"}) {
+    try {
+      load_distill_config(folder / name, {});
+      ADD_FAILURE() << name;
+    } catch (const UsageError& error) {
+      EXPECT_EQ(std::string(error.what()).find("is not set"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(name), std::string::npos) << error.what();
+    }
+  }
+  // A key with a wrong value is not reported as missing too.
+  const std::string message = problems({"data.files={x: 1}"});
+  EXPECT_NE(message.find("data.files: an item has the unknown key 'x'"), std::string::npos) << message;
+  EXPECT_EQ(message.find("data.files: is not set"), std::string::npos) << message;
+}
+
 TEST(DistillConfig, ADumpRepeatsTheRun) {
   TempDir folder;
   const std::vector<std::vector<std::string>> runs = {
@@ -206,9 +226,8 @@ TEST(DistillConfig, EveryKeyReadsBackItsOwnDefault) {
   // read.
   const std::string defaults = dump_config(load_distill_config({}, {}, ConfigUse::kAny));
   TempDir folder;
-  std::string uncommented = defaults;
-  for (std::size_t at = 0; (at = uncommented.find("  # ", at)) != std::string::npos; ++at)
-    if (uncommented[at - 1] == ' ' || uncommented[at - 1] == '\n') uncommented.replace(at + 2, 2, "");
+  const std::string uncommented =
+      std::regex_replace(defaults, std::regex(R"((\n +)# ([a-z_0-9]+: ))"), "$1$2");
   write_text(folder / "all.yaml", uncommented);
   const ResolvedConfig all =
       load_distill_config(folder / "all.yaml", {"student.checkpoint="}, ConfigUse::kAny);

@@ -99,7 +99,10 @@ class ConfigReader {
 
   /// Keys that were set.
   const std::set<std::string>& set_keys() const { return set_keys_; }
-  /// Adds a problem with a key, named with the place where it was set.
+  /// False where a file could not be read to its end, so that nothing can be said about keys that are
+  /// missing.
+  bool is_complete() const { return is_complete_; }
+  /// Adds a problem with a key, named with the place where it was set, unless its value was refused already.
   void add_problem(const std::string& key, const std::string& message);
   /// Throws one UsageError that lists all problems, if there are any.
   void throw_problems() const;
@@ -114,7 +117,9 @@ class ConfigReader {
   std::set<std::string> set_keys_;
   std::set<std::string> seen_;                 // keys of the file being read
   std::map<std::string, std::string> places_;  // key -> "file:line"
+  std::set<std::string> bad_keys_;             // whose values were refused
   std::vector<std::string> problems_;
+  bool is_complete_ = true;
 };
 
 /// Nested YAML of all values with their help as comments; inherited fields that are not in `set_keys` are

@@ -29,7 +29,8 @@ struct YamlProblem {
 
 struct YamlDocument {
   YamlNode root;
-  std::vector<YamlProblem> problems;  ///< in the order of the file; after a syntax error nothing more is read
+  std::vector<YamlProblem> problems;  ///< in the order of the file
+  bool is_complete = true;            ///< false after an error that ends the reading; `root` is null then
 };
 
 inline constexpr std::size_t kMaxYamlBytes = std::size_t{1} << 20;
