@@ -43,7 +43,7 @@ Image CameraRows::read(std::int64_t row, bool rotate) const {
   image.bytes = rows_.read(row);
   if (is_jpeg_) {
     try {
-      image = decode_jpeg(image.bytes.data(), image.bytes.size(), "JPEG");
+      image = decode_jpeg(image.bytes.data(), image.bytes.size(), "the frame");
     } catch (const CorruptError& error) {
       rows_.fail(row, error.what());
     }
