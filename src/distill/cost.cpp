@@ -55,7 +55,7 @@ std::uint64_t training_activation_bytes(const PolicyConfig& config, const PassSh
   // weights.
   const auto temporary = [](std::int64_t tokens, std::int64_t mlp, std::int64_t heads, std::int64_t keys,
                             std::int64_t width) {
-    return tokens * (std::max(3 * mlp, 2 * heads * keys) + 2 * width);
+    return tokens * (std::max(4 * mlp, 2 * heads * keys) + 2 * width);
   };
   const std::int64_t in_expert =
       tower + backbone + expert + temporary(p.suffix_tokens, e.mlp, e.heads, p.suffix_keys, e.width);

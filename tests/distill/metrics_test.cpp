@@ -1,0 +1,56 @@
+#include "shallowpi/distill/metrics.h"
+
+#include "shallowpi/distill/progress.h"
+#include "test_util.h"
+
+namespace shallowpi {
+namespace {
+
+using testing::TempDir;
+
+TEST(MetricWindow, AveragesAndStartsAnew) {
+  MetricWindow window;
+  window.add({{"loss", 1.0}, {"norm", 4.0}});
+  window.add({{"loss", 2.0}, {"norm", 0.0}});
+  const auto means = window.take();
+  EXPECT_DOUBLE_EQ(means.at("loss"), 1.5);
+  EXPECT_DOUBLE_EQ(means.at("norm"), 2.0);
+  EXPECT_TRUE(window.take().empty());
+}
+
+TEST(MetricsLog, WritesOneLinePerStepAndCutsWhatCameAfterACheckpoint) {
+  TempDir dir;
+  std::uint64_t bytes = 0;
+  {
+    MetricsLog log(dir.path(), 0, 0);
+    log.write(1, {{"loss", 0.1}, {"skipped", 0}});
+    bytes = log.sync();
+    log.write(2, {{"loss", 1e-7}});
+  }
+  EXPECT_EQ(read_file(dir / "metrics.jsonl"),
+            "{\"step\":1,\"loss\":0.1,\"skipped\":0}\n{\"step\":2,\"loss\":1e-07}\n");
+  MetricsLog resumed(dir.path(), 1, bytes);
+  resumed.write(2, {{"loss", 0.5}});
+  EXPECT_EQ(read_file(dir / "metrics.jsonl"),
+            "{\"step\":1,\"loss\":0.1,\"skipped\":0}\n{\"step\":2,\"loss\":0.5}\n");
+}
+
+TEST(MetricsLog, RefusesALogThatIsShorterThanItsCheckpointSays) {
+  TempDir dir;
+  testing::expect_error<CorruptError>([&] { MetricsLog(dir.path(), 5, 1000); }, "metrics.jsonl", "1000");
+}
+
+TEST(ProgressLine, ShowsEveryTermAndTheTimeLeft) {
+  StepTiming timing;
+  timing.samples_per_second = 64.08;
+  timing.wait_share = 0.031;
+  timing.memory_bytes = std::uint64_t{3} << 29;
+  timing.seconds_left = 42.3;
+  EXPECT_EQ(progress_line(120, 3000, {{"loss", 0.123456}, {"lr", 2.5e-5}}, timing),
+            "step 120/3000  loss 0.1235  lr 2.5e-05  64.1 samples/s  data wait 3 %  1.5 GiB  left 42 s");
+  EXPECT_GT(resident_bytes(), std::uint64_t{1} << 20);
+  EXPECT_GE(peak_resident_bytes(), resident_bytes());
+}
+
+}  // namespace
+}  // namespace shallowpi

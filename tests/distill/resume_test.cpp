@@ -1,0 +1,121 @@
+// Runs that stop and go on are, byte for byte, those that never stopped.
+#include <csignal>
+#include <thread>
+
+#include "training_fixture.h"
+
+namespace shallowpi {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::expect_error;
+using testing::expect_same_folder;
+using testing::TrainingFixture;
+
+// The run folder as a kill right after the checkpoint of `step` would leave it.
+void cut_back(const fs::path& run, std::int64_t step) {
+  for (const RunCheckpoint& checkpoint : run_checkpoints(run))
+    if (checkpoint.step > step) fs::remove_all(checkpoint.folder);
+  fs::remove(run / "last");
+}
+
+const std::vector<std::string> kRun = {"train.steps=9", "train.keep_last=9"};
+
+TEST(Resume, IsBitExact) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("straight", kRun), 0);
+  fs::copy(fixture / "straight", fixture / "resumed",
+           fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+  const std::string metrics = read_file(fixture / "straight/metrics.jsonl");
+  for (const std::int64_t step : {6, 3}) {
+    cut_back(fixture / "resumed", step);
+    ASSERT_EQ(fixture.run("resumed", kRun), 0);
+    EXPECT_EQ(read_file(fixture / "resumed/metrics.jsonl"), metrics);
+    const fs::path a = fixture / "straight/last", b = fixture / "resumed/last";
+    EXPECT_EQ(read_file(a / "model.safetensors"), read_file(b / "model.safetensors"));
+    EXPECT_EQ(read_file(a / "training_state/optimizer.safetensors"),
+              read_file(b / "training_state/optimizer.safetensors"));
+    EXPECT_EQ(read_file(a / "training_state/state.json"), read_file(b / "training_state/state.json"));
+  }
+}
+
+TEST(Resume, HoldsForADistillationWithSkippedSteps) {
+  const TrainingFixture fixture;
+  std::vector<std::string> run = {"teacher.checkpoint=" + fixture.teacher(), "student.layers=2",
+                                  "flow.draws=2", "train.steps=6", "train.keep_last=9"};
+  ASSERT_EQ(fixture.run("run", run), 0);
+  const fs::path copy = fixture / "copy";
+  fs::copy(fixture / "run", copy, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+  cut_back(fixture / "run", 3);
+  ASSERT_EQ(fixture.run("run", run), 0);
+  expect_same_folder(copy / "last", fixture / "run/last");
+  EXPECT_EQ(read_file(copy / "metrics.jsonl"), read_file(fixture / "run/metrics.jsonl"));
+}
+
+TEST(Resume, AfterASignalToo) {
+  const TrainingFixture fixture;
+  const std::vector<std::string> run = {"train.steps=60", "train.save_every=30"};
+  ASSERT_EQ(fixture.run("straight", run), 0);
+  std::thread sender([&] {
+    while (!fs::exists(fixture / "stopped/metrics.jsonl") ||
+           fs::file_size(fixture / "stopped/metrics.jsonl") < 500)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    kill(getpid(), SIGTERM);
+  });
+  const int code = fixture.run("stopped", run);
+  sender.join();
+  ASSERT_EQ(code, 143);
+  EXPECT_NO_THROW(verify_manifest(fixture / "stopped/last"));
+  const std::int64_t step = read_training_state(fixture / "stopped/last/training_state").step;
+  EXPECT_LT(step, 60);
+  ASSERT_EQ(fixture.run("stopped", run), 0);
+  EXPECT_EQ(read_file(fixture / "straight/metrics.jsonl"), read_file(fixture / "stopped/metrics.jsonl"));
+  EXPECT_EQ(read_file(fixture / "straight/last/model.safetensors"),
+            read_file(fixture / "stopped/last/model.safetensors"));
+}
+
+TEST(Resume, TakesTheStateOfAnotherRunsFolder) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("straight", kRun), 0);
+  ASSERT_EQ(fixture.run("branch", kRun, (fixture / "straight/checkpoints/step_000003").string()), 0);
+  EXPECT_EQ(read_file(fixture / "straight/metrics.jsonl"), read_file(fixture / "branch/metrics.jsonl"));
+  EXPECT_EQ(read_file(fixture / "straight/last/model.safetensors"),
+            read_file(fixture / "branch/last/model.safetensors"));
+  EXPECT_EQ(run_checkpoints(fixture / "branch").front().step, 6);
+  expect_error<UsageError>([&] { fixture.run("other", {}, (fixture / "nowhere").string()); }, "nowhere");
+}
+
+TEST(Resume, RefusesAFolderOfAnotherConfiguration) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run"), 0);
+  expect_error<UsageError>(
+      [&] {
+        fixture.run("run", {"seed=2", "optimizer.peak_lr=1e-3"});
+      },
+      "seed: 1 -> 2", "optimizer.peak_lr", "output_dir");
+  expect_error<UsageError>([&] { fixture.run("run", {}, "never"); }, "holds checkpoints");
+}
+
+TEST(Resume, RefusesAFolderInUse) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run"), 0);
+  const FolderLock lock(fixture / "run");
+  expect_error<UsageError>([&] { fixture.run("run", {"train.steps=9"}); }, "in use");
+}
+
+TEST(Resume, FallsBackToAnIntactCheckpoint) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run", kRun), 0);
+  const std::string metrics = read_file(fixture / "run/metrics.jsonl");
+  const std::string weights = read_file(fixture / "run/last/model.safetensors");
+  testing::write_text(fixture / "run/checkpoints/step_000009/model.safetensors", "damaged");
+  ASSERT_EQ(fixture.run("run", kRun), 0);
+  EXPECT_EQ(read_file(fixture / "run/metrics.jsonl"), metrics);
+  EXPECT_EQ(read_file(fixture / "run/last/model.safetensors"), weights);
+  for (const RunCheckpoint& checkpoint : run_checkpoints(fixture / "run"))
+    fs::remove(checkpoint.folder / "manifest.json");
+  expect_error<CorruptError>([&] { fixture.run("run", kRun); }, "none of the checkpoints");
+}
+
+}  // namespace
+}  // namespace shallowpi

@@ -1,0 +1,107 @@
+#include "shallowpi/distill/run_folder.h"
+
+#include "shallowpi/distill/training_state.h"
+#include "test_util.h"
+
+namespace shallowpi {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::TempDir;
+
+// A checkpoint with a readable training state and nothing else.
+void fill(const fs::path& folder, std::int64_t step) {
+  fs::create_directory(folder / "training_state");
+  TrainingState state;
+  state.step = step;
+  write_training_state(folder / "training_state", state, "seed: 1\n", {{"weights", torch::ones({4})}});
+}
+
+void publish(RunFolder& run, std::int64_t step, std::int64_t best, const TrainConfig& config) {
+  run.publish(step, best, config, [&](const fs::path& folder) { fill(folder, step); });
+}
+
+std::vector<std::int64_t> steps_in(const fs::path& run) {
+  std::vector<std::int64_t> steps;
+  for (const auto& checkpoint : run_checkpoints(run)) steps.push_back(checkpoint.step);
+  return steps;
+}
+
+TEST(StepsToKeep, AreTheLastEveryAndTheBest) {
+  TrainConfig config;
+  config.keep_last = 2;
+  config.keep_every = 100;
+  EXPECT_EQ(steps_to_keep({50, 100, 150, 200, 250, 300, 350}, config, 150),
+            (std::set<std::int64_t>{100, 150, 200, 300, 350}));
+  config.keep_best = false;
+  config.keep_every = 0;
+  EXPECT_EQ(steps_to_keep({50, 100, 150}, config, 50), (std::set<std::int64_t>{100, 150}));
+  config.keep_last = 0;
+  EXPECT_EQ(steps_to_keep({50, 100}, config, -1), (std::set<std::int64_t>{100})) << "never none";
+}
+
+TEST(RunFolder, PublishesMovesTheLinksAndThenForgets) {
+  TempDir dir;
+  RunFolder run(dir / "run");
+  TrainConfig config;
+  config.keep_last = 1;
+  config.keep_every = 0;
+  publish(run, 1, 1, config);
+  publish(run, 2, 1, config);
+  publish(run, 3, 1, config);
+  EXPECT_EQ(steps_in(run.path()), (std::vector<std::int64_t>{1, 3}));
+  EXPECT_EQ(fs::read_symlink(run.path() / "last"), fs::path("checkpoints/step_000003"));
+  EXPECT_EQ(fs::read_symlink(run.path() / "best"), fs::path("checkpoints/step_000001"));
+  EXPECT_NO_THROW(verify_manifest(run.path() / "last"));
+}
+
+TEST(RunFolder, KeepsTheOldCheckpointWhereANewOneCannotBeWritten) {
+  TempDir dir;
+  RunFolder run(dir / "run");
+  publish(run, 1, -1, {});
+  EXPECT_THROW(run.publish(2, -1, {}, [](const fs::path&) { throw IoError("disk full"); }), IoError);
+  EXPECT_EQ(steps_in(run.path()), std::vector<std::int64_t>{1});
+  EXPECT_EQ(fs::read_symlink(run.path() / "last"), fs::path("checkpoints/step_000001"));
+  std::size_t entries = 0;
+  for ([[maybe_unused]] const auto& entry : fs::directory_iterator(run.path() / "checkpoints")) ++entries;
+  EXPECT_EQ(entries, 1u) << "nothing half-written is left";
+}
+
+TEST(RunFolder, IsForOneProcessAtATime) {
+  TempDir dir;
+  RunFolder run(dir / "run");
+  testing::expect_error<UsageError>([&] { RunFolder second(dir / "run"); }, "in use");
+}
+
+TEST(NewestValidCheckpoint, FallsBackToOneThatVerifies) {
+  TempDir dir;
+  RunFolder run(dir / "run");
+  TrainConfig config;
+  config.keep_last = 9;
+  for (std::int64_t step : {10, 20, 30}) publish(run, step, -1, config);
+  EXPECT_EQ(newest_valid_checkpoint(run.path())->step, 30);
+  testing::write_text(RunFolder::checkpoint_path(run.path(), 30) / "training_state" / "config.yaml",
+                      "seed: 2\n");
+  fs::remove(RunFolder::checkpoint_path(run.path(), 20) / "manifest.json");
+  EXPECT_EQ(newest_valid_checkpoint(run.path())->step, 10);
+  // The damaged, newer ones must not push the good one out.
+  config.keep_last = 1;
+  config.keep_every = 0;
+  publish(run, 15, -1, config);
+  EXPECT_EQ(newest_valid_checkpoint(run.path())->step, 15);
+}
+
+TEST(ConfigDifferences, AreNamedUnlessTheyMayChange) {
+  const std::string before =
+      "seed: 1\noutput_dir: a\ntrain: {steps: 10, batch_size: 4}\ndata:\n  files: [{path: x}]\n";
+  const std::string after =
+      "seed: 2\noutput_dir: b\ntrain: {steps: 20, batch_size: 4}\ndata:\n  files: [{path: y}]\n";
+  const auto differences = config_differences(before, after);
+  ASSERT_EQ(differences.size(), 2u);
+  EXPECT_NE(differences[0].find("data.files"), std::string::npos);
+  EXPECT_EQ(differences[1], "seed: 1 -> 2");
+  EXPECT_TRUE(config_differences(before, before).empty());
+}
+
+}  // namespace
+}  // namespace shallowpi

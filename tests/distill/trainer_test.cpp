@@ -1,0 +1,231 @@
+#include "shallowpi/distill/trainer.h"
+
+#include <csignal>
+#include <limits>
+
+#include "training_fixture.h"
+
+namespace shallowpi {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::expect_error;
+using testing::expect_tensor_near;
+using testing::metric_lines;
+using testing::TrainingFixture;
+
+const std::string kFrozenTower = "optimizer.freeze=['*vision_tower*', '*multi_modal_projector*']";
+
+// A trainer without the run around it.
+struct Bench {
+  explicit Bench(const ResolvedConfig& resolved)
+      : folder(resolved.config.output_dir),
+        setup(prepare_training(resolved)),
+        models(load_models(setup)),
+        trainer(setup, models, folder, {}, /*quiet=*/true) {}
+  RunFolder folder;
+  TrainingSetup setup;
+  TrainingModels models;
+  Trainer trainer;
+  StopSignal stop;
+};
+
+TEST(Trainer, LearnsFromScratchAndLeavesACompleteFolder) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run", {"train.steps=60", "train.log_every=10", "train.eval_every=30",
+                                "train.save_every=30"}),
+            0);
+  const fs::path run = fixture / "run";
+  const auto lines = metric_lines(run, "loss");
+  ASSERT_EQ(lines.size(), 6u);
+  EXPECT_LT(lines.back()["loss"].get<double>(), 0.7 * lines.front()["loss"].get<double>());
+  EXPECT_EQ(lines.back()["skipped"], 0);
+  EXPECT_EQ(lines.back()["loss"], lines.back()["loss_task"]) << "without a teacher there is no other term";
+  EXPECT_EQ(metric_lines(run, "held_out_loss").size(), 2u);
+  for (const char* name : {"config.yaml", "timing.jsonl", "tensorboard", "last", "best"})
+    EXPECT_TRUE(fs::exists(run / name)) << name;
+  EXPECT_NO_THROW(verify_manifest(run / "last"));
+  const CheckpointInfo info = read_checkpoint_info(run / "last");
+  EXPECT_EQ(info.config.depth(), 4);
+  EXPECT_EQ(info.spec.horizon, 4);
+  EXPECT_TRUE(info.stats.has_value());
+  EXPECT_NO_THROW(load_policy(info));
+}
+
+TEST(Trainer, DoesNothingWhereTheRunIsComplete) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run"), 0);
+  const auto written = fs::last_write_time(fixture / "run/config.yaml");
+  ASSERT_EQ(fixture.run("run"), 0);
+  EXPECT_EQ(fs::last_write_time(fixture / "run/config.yaml"), written);
+  ASSERT_EQ(fixture.run("run", {"train.steps=8"}), 0) << "a longer run goes on";
+  EXPECT_EQ(read_training_state(fixture / "run/last/training_state").step, 8);
+}
+
+TEST(Trainer, DistilsWithThreeLossesAndOneTower) {
+  const TrainingFixture fixture;
+  const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
+  Bench bench(fixture.config("run", {teacher, "student.layers=2", kFrozenTower, "train.steps=30"}));
+  EXPECT_TRUE(bench.trainer.shares_tower());
+  bench.trainer.run(bench.stop);
+  const auto lines = metric_lines(fixture / "run", "loss_kd");
+  ASSERT_FALSE(lines.empty());
+  EXPECT_LT(lines.back()["loss_kd"].get<double>(), lines.front()["loss_kd"].get<double>());
+  const Json& line = lines.back();
+  EXPECT_NEAR(
+      line["loss"].get<double>(),
+      line["loss_task"].get<double>() + line["loss_kd"].get<double>() + line["loss_attn"].get<double>(),
+      1e-6);
+  const CheckpointInfo student = read_checkpoint_info(fixture / "run/last");
+  EXPECT_EQ(student.kept_layers, (std::vector<std::int64_t>{0, 2}));
+  EXPECT_EQ(student.teacher_fingerprint, weights_fingerprint(fixture.teacher()));
+}
+
+TEST(Trainer, SharedTowerChangesNothing) {
+  const TrainingFixture fixture;
+  const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
+  const TrainingSetup setup =
+      prepare_training(fixture.config("a", {teacher, "student.layers=2", kFrozenTower}));
+  const TrainingBatch batch =
+      setup.pipeline->make_batch({setup.split.train.begin(), setup.split.train.begin() + 3});
+  const FlowDraw draw = draw_flow(batch.actions_bhd, 2, 5);
+  std::vector<double> values;
+  for (const bool shared : {false, true}) {
+    TrainingModels models = load_models(setup);
+    trainable_groups(models.student, setup.config().optimizer.freeze);
+    Distiller distiller(models.student, models.teacher, setup.config().loss, setup.kept_layers, 32);
+    if (shared) distiller.share_tower();
+    const torch::Tensor total = objective(distiller.losses(batch, draw));
+    total.backward();
+    values.push_back(total.item<double>());
+  }
+  EXPECT_EQ(values[0], values[1]);
+}
+
+TEST(Trainer, SharesNoTowerThatIsTrainedOrDiffers) {
+  const TrainingFixture fixture;
+  const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
+  const TrainingSetup setup = prepare_training(fixture.config("a", {teacher, "student.layers=2"}));
+  TrainingModels models = load_models(setup);
+  Distiller trained(models.student, models.teacher, setup.config().loss, setup.kept_layers, 32);
+  expect_error<UsageError>([&] { trained.share_tower(); }, "frozen", "bit for bit");
+  trainable_groups(models.student, {"*vision_tower*", "*multi_modal_projector*"});
+  EXPECT_TRUE(can_share_tower(models.student, models.teacher));
+  torch::NoGradGuard no_grad;
+  for (const ParameterGroup& group : models.student->parameter_groups()) {
+    if (group.parts.front().name.find("multi_modal_projector") == std::string::npos) continue;
+    torch::Tensor parameter = group.parameter;
+    parameter.view(-1)[0] += 1e-3;
+  }
+  EXPECT_FALSE(can_share_tower(models.student, models.teacher));
+}
+
+TEST(Trainer, AccumulationLeavesTheResult) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("whole", {"flow.draws=2"}), 0);
+  ASSERT_EQ(fixture.run("parts", {"flow.draws=2", "train.accumulate=4"}), 0);
+  const NamedTensors whole = load_safetensors(fixture / "whole/last/training_state/optimizer.safetensors");
+  for (const auto& [name, tensor] :
+       load_safetensors(fixture / "parts/last/training_state/optimizer.safetensors"))
+    expect_tensor_near(tensor, whole.at(name), 2e-4, 0, name);
+  EXPECT_EQ(metric_lines(fixture / "whole", "loss").size(), metric_lines(fixture / "parts", "loss").size());
+}
+
+TEST(Trainer, FrozenAndDeadParametersStayAndHaveNoState) {
+  const TrainingFixture fixture;
+  const std::string teacher = fixture.teacher();
+  Bench bench(fixture.config("run", {"teacher.checkpoint=" + teacher, "student.layers=2", kFrozenTower}));
+  for (const ParameterGroup& group : bench.models.student->parameter_groups()) {
+    const bool in_tower = group.parts.front().name.find("vision_tower") != std::string::npos;
+    if (in_tower || group.dead) EXPECT_FALSE(group.parameter.requires_grad()) << group.parts.front().name;
+  }
+  bench.trainer.run(bench.stop);
+  const NamedTensors state = load_safetensors(fixture / "run/last/training_state/optimizer.safetensors");
+  const NamedTensors before = load_safetensors(fs::path(teacher) / "model.safetensors");
+  const NamedTensors after = load_safetensors(fixture / "run/last/model.safetensors");
+  std::size_t frozen = 0;
+  for (const auto& [name, tensor] : after) {
+    const bool is_frozen =
+        name.find("vision_tower") != std::string::npos || name.find("multi_modal") != std::string::npos;
+    EXPECT_EQ(state.count("master/" + name) == 0,
+              is_frozen || name.find("language_model.layers.1.mlp") != std::string::npos ||
+                  bench.trainer.parameters().named(bench.trainer.ema()).count(name) == 0)
+        << name;
+    if (!is_frozen) continue;
+    EXPECT_TRUE(tensor.equal(before.at(name))) << name;
+    ++frozen;
+  }
+  EXPECT_GT(frozen, 10u);
+  std::int64_t trained = 0;
+  for (const auto& [name, tensor] : state)
+    if (name.rfind("exp_avg/", 0) == 0) trained += tensor.numel();
+  EXPECT_EQ(trained, bench.trainer.parameters().count());
+}
+
+TEST(Trainer, SkipsWhatIsNotFiniteAndGivesUp) {
+  const TrainingFixture fixture;
+  Bench bench(fixture.config("run", {"train.max_skipped=3", "train.steps=10"}));
+  torch::Tensor master = bench.trainer.parameters().master();
+  master[0] = std::numeric_limits<float>::quiet_NaN();
+  const torch::Tensor before = master.clone();
+  expect_error<DivergedError>([&] { bench.trainer.run(bench.stop); }, "step 3", "3 steps in a row", "demo_",
+                              "peak_lr");
+  EXPECT_EQ(bench.trainer.state().guard.skipped, 3);
+  EXPECT_EQ(bench.trainer.optimizer().updates, 0);
+  EXPECT_TRUE(torch::equal(master.view(torch::kInt32), before.view(torch::kInt32)))
+      << "unchanged bit for bit";
+  EXPECT_EQ(bench.trainer.optimizer().first_moment.abs().sum().item<double>(), 0);
+}
+
+TEST(Trainer, SavesAndExitsWhenAskedTo) {
+  const TrainingFixture fixture;
+  {
+    StopSignal stop;
+    std::raise(SIGINT);
+    EXPECT_TRUE(stop.requested());
+    EXPECT_EQ(stop.exit_code(), 130);
+  }
+  for (const int signal : {SIGTERM, SIGUSR1}) {
+    StopSignal stop;
+    EXPECT_FALSE(stop.requested());
+    std::raise(signal);
+    EXPECT_EQ(stop.exit_code(), 143);
+  }
+}
+
+TEST(TrainableGroups, RefusesPatternsThatSplitAFusedTensorOrMatchNothing) {
+  const TrainingFixture fixture;
+  const TrainingSetup setup = prepare_training(fixture.config("run"));
+  TrainingModels models = load_models(setup);
+  expect_error<UsageError>(
+      [&] { trainable_groups(models.student, {"*gemma_expert*layers.0.self_attn.q_proj*"}); }, "q_proj",
+      "k_proj", "stored as one");
+  expect_error<UsageError>([&] { trainable_groups(models.student, {"*lora*"}); },
+                           "'*lora*' matches no tensor");
+  EXPECT_NO_THROW(trainable_groups(models.student, {"*layers.0.self_attn.?_proj*"}));
+  expect_error<UsageError>([&] { fixture.run("nothing", {"optimizer.freeze=['*']"}); },
+                           "nothing left to train");
+}
+
+TEST(MatchesPattern, KnowsStarsAndQuestionMarks) {
+  EXPECT_TRUE(matches_pattern("*", ""));
+  EXPECT_TRUE(matches_pattern("a.*.c", "a.b.b.c"));
+  EXPECT_TRUE(matches_pattern("layers.?.", "layers.1."));
+  EXPECT_FALSE(matches_pattern("layers.?.", "layers.11."));
+  EXPECT_FALSE(matches_pattern("vision", "vision_tower"));
+  EXPECT_FALSE(matches_pattern("*tower", "vision_tower.x"));
+}
+
+TEST(PrepareTraining, ReportsAllProblemsAtOnce) {
+  const TrainingFixture fixture;
+  ResolvedConfig config = fixture.config("run");
+  config.config.data.files = {{(fixture / "missing.hdf5").string(), 1.0}};
+  config.config.data.tokenizer = (fixture / "no.model").string();
+  config.config.teacher.checkpoint = (fixture / "no_teacher").string();
+  expect_error<Error>([&] { prepare_training(config); }, "3 problems", "missing.hdf5", "no.model",
+                      "no_teacher");
+  EXPECT_FALSE(fs::exists(fixture / "run")) << "nothing is written";
+}
+
+}  // namespace
+}  // namespace shallowpi
