@@ -14,6 +14,7 @@
 namespace shallowpi {
 namespace {
 
+constexpr std::int64_t kMaxWorkers = 1024;
 constexpr std::uint64_t kAugmentStream = 1;  // apart from the streams that choose the samples
 
 // A batch on its way from a worker to next().
@@ -29,9 +30,9 @@ void check_options(const LoaderOptions& options, std::int64_t start_batch) {
   if (options.batch_size < 1 || options.batch_size % options.world_size != 0)
     throw UsageError(str("the batch size ", options.batch_size, " must be a positive multiple of the ",
                          options.world_size, " processes"));
-  if (options.workers < 0 || options.prefetch < 1)
+  if (options.workers < 0 || options.workers > kMaxWorkers || options.prefetch < 1)
     throw UsageError(str("data.workers is ", options.workers, " and data.prefetch ", options.prefetch,
-                         "; they must be at least 0 and 1"));
+                         "; workers must be 0 to ", kMaxWorkers, ", prefetch at least 1"));
   if (start_batch < 0) throw UsageError(str("loader: start batch ", start_batch, " is negative"));
 }
 

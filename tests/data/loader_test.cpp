@@ -165,6 +165,7 @@ TEST_F(LoaderTest, RefusesBadOptions) {
                            "multiple of the 2");
   expect_error<UsageError>([&] { loader({.rank = 2, .world_size = 2}); }, "rank 2 of 2");
   expect_error<UsageError>([&] { loader({.workers = -1}); }, "data.workers is -1");
+  expect_error<UsageError>([&] { loader({.workers = 1025}); }, "data.workers is 1025");
   expect_error<UsageError>([&] { loader({.prefetch = 0}); }, "data.prefetch 0");
   expect_error<UsageError>([&] { loader({}, -1); }, "start batch -1");
   samples_.clear();
