@@ -40,7 +40,7 @@ Heads BackboneLayer::project(const Tensor& normalized, const PrefixContext& cont
 
 TensorList BackboneLayer::forward(const Tensor& x, const PrefixContext& context, bool with_queries) const {
   const std::int64_t batch = x.size(0), tokens = x.size(1);
-  const Heads parts = project(rms_norm(x, input_norm), context, with_queries);
+  const Heads parts = project(rms_norm(x, input_norm, qkv.scalar_type()), context, with_queries);
   TensorList result{parts.k_bsk, parts.v_bsk};
   if (with_queries) result.push_back(parts.q_bsnk);
   if (is_last) return result;
@@ -52,7 +52,7 @@ TensorList BackboneLayer::forward(const Tensor& x, const PrefixContext& context,
   // Padded rows stay zero through all layers: no matrix has a bias.
   if (context.row_mask_bp1.defined()) attended = attended * context.row_mask_bp1;
   const Tensor middle = x + attended;
-  result.push_back(middle + gated_mlp(rms_norm(middle, post_norm), gate_up, down));
+  result.push_back(middle + gated_mlp(rms_norm(middle, post_norm, down.scalar_type()), gate_up, down));
   return result;
 }
 
@@ -75,6 +75,7 @@ void Backbone::encode(Tensor x, PrefixCache& cache, AttentionTap* tap, bool reco
     context.key_mask_b1p = additive_mask(cache.mask_bp, x.scalar_type()).unsqueeze(1);
     context.row_mask_bp1 = cache.mask_bp.unsqueeze(2).to(x.scalar_type());
   }
+  x = x.to(torch::kFloat32);  // the residual stream
   for (std::int64_t i = 0; i < config_.depth; ++i) {
     const BackboneLayer& layer = layers_[i];
     const bool with_queries = tap != nullptr && tap->backbone_queries && tap->layer == i;

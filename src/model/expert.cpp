@@ -22,20 +22,16 @@ Tensor embed_time(const Tensor& t, std::int64_t width) {
   return torch::cat({angles.sin(), angles.cos()}, -1).to(torch::kFloat32);
 }
 
-/// adaRMSNorm: rms_normalize(x) * (1 + scale) + shift, in x's dtype.
-Tensor modulated_norm(const Tensor& x, const Tensor& scale, const Tensor& shift) {
-  return torch::addcmul(shift, rms_normalize(x), scale + 1).to(x.scalar_type());
-}
-
-Tensor gated_add(const Tensor& x, const Tensor& y, const Tensor& gate) {
-  return torch::addcmul(x, y, gate.to(x.scalar_type()));
+/// adaRMSNorm: rms_normalize(x) * (1 + scale) + shift.
+Tensor modulated_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, torch::Dtype result) {
+  return torch::addcmul(shift, rms_normalize(x), scale + 1).to(result);
 }
 
 }  // namespace
 
 TimeConditioning TimeConditioning::step(std::int64_t k) const {
   TimeConditioning result;
-  if (action_bias.defined()) result.action_bias = action_bias.narrow(0, k, 1);
+  if (embedding.defined()) result.embedding = embedding.narrow(0, k, 1);
   for (const Tensor& modulation : modulations) result.modulations.push_back(modulation.narrow(0, k, 1));
   if (final_modulation.defined()) result.final_modulation = final_modulation.narrow(0, k, 1);
   return result;
@@ -72,10 +68,12 @@ TensorList ExpertLayer::forward(const TensorList& activations, const SuffixConte
   const std::int64_t rows = x.size(0), tokens = x.size(1), head_dim = prefix_k.size(2);
   const std::int64_t batch = context.batch, draw_tokens = rows / batch * tokens;
   const bool modulated = modulation.defined();
+  const torch::Dtype dtype = qkv.scalar_type();
   TensorList parts;  // scale, shift, gate of the attention, then of the MLP
   if (modulated) parts = activations[3].chunk(6, -1);
 
-  const Tensor normalized = modulated ? modulated_norm(x, parts[0], parts[1]) : rms_norm(x, input_norm);
+  const Tensor normalized =
+      modulated ? modulated_norm(x, parts[0], parts[1], dtype) : rms_norm(x, input_norm, dtype);
   const Heads own = split_and_rotate(torch::linear(normalized, qkv).view({batch, draw_tokens, -1}),
                                      context.rotation, heads);
   // All draws of a cache row are queries of one attention over its prefix and over all of their own keys: the
@@ -84,10 +82,11 @@ TensorList ExpertLayer::forward(const TensorList& activations, const SuffixConte
                                              torch::cat({prefix_k, own.k_bsk}, 1),
                                              torch::cat({prefix_v, own.v_bsk}, 1), context.mask);
   const Tensor attended = torch::linear(mixed.view({rows, tokens, heads * head_dim}), o);
-  const Tensor middle = modulated ? gated_add(x, attended, parts[2]) : x + attended;
-  const Tensor hidden = modulated ? modulated_norm(middle, parts[3], parts[4]) : rms_norm(middle, post_norm);
+  const Tensor middle = modulated ? torch::addcmul(x, attended, parts[2]) : x + attended;
+  const Tensor hidden =
+      modulated ? modulated_norm(middle, parts[3], parts[4], dtype) : rms_norm(middle, post_norm, dtype);
   const Tensor update = gated_mlp(hidden, gate_up, down);
-  return {modulated ? gated_add(middle, update, parts[5]) : middle + update, own.q_bsnk};
+  return {modulated ? torch::addcmul(middle, update, parts[5]) : middle + update, own.q_bsnk};
 }
 
 ActionExpert::ActionExpert(ParameterStore& store, const PolicyConfig& config)
@@ -117,8 +116,7 @@ TimeConditioning ActionExpert::condition(const Tensor& t) const {
   const Tensor embedding = embed_time(t, config_.width);
   TimeConditioning result;
   if (kind_ == PolicyKind::kPi0) {
-    // action_time_mlp_in reads [action, time]: its two halves are applied apart, the time's once per t.
-    result.action_bias = torch::linear(embedding, time_in_.chunk(2, 1)[1], time_in_bias_);
+    result.embedding = embedding;
     return result;
   }
   const Tensor condition = torch::silu(torch::linear(
@@ -163,7 +161,8 @@ Tensor ActionExpert::embed(const Tensor& state_bd, const Tensor& x_t, const Time
                            std::int64_t draws) const {
   const Tensor actions = torch::linear(x_t.to(torch::kFloat32), action_in_, action_in_bias_);
   if (kind_ == PolicyKind::kPi05) return actions;
-  const Tensor hidden = torch::silu(torch::linear(actions, time_in_.chunk(2, 1)[0]) + time.action_bias);
+  const Tensor both = torch::cat({actions, time.embedding.expand(actions.sizes())}, 2);
+  const Tensor hidden = torch::silu(torch::linear(both, time_in_, time_in_bias_));
   const Tensor tokens = torch::linear(hidden, time_out_, time_out_bias_);
   Tensor state = torch::linear(state_bd.to(torch::kFloat32), state_, state_bias_).unsqueeze(1);
   if (draws > 1) state = state.repeat_interleave(draws, 0);
@@ -174,7 +173,7 @@ Tensor ActionExpert::velocity(const PrefixCache& cache, const Tensor& state_bd, 
                               const TimeConditioning& time, const SuffixContext& context, AttentionTap* tap,
                               bool recompute) const {
   const std::int64_t rows = x_t.size(0), horizon = x_t.size(1);
-  Tensor x = embed(state_bd, x_t, time, rows / context.batch).to(dtype_);
+  Tensor x = embed(state_bd, x_t, time, rows / context.batch);  // the residual stream is float32
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const ExpertLayer& layer = layers_[i];
     const auto run = [&layer, context](const TensorList& in) { return layer.forward(in, context); };
@@ -191,10 +190,10 @@ Tensor ActionExpert::velocity(const PrefixCache& cache, const Tensor& state_bd, 
   }
   const Tensor actions = x.narrow(1, state_tokens(), horizon);
   if (kind_ == PolicyKind::kPi0) {
-    return torch::linear(rms_norm(actions, final_norm_).to(torch::kFloat32), action_out_, action_out_bias_);
+    return torch::linear(rms_norm(actions, final_norm_, torch::kFloat32), action_out_, action_out_bias_);
   }
   const auto parts = time.final_modulation.chunk(3, -1);  // the gate of the final norm is not used
-  return torch::linear(modulated_norm(actions, parts[0], parts[1]).to(torch::kFloat32), action_out_,
+  return torch::linear(modulated_norm(actions, parts[0], parts[1], torch::kFloat32), action_out_,
                        action_out_bias_);
 }
 

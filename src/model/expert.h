@@ -14,10 +14,12 @@ namespace shallowpi {
 /// What the flow time gives: computed for one t, or for all steps of a sampler at once. D is 1 or the
 /// horizon.
 struct TimeConditioning {
-  Tensor action_bias;  ///< pi0: [..., D, W] the time's share of the action tokens' first MLP layer
-  TensorList
-      modulations;  ///< pi0.5: per layer [..., D, 6W] scale, shift, gate of the attention, then of the MLP
-  Tensor final_modulation;  ///< pi0.5: [..., D, 3W]
+  /// pi0: the embedding of t, joined to each action token, [..., D, W].
+  Tensor embedding;
+  /// pi0.5: per layer scale, shift and gate of the attention, then of the MLP, [..., D, 6W].
+  TensorList modulations;
+  /// pi0.5: scale, shift and (unused) gate of the final norm, [..., D, 3W].
+  Tensor final_modulation;
 
   /// Step k of conditioning over [steps, D, ...], as [1, D, ...].
   TimeConditioning step(std::int64_t k) const;

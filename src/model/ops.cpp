@@ -88,7 +88,7 @@ struct Recompute : Function<Recompute> {
     variable_list inputs = context->get_saved_variables();
     const auto activations = static_cast<std::size_t>(context->saved_data["activations"].toInt());
     for (std::size_t i = 0; i < activations; ++i) {
-      if (inputs[i].defined()) inputs[i] = inputs[i].detach().set_requires_grad(inputs[i].requires_grad());
+      inputs[i] = inputs[i].detach().set_requires_grad(inputs[i].requires_grad());
     }
     const auto layer = context->saved_data["layer"].toCapsule();
     torch::AutoGradMode enable(true);
@@ -96,7 +96,7 @@ struct Recompute : Function<Recompute> {
         static_cast<LayerHolder*>(layer.get())->run({inputs.begin(), inputs.begin() + activations});
     variable_list wanted, differentiable, output_gradients;
     for (const Tensor& input : inputs) {
-      if (input.defined() && input.requires_grad()) wanted.push_back(input);
+      if (input.requires_grad()) wanted.push_back(input);
     }
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       if (!outputs[i].requires_grad()) continue;
@@ -109,7 +109,7 @@ struct Recompute : Function<Recompute> {
     variable_list result(2);  // for `layer` and `activations`
     std::size_t next = 0;
     for (const Tensor& input : inputs) {
-      result.push_back(input.defined() && input.requires_grad() ? found[next++] : Tensor());
+      result.push_back(input.requires_grad() ? found[next++] : Tensor());
     }
     return result;
   }
@@ -122,7 +122,7 @@ Tensor explicit_attention(const Tensor& q, const Tensor& k, const Tensor& v, con
   const Tensor scores =
       mask.defined() ? torch::baddbmm(mask.expand({q.size(0), q.size(1), k.size(1)}), scaled, k_transposed)
                      : torch::bmm(scaled, k_transposed);
-  return torch::bmm(torch::softmax(scores, -1, torch::kFloat32).to(v.scalar_type()), v);
+  return torch::bmm(torch::softmax(scores, -1), v);
 }
 
 }  // namespace
@@ -131,8 +131,8 @@ Tensor rms_normalize(const Tensor& x) {
   return RmsNormalize::apply(x);
 }
 
-Tensor rms_norm(const Tensor& x, const Tensor& weight) {
-  return (rms_normalize(x) * (weight + 1)).to(x.scalar_type());
+Tensor rms_norm(const Tensor& x, const Tensor& weight, torch::Dtype result) {
+  return (rms_normalize(x) * (weight + 1)).to(result);
 }
 
 Tensor gated_mlp(const Tensor& x, const Tensor& gate_up, const Tensor& down) {
@@ -155,9 +155,9 @@ Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t
 }
 
 Tensor multi_query_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask) {
-  const bool needs_gradient =
-      torch::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
-  if (needs_gradient && q.is_cpu()) return explicit_attention(q, k, v, mask);
+  // On CPUs the explicit form is the faster one in training, and at most sizes without gradients too. On GPUs
+  // the fused kernels are, they never hold all scores, and in bfloat16 they keep the scores in float32.
+  if (q.is_cpu() && q.scalar_type() == torch::kFloat32) return explicit_attention(q, k, v, mask);
   std::optional<Tensor> bias;
   if (mask.defined()) bias = mask.expand({q.size(0), q.size(1), k.size(1)}).unsqueeze(1);
   return torch::scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), bias).squeeze(1);
@@ -166,7 +166,9 @@ Tensor multi_query_attention(const Tensor& q, const Tensor& k, const Tensor& v, 
 TensorList recompute_in_backward(std::function<TensorList(const TensorList&)> layer,
                                  const TensorList& activations, const TensorList& parameters) {
   TensorList inputs = activations;
-  inputs.insert(inputs.end(), parameters.begin(), parameters.end());
+  for (const Tensor& parameter : parameters) {
+    if (parameter.defined()) inputs.push_back(parameter);
+  }
   return Recompute::apply(c10::make_intrusive<LayerHolder>(std::move(layer)),
                           static_cast<std::int64_t>(activations.size()), at::TensorList(inputs));
 }

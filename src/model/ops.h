@@ -16,8 +16,8 @@ using TensorList = std::vector<Tensor>;
 /// x * rsqrt(mean(x^2) + 1e-6) over the last dim, always computed and returned in float32.
 Tensor rms_normalize(const Tensor& x);
 
-/// Gemma's RMSNorm: the stored weight is an offset from 1. Returns x's dtype.
-Tensor rms_norm(const Tensor& x, const Tensor& weight);
+/// Gemma's RMSNorm: the stored weight is an offset from 1.
+Tensor rms_norm(const Tensor& x, const Tensor& weight, torch::Dtype result);
 
 /// down(gelu(gate(x)) * up(x)) with gate and up stacked in one weight [2M, W]. x [rows, W].
 Tensor gated_mlp(const Tensor& x, const Tensor& gate_up, const Tensor& down);
@@ -47,7 +47,8 @@ Tensor multi_query_attention(const Tensor& q, const Tensor& k, const Tensor& v, 
 
 /// Activation checkpointing: runs `layer` on `activations` without recording it, and records it again in the
 /// backward pass. `layer` must read nothing that may need a gradient but `activations` and `parameters`: a
-/// tensor that it captured otherwise would silently lose its gradient. Parameters are leaves.
+/// tensor that it captured otherwise would silently lose its gradient. Parameters are leaves; undefined ones
+/// are skipped.
 TensorList recompute_in_backward(std::function<TensorList(const TensorList&)> layer,
                                  const TensorList& activations, const TensorList& parameters);
 

@@ -34,7 +34,7 @@ Indices chosen(const torch::Tensor& mask_b) {
   const torch::Tensor mask = mask_b.to(torch::kCPU, torch::kBool).contiguous();
   Indices result;
   for (std::int64_t i = 0; i < mask.numel(); ++i) {
-    if (mask.const_data_ptr<bool>()[i]) result.push_back(i);
+    if (mask.data_ptr<bool>()[i]) result.push_back(i);
   }
   return result;
 }
@@ -42,7 +42,7 @@ Indices chosen(const torch::Tensor& mask_b) {
 void check_tokens(const torch::Tensor& tokens, const Indices& positions, std::int64_t vocab) {
   const torch::Tensor ids = tokens.to(torch::kCPU, torch::kInt64).contiguous();
   for (const std::int64_t position : positions) {
-    const std::int64_t id = ids.const_data_ptr<std::int64_t>()[position];
+    const std::int64_t id = ids.data_ptr<std::int64_t>()[position];
     if (id < 0 || id >= vocab) {
       throw UsageError(str("prompt token id ", id, " is outside the policy's vocabulary of ", vocab,
                            ": the tokenizer does not belong to this checkpoint"));

@@ -72,15 +72,9 @@ VisionTower::VisionTower(ParameterStore& store, const VisionConfig& config, std:
 }
 
 Tensor VisionTower::embed_patches(const Tensor& pixels) const {
-  // A convolution whose stride is its kernel size is one matrix product over the patches.
-  const std::int64_t images = pixels.size(0), patch = config_.patch, grid = config_.image_size / patch;
-  const Tensor patches = pixels.to(torch::kFloat32)
-                             .narrow(2, 0, grid * patch)
-                             .narrow(3, 0, grid * patch)
-                             .reshape({images, 3, grid, patch, grid, patch})
-                             .permute({0, 2, 4, 1, 3, 5})
-                             .reshape({images, grid * grid, 3 * patch * patch});
-  return torch::linear(patches, patch_.flatten(1), patch_bias_) + position_;
+  const Tensor patches =
+      torch::conv2d(pixels.to(torch::kFloat32), patch_, patch_bias_, /*stride=*/config_.patch);
+  return patches.flatten(2).transpose(1, 2) + position_;
 }
 
 Tensor VisionTower::forward(const Tensor& pixels, bool recompute) const {

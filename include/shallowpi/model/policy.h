@@ -37,11 +37,11 @@ struct PrefixCache {
 /// the ablation over all tokens, to `encode` too (backbone queries).
 struct AttentionTap {
   std::int64_t layer = 0;
-  bool backbone_queries = false;      ///< set to have `encode` fill prefix_queries
-  torch::Tensor action_queries_bnhk;  ///< [B*R, N, H, K] after RoPE; pi0's state token is not among them
-  torch::Tensor prefix_queries_bnpk;  ///< [B, N, P, K] after RoPE
-  torch::Tensor prefix_keys_bpk;      ///< [B, P, K] after RoPE
-  torch::Tensor mask_bp;              ///< bool [B, P] valid prefix keys
+  bool backbone_queries = false;        ///< set to have `encode` fill prefix_queries
+  torch::Tensor action_queries_bnhk{};  ///< [B*R, N, H, K] after RoPE; pi0's state token is not among them
+  torch::Tensor prefix_queries_bnpk{};  ///< [B, N, P, K] after RoPE
+  torch::Tensor prefix_keys_bpk{};      ///< [B, P, K] after RoPE
+  torch::Tensor mask_bp{};              ///< bool [B, P] valid prefix keys
 };
 
 /// Options that change speed or memory, never the result.
