@@ -47,6 +47,9 @@ inline std::filesystem::path test_data(const std::string& name) {
 /// Plain writing of a file, its parents included.
 inline void write_text(const std::filesystem::path& path, std::string_view bytes) {
   std::filesystem::create_directories(path.parent_path());
+  // ext4 flushes a file that is truncated and written again, which would make tests of many files slow.
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);
   std::ofstream out(path, std::ios::binary);
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   ASSERT_TRUE(out.good()) << path;

@@ -1,0 +1,94 @@
+// Measures policies.
+#include "common.h"
+#include "shallowpi/eval/offline.h"
+
+using namespace shallowpi;
+
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  shallowpi-eval offline --checkpoint runs/l6/last --teacher checkpoints/pi05_libero --data demos/*.hdf5
+  shallowpi-eval offline --checkpoint l6=runs/l6/last --checkpoint l9=runs/l9/last --teacher checkpoints/pi05_libero \
+      --held-out runs/l6/config.yaml --skipped --out report.json
+  shallowpi-eval offline --checkpoint runs/l6/last --batch batch.safetensors
+)";
+
+struct Options {
+  CommonOptions common;
+  OfflineOptions offline;
+  std::string held_out;
+  std::vector<std::string> data, settings;
+};
+
+CLI::App* add_offline(CLI::App& app, Options& options) {
+  OfflineOptions& offline = options.offline;
+  CLI::App* command =
+      app.add_subcommand("offline", "open-loop errors on demonstrations, or the losses of a tensor file");
+  command->add_option("--checkpoint", offline.checkpoints, "policy to measure; may be repeated, and named")
+      ->type_name("[LABEL=]DIR")
+      ->required()
+      ->allow_extra_args(false);
+  command->add_option("--teacher", offline.teacher, "policy to compare with")->type_name("DIR");
+  command->add_option("--data", options.data, "demonstrations in HDF5 (globs)")->type_name("FILE...");
+  command
+      ->add_option("--held-out", options.held_out,
+                   "only the episodes that a run with this configuration held out, "
+                   "with its data settings")
+      ->type_name("CONFIG");
+  command->add_option("--batch", offline.batch, "a tensor file instead of demonstrations")
+      ->type_name("FILE.safetensors");
+  command->add_option("--frames", offline.frames, "measure this many frames, evenly spread; 0: all")
+      ->type_name("N");
+  command->add_flag("--skipped", offline.skipped, "measure each student as it was before its training too");
+  command->add_option("--steps", offline.measure.steps, "Euler steps")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_option("--draws", offline.measure.draws, "draws of noise and time per frame")
+      ->type_name("R")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  command->add_option("--batch-size", offline.measure.batch_size, "frames per forward pass")
+      ->type_name("N")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  command->add_option("--horizon", offline.horizon, "action steps, where a checkpoint does not say it")
+      ->type_name("H")
+      ->check(CLI::Range(1, 1024));
+  command
+      ->add_option("--set", options.settings, "a data setting, as in data.alignment=aligned; may be repeated")
+      ->type_name("key=value")
+      ->allow_extra_args(false);
+  command->add_option("--out", offline.out, "write the report as JSON")->type_name("FILE.json");
+  command
+      ->add_option("--per-frame", offline.per_frame,
+                   "write each frame's losses (JSON lines, or CSV by its name)")
+      ->type_name("FILE");
+  add_common_options(*command, options.common);
+  return command;
+}
+
+int run(Options& options) {
+  OfflineOptions& offline = options.offline;
+  use_run_config(offline, load_distill_config(options.held_out, options.settings, ConfigUse::kAny).config);
+  offline.held_out = !options.held_out.empty();
+  if (!options.data.empty()) offline.data.files.clear();
+  for (const std::string& file : options.data) offline.data.files.push_back({file, 1.0});
+  offline.quiet = options.common.quiet;
+  offline.measure.device = parse_device(options.common.device);
+  offline.dtype = parse_dtype(options.common.dtype, offline.measure.device);
+  offline.measure.seed = options.common.seed.value_or(offline.measure.seed);
+  return run_offline(offline);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Measures how well a policy, or a student against its teacher, predicts actions.",
+               "shallowpi-eval");
+  app.footer(kExamples);
+  app.require_subcommand(1);
+  add_offline(app, options);
+  return parse_and_run(app, argc, argv, options.common, [&] { return run(options); });
+}

@@ -1,0 +1,33 @@
+# Bash completion of the three programs' subcommands, options and configuration keys.   usage: source scripts/completion.bash
+# The words come from the programs themselves (--help, --dump-config=keys), so they fit the installed version.
+_shallowpi() {
+  local program=${COMP_WORDS[0]} word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} subcommand="" words
+  case ${COMP_WORDS[1]} in export | offline | run | inspect) subcommand=${COMP_WORDS[1]} ;; esac
+  case $previous in
+    --to) words="openpi lerobot" ;;
+    --device) words="auto cpu cuda:0" ;;
+    --dtype) words="auto float32 bfloat16" ;;
+    --log-level) words="debug info warning error off" ;;
+    --config | --held-out | --checkpoint | --teacher | --data | --batch | --input | --output | --out | --init-only | =)
+      COMPREPLY=($(compgen -f -- "${word#=}"))
+      compopt -o filenames
+      return
+      ;;
+    *)
+      if [[ $word == -* ]]; then
+        words=$("$program" $subcommand --help 2>/dev/null | grep -oE '^  (-h,)?--[a-z-]+' | grep -oE -- '--[a-z-]+')
+      elif [[ $program == *distill && -z $subcommand ]]; then
+        words="$("$program" --dump-config=keys 2>/dev/null | sed 's/$/=/') export"
+        compopt -o nospace
+      elif [[ $COMP_CWORD -eq 1 ]]; then
+        [[ $program == *eval ]] && words="offline" || words="run inspect"
+      else
+        COMPREPLY=($(compgen -f -- "$word"))
+        compopt -o filenames
+        return
+      fi
+      ;;
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}
+complete -F _shallowpi shallowpi-distill shallowpi-eval shallowpi-infer

@@ -1,0 +1,239 @@
+#include "shallowpi/base/files.h"
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "test_util.h"
+
+namespace shallowpi {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::expect_error;
+using testing::TempDir;
+using testing::write_text;
+
+/// Names in a folder, sorted.
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void fill_two(const fs::path& folder) {
+  write_text(folder / "a.txt", "alpha");
+  write_text(folder / "deep/b.bin", std::string("\0\1\2", 3));
+}
+
+/// The id of a process that has ended.
+int dead_pid() {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  ::waitpid(child, nullptr, 0);
+  return child;
+}
+
+TEST(ReadFile, GivesAllBytesOrTheReason) {
+  const TempDir folder;
+  const std::string bytes("a\0b\xff", 4);
+  write_text(folder / "x", bytes);
+  EXPECT_EQ(read_file(folder / "x"), bytes);
+  EXPECT_EQ(read_file(folder / "x", 4), bytes);
+  expect_error<IoError>([&] { read_file(folder / "x", 3); }, (folder / "x").string(), "larger than");
+  expect_error<IoError>([&] { read_file("/dev/zero", 5'000'000); }, "/dev/zero", "larger than");
+  expect_error<IoError>([&] { read_file(folder / "y"); }, (folder / "y").string(), "No such file");
+  expect_error<IoError>([&] { read_file(folder.path()); }, folder.path().string(), "directory");
+  EXPECT_FALSE(read_file("/proc/self/status").empty());  // claims to have no bytes
+}
+
+TEST(ReadFile, MissingFilesAreTheUsersFault) {
+  try {
+    read_file("/nonexistent/file");
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage);
+  }
+}
+
+TEST(WriteFileAtomically, ReplacesAndLeavesNothingElse) {
+  const TempDir folder;
+  write_file_atomically(folder / "x", "one");
+  EXPECT_EQ(read_file(folder / "x"), "one");
+  write_file_atomically(folder / "x", "two");
+  EXPECT_EQ(read_file(folder / "x"), "two");
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"x"});
+  expect_error<IoError>([&] { write_file_atomically(folder / "missing/x", "one"); }, "missing",
+                        "No such file");
+}
+
+TEST(WriteFileAtomically, RelativePath) {
+  const TempDir folder;
+  const fs::path before = fs::current_path();
+  fs::current_path(folder.path());
+  write_file_atomically("x", "one");
+  fs::current_path(before);
+  EXPECT_EQ(read_file(folder / "x"), "one");
+}
+
+TEST(PublishFolder, WritesManifestThatVerifies) {
+  const TempDir folder;
+  publish_folder(folder / "out/", fill_two);
+  EXPECT_EQ(names_in(folder / "out"), (std::vector<std::string>{"a.txt", "deep", "manifest.json"}));
+  EXPECT_NE(read_file(folder / "out/manifest.json").find(sha256("alpha")), std::string::npos);
+  EXPECT_NO_THROW(verify_manifest(folder / "out"));
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"out"});
+}
+
+TEST(PublishFolder, DoesNotOverwriteUnlessAsked) {
+  const TempDir folder;
+  publish_folder(folder / "out", fill_two);
+  bool called = false;
+  expect_error<UsageError>([&] { publish_folder(folder / "out", [&](const fs::path&) { called = true; }); },
+                           "exists already");
+  EXPECT_FALSE(called);
+  publish_folder(
+      folder / "out", [](const fs::path& to) { write_text(to / "c", "new"); }, /*replace=*/true);
+  EXPECT_EQ(names_in(folder / "out"), (std::vector<std::string>{"c", "manifest.json"}));
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"out"});
+}
+
+TEST(PublishFolder, FilesAndFoldersAreNotSwapped) {
+  const TempDir folder;
+  write_text(folder / "dir/precious", "x");
+  expect_error<UsageError>([&] { write_file_atomically(folder / "dir", "x"); }, "is a folder");
+  EXPECT_EQ(read_file(folder / "dir/precious"), "x");
+  expect_error<UsageError>([&] { publish_folder(folder / "dir/precious", fill_two, true); },
+                           "is not a folder");
+  EXPECT_EQ(read_file(folder / "dir/precious"), "x");
+}
+
+TEST(PublishFolder, ExceptionLeavesTheOldOne) {
+  const TempDir folder;
+  publish_folder(folder / "out", fill_two);
+  const auto fail = [](const fs::path& to) {
+    write_text(to / "c", "new");
+    throw CorruptError("no");
+  };
+  expect_error<CorruptError>([&] { publish_folder(folder / "out", fail, true); }, "no");
+  expect_error<CorruptError>([&] { publish_folder(folder / "other", fail); }, "no");
+  EXPECT_NO_THROW(verify_manifest(folder / "out"));
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"out"});
+  expect_error<IoError>(
+      [&] {
+        publish_folder(
+            folder / "out", [](const fs::path& to) { fs::copy_file("/nonexistent", to / "x"); }, true);
+      },
+      "cannot write", "nonexistent");
+  expect_error<Error>(
+      [&] {
+        publish_folder(
+            folder / "out", [](const fs::path& to) { fs::create_symlink("/", to / "x"); }, true);
+      },
+      "only plain files");
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"out"});
+}
+
+TEST(VerifyManifest, NamesWhatChanged) {
+  const TempDir folder;
+  const auto out = folder / "out";
+  const auto refuse = [&](const std::function<void()>& change, const std::string& file,
+                          const std::string& reason) {
+    publish_folder(out, fill_two, true);
+    change();
+    expect_error<CorruptError>([&] { verify_manifest(out); }, file, reason);
+  };
+  refuse([&] { write_text(out / "a.txt", "alphb"); }, "a.txt", "SHA-256");
+  refuse([&] { write_text(out / "a.txt", "alph"); }, "a.txt", "has 4 bytes");
+  refuse([&] { fs::remove(out / "deep/b.bin"); }, "b.bin", "missing");
+  refuse([&] { fs::remove(out / "manifest.json"); }, "out", "no manifest.json");
+  refuse([&] { write_text(out / "manifest.json", "{"); }, "manifest.json", "line 1");
+  for (const char* name : {"../a", "/etc/passwd", "a/../../b", ""})
+    refuse(
+        [&] {
+          write_text(out / "manifest.json",
+                     str(R"({"files": {")", name, R"(": {"sha256": "", "bytes": 0}}})"));
+        },
+        "manifest.json", "leaves the folder");
+}
+
+TEST(VerifyManifest, DetectsEverySingleBitFlip) {
+  const TempDir folder;
+  const auto out = folder / "out";
+  publish_folder(out, fill_two);
+  for (const char* name : {"a.txt", "deep/b.bin", "manifest.json"}) {
+    const std::string good = read_file(out / name);
+    for (std::size_t bit = 0; bit < good.size() * 8; ++bit) {
+      std::string bad = good;
+      bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << bit % 8));
+      write_text(out / name, bad);
+      EXPECT_THROW(verify_manifest(out), CorruptError) << name << " bit " << bit;
+    }
+    write_text(out / name, good);
+  }
+  EXPECT_NO_THROW(verify_manifest(out));
+}
+
+TEST(RemoveStaleTemporaries, RemovesOnlyThoseOfTheDead) {
+  const TempDir folder;
+  const std::string dead = str("step.tmp-", dead_pid(), "-0");
+  const std::string live = str("step.tmp-", ::getppid(), "-0");
+  const std::string own = str("step.tmp-", ::getpid(), "-999999");  // of a killed process that had our id
+  for (const auto& name :
+       {dead, live, own, std::string("a.tmp-x"), std::string("a.tmp-"), str("b.tmp-", dead_pid(), "-1z")})
+    write_text(folder / (name + "/file"), "x");
+  remove_stale_temporaries(folder.path());
+  EXPECT_FALSE(fs::exists(folder / dead));
+  EXPECT_FALSE(fs::exists(folder / own));
+  EXPECT_TRUE(fs::exists(folder / live));
+  EXPECT_EQ(names_in(folder.path()).size(), 4u);
+  publish_folder(folder / "out", [&](const fs::path& to) {
+    remove_stale_temporaries(folder.path());  // what is being written stays
+    fill_two(to);
+  });
+  EXPECT_NO_THROW(verify_manifest(folder / "out"));
+  EXPECT_NO_THROW(remove_stale_temporaries(folder / "missing"));
+}
+
+TEST(Sha256, KnownAnswers) {
+  EXPECT_EQ(sha256(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  EXPECT_EQ(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  const TempDir folder;
+  const std::string large(3'000'001, 'x');
+  write_text(folder / "x", large);
+  EXPECT_EQ(sha256_file(folder / "x"), sha256(large));
+}
+
+TEST(FreeDiskBytes, WorksForPathsToCome) {
+  const TempDir folder;
+  EXPECT_GT(free_disk_bytes(folder.path()), 0u);
+  EXPECT_GT(free_disk_bytes(folder / "not/yet/there"), 0u);
+  EXPECT_GT(free_disk_bytes("relative/path"), 0u);
+}
+
+TEST(ExpandGlobs, SortsAndRemovesRepeats) {
+  const TempDir folder;
+  for (const char* name : {"b.hdf5", "a.hdf5", "c.txt", "odd[1].hdf5"}) write_text(folder / name, "");
+  const auto paths = expand_globs(
+      {(folder / "*.hdf5").string(), (folder / "a.hdf5").string(), (folder / "odd[1].hdf5").string()});
+  ASSERT_EQ(paths.size(), 3u);
+  EXPECT_EQ(paths[0].filename(), "a.hdf5");
+  EXPECT_EQ(paths[1].filename(), "b.hdf5");
+  EXPECT_EQ(paths[2].filename(), "odd[1].hdf5");
+  expect_error<UsageError>([&] { expand_globs({(folder / "*.mp4").string()}); }, "*.mp4", "no file matches");
+  expect_error<UsageError>([&] { expand_globs({(folder / "z.hdf5").string()}); }, "z.hdf5", "no such file");
+}
+
+TEST(FolderLock, SecondHolderIsRefusedAndToldWhoHoldsIt) {
+  const TempDir folder;
+  {
+    const FolderLock lock(folder / "run");
+    expect_error<UsageError>([&] { FolderLock again(folder / "run"); }, "run is in use by process ",
+                             str(::getpid()));
+  }
+  EXPECT_NO_THROW(FolderLock again(folder / "run"));
+  expect_error<IoError>([&] { FolderLock lock("/proc/nowhere"); }, "/proc/nowhere");
+}
+
+}  // namespace
+}  // namespace shallowpi
