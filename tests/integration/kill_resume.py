@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SAVE_EVERY = 3
-STEPS = 240
+STEPS = 150
 SETTINGS = f"""
 student.architecture.kind=pi05 student.architecture.vocab=512
 student.architecture.vision.depth=1 student.architecture.vision.width=16 student.architecture.vision.mlp=16
