@@ -99,7 +99,7 @@ TEST(PolicyConfig, RefusesContradictoryFiles) {
   expect_error<CorruptError>([&] { infer_config(without("language_model.layers.7.")); }, "lacks layer 7");
   expect_error<CorruptError>([&] { infer_config(without("gemma_expert.model.layers")); },
                              "expert has no layers");
-  expect_error<CorruptError>([&] { infer_config(without("time_mlp_in")); }, "neither a pi0 nor a pi05");
+  expect_error<CorruptError>([&] { infer_config(without("time_mlp")); }, "neither a pi0 nor a pi05");
   auto no_vocabulary = without("embed_tokens");
   std::erase_if(no_vocabulary, [](const auto& entry) { return entry.first.ends_with("lm_head.weight"); });
   expect_error<CorruptError>([&] { infer_config(no_vocabulary); }, "no tensor tells the vocabulary");
