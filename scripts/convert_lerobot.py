@@ -198,7 +198,7 @@ def write_episode(out, dataset, episode, args, keys, cameras, readers):
     out["action"] = table(rows, action_key, episode)
     out["observations/qpos"] = table(rows, state_key, episode)
     tasks = [dataset.tasks[index] for index in rows["task_index"].to_pylist()]
-    # As bytes of fixed length: HDF5 keeps texts of variable length in a structure that is easily damaged.
+    # Bytes of fixed length lie beside the root; texts of variable length would need a heap of their own.
     out.attrs["language_instruction"] = np.bytes_(tasks[0].encode())
     out.attrs["fps"] = dataset.fps
     images = out.create_group("observations/images")

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <utility>
 
+#include "data/hdf5_heap.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 
@@ -24,29 +25,6 @@ const char* const kPlainData = "copy the data into the file itself with h5repack
 std::recursive_mutex& library_mutex() {
   static std::recursive_mutex mutex;
   return mutex;
-}
-
-// Attributes hold short texts; both of HDF5's ways of storing them are in use (h5py writes either).
-std::optional<std::string> read_text(hid_t attribute) {
-  Handle type(H5Aget_type(attribute)), space(H5Aget_space(attribute));
-  if (!type || !space || H5Tget_class(type.get()) != H5T_STRING) return std::nullopt;
-  if (H5Sget_simple_extent_npoints(space.get()) != 1) return std::nullopt;
-  if (H5Tis_variable_str(type.get()) > 0) {
-    char* text = nullptr;
-    Handle memory(H5Tcopy(H5T_C_S1));
-    H5Tset_size(memory.get(), H5T_VARIABLE);
-    H5Tset_cset(memory.get(), H5Tget_cset(type.get()));
-    if (H5Aread(attribute, memory.get(), &text) < 0 || text == nullptr) return std::nullopt;
-    std::string result(text);
-    H5free_memory(text);
-    return result;
-  }
-  const std::size_t size = H5Tget_size(type.get());
-  if (size == 0 || size > kMaxTextBytes) return std::nullopt;
-  std::string text(size, '\0');
-  if (H5Aread(attribute, type.get(), text.data()) < 0) return std::nullopt;
-  text.resize(std::strlen(text.c_str()));
-  return text;
 }
 
 }  // namespace
@@ -103,6 +81,9 @@ File::File(std::filesystem::path path) : path_(std::move(path)) {
     throw CorruptError(str(path_.string(), ": cannot be read as HDF5 (", last_error(),
                            "): truncated or another kind of file; ", kRecopy));
   }
+  const Handle creation(H5Fget_create_plist(handle_.get()));
+  hsize_t user_block = 0;
+  if (H5Pget_userblock(creation.get(), &user_block) >= 0) user_block_ = user_block;
 }
 
 File::~File() {
@@ -111,6 +92,21 @@ File::~File() {
 
 void File::fail(std::string_view name, std::string_view problem, std::string_view remedy) const {
   throw CorruptError(str(path_.string(), ": ", name, " ", problem, "; ", remedy));
+}
+
+bool File::read_at(std::uint64_t address, void* out, std::size_t size) const {
+  address += user_block_;
+  if (address > bytes_ || size > bytes_ - address) return false;
+  auto* to = static_cast<char*>(out);
+  while (size > 0) {
+    const ssize_t got = ::pread(descriptor_, to, size, static_cast<off_t>(address));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    to += got;
+    address += static_cast<std::uint64_t>(got);
+    size -= static_cast<std::size_t>(got);
+  }
+  return true;
 }
 
 bool File::has(const std::string& name) const {
@@ -161,7 +157,32 @@ std::optional<std::string> File::text_attribute(const std::string& object,
     return std::nullopt;
   Handle handle(H5Aopen_by_name(handle_.get(), object.c_str(), attribute.c_str(), H5P_DEFAULT, H5P_DEFAULT));
   if (!handle) return std::nullopt;
-  return read_text(handle.get());
+  return read_text(handle.get(), str(attribute, " of ", object));
+}
+
+// Both of HDF5's ways of storing texts are in use: h5py writes either.
+std::optional<std::string> File::read_text(hid_t attribute, const std::string& name) const {
+  const Handle type(H5Aget_type(attribute)), space(H5Aget_space(attribute));
+  if (!type || !space || H5Tget_class(type.get()) != H5T_STRING) return std::nullopt;
+  if (H5Sget_simple_extent_npoints(space.get()) != 1) return std::nullopt;
+  std::string text;
+  if (H5Tis_variable_str(type.get()) > 0) {
+    HeapReference reference{};
+    if (H5Aread(attribute, heap_reference_type().get(), reference.data()) < 0) {
+      fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
+    }
+    const std::vector<std::uint8_t> bytes = read_heap(*this, reference, name, kMaxTextBytes);
+    text.assign(bytes.begin(), bytes.end());
+  } else {
+    const std::size_t size = H5Tget_size(type.get());
+    if (size == 0 || size > kMaxTextBytes) return std::nullopt;
+    text.resize(size);
+    if (H5Aread(attribute, type.get(), text.data()) < 0) {
+      fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
+    }
+  }
+  text.resize(std::strlen(text.c_str()));
+  return text;
 }
 
 Handle File::open_dataset(const std::string& name) const {

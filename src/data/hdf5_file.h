@@ -64,15 +64,17 @@ class File {
 
   const std::filesystem::path& path() const { return path_; }
   std::uint64_t bytes() const { return bytes_; }
-  /// For reading at offsets that the library gave, outside its lock.
-  int descriptor() const { return descriptor_; }
+  std::uint64_t user_block() const { return user_block_; }
+  /// Reads at an address as the library gives it, without its lock; false where the file ends before.
+  bool read_at(std::uint64_t address, void* out, std::size_t size) const;
 
   /// Is there such an object? Throws where a link on the way to it leaves the file or is a soft link.
   bool has(const std::string& name) const;
   bool is_group(const std::string& name) const;
   /// Names within a group, in the library's (lexicographic) order.
   std::vector<std::string> children(const std::string& group) const;
-  /// A text attribute of an object ("/" for the root); nothing where it is missing or not one text.
+  /// A text attribute of an object ("/" for the root); nothing where it is missing or not one text. Throws
+  /// CorruptError where it is damaged.
   std::optional<std::string> text_attribute(const std::string& object, const std::string& attribute) const;
   /// Opens a dataset after checking links, storage (no external files, no virtual datasets) and filters.
   Handle open_dataset(const std::string& name) const;
@@ -83,8 +85,11 @@ class File {
   [[noreturn]] void fail(std::string_view name, std::string_view problem, std::string_view remedy) const;
 
  private:
+  std::optional<std::string> read_text(hid_t attribute, const std::string& name) const;
+
   std::filesystem::path path_;
   std::uint64_t bytes_ = 0;
+  std::uint64_t user_block_ = 0;  // addresses count from its end
   int descriptor_ = -1;
   Handle handle_;
 };

@@ -1,11 +1,11 @@
 #include "data/hdf5_rows.h"
 
 #include <libdeflate.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
 
+#include "data/hdf5_heap.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi::hdf5 {
@@ -67,10 +67,11 @@ void ByteRows::find_storage() {
   if (layout == H5D_CONTIGUOUS) {
     const haddr_t offset = H5Dget_offset(dataset_.get());
     const std::uint64_t size = row_bytes_ * static_cast<std::uint64_t>(shape_[0]);
-    if (offset == HADDR_UNDEF || offset > file_->bytes() || size > file_->bytes() - offset) {
+    if (offset == HADDR_UNDEF || offset < file_->user_block() || offset > file_->bytes() ||
+        size > file_->bytes() - offset) {
       file_->fail(name_, "lies beyond the end of the file", "copy the file again from its source");
     }
-    offset_ = offset;
+    offset_ = offset - file_->user_block();
     storage_ = Storage::kContiguous;
     return;
   }
@@ -120,13 +121,8 @@ std::vector<std::uint8_t> ByteRows::read(std::int64_t row) const {
 
 std::vector<std::uint8_t> ByteRows::read_contiguous(std::int64_t row) const {
   std::vector<std::uint8_t> bytes(row_bytes_);
-  std::uint64_t done = 0;
-  const std::uint64_t begin = offset_ + static_cast<std::uint64_t>(row) * row_bytes_;
-  while (done < row_bytes_) {
-    const ssize_t got = ::pread(file_->descriptor(), bytes.data() + done, row_bytes_ - done,
-                                static_cast<off_t>(begin + done));
-    if (got <= 0) fail(row, "cannot be read from the file");
-    done += static_cast<std::uint64_t>(got);
+  if (!file_->read_at(offset_ + static_cast<std::uint64_t>(row) * row_bytes_, bytes.data(), row_bytes_)) {
+    fail(row, "cannot be read from the file");
   }
   return bytes;
 }
@@ -184,19 +180,19 @@ std::vector<std::uint8_t> ByteRows::read_by_library(std::int64_t row) const {
 }
 
 std::vector<std::uint8_t> ByteRows::read_ragged(std::int64_t row) const {
-  Lock lock;
-  const hsize_t start = static_cast<hsize_t>(row), one = 1;
-  const Handle space(H5Dget_space(dataset_.get()));
-  const Handle memory(H5Screate_simple(1, &one, nullptr));
-  const Handle type(H5Tvlen_create(H5T_NATIVE_UINT8));
-  H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, &start, nullptr, &one, nullptr);
-  hvl_t value{0, nullptr};
-  if (H5Dread(dataset_.get(), type.get(), memory.get(), space.get(), H5P_DEFAULT, &value) < 0) {
-    fail(row, str("cannot be read (", last_error(), ")"));
+  HeapReference reference{};
+  {
+    Lock lock;
+    const hsize_t start = static_cast<hsize_t>(row), one = 1;
+    const Handle space(H5Dget_space(dataset_.get()));
+    const Handle memory(H5Screate_simple(1, &one, nullptr));
+    H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, &start, nullptr, &one, nullptr);
+    if (H5Dread(dataset_.get(), heap_reference_type().get(), memory.get(), space.get(), H5P_DEFAULT,
+                reference.data()) < 0) {
+      fail(row, str("cannot be read (", last_error(), ")"));
+    }
   }
-  const auto* begin = static_cast<const std::uint8_t*>(value.p);
-  std::vector<std::uint8_t> bytes(begin, begin + (begin == nullptr ? 0 : value.len));
-  H5Dvlen_reclaim(type.get(), memory.get(), H5P_DEFAULT, &value);
+  std::vector<std::uint8_t> bytes = read_heap(*file_, reference, str(name_, " step ", row), kMaxRowBytes);
   if (bytes.empty()) fail(row, "the frame was never written");
   return bytes;
 }

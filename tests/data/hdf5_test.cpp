@@ -283,6 +283,32 @@ TEST(BrokenHdf5, BrokenInstruction) {
       "problem_info");
 }
 
+// Texts and byte strings of variable length lie in heaps, marked GCOL; libhdf5 1.10 itself crashes on such
+// damage.
+TEST(BrokenHdf5, DamagedHeaps) {
+  struct Damage {
+    std::size_t offset;  // from the mark; the first object's header is at 16, its size at 24
+    char byte;
+  };
+  TempDir dir;
+  write_aloha(dir / "sound.hdf5", {.jpeg = JpegStorage::kRagged});
+  const std::string sound = read_file(dir / "sound.hdf5");
+  for (const Damage& damage :
+       {Damage{0, 'X'}, Damage{9, 0}, Damage{16, 99}, Damage{25, 127}, Damage{31, 127}}) {
+    std::string bytes = sound;
+    for (std::size_t at = bytes.find("GCOL"); at != std::string::npos; at = bytes.find("GCOL", at + 1)) {
+      bytes[at + damage.offset] = damage.byte;
+    }
+    write_text(dir / "damaged.hdf5", bytes);
+    const auto read_all = [&] {
+      const auto file = open_aloha(dir / "damaged.hdf5");
+      for (std::int64_t step = 0; step < 6; ++step) file->frame(0, step, {0, 1, 2});
+    };
+    SCOPED_TRACE(str("byte ", damage.offset));
+    expect_error<CorruptError>(read_all, "damaged.hdf5", "copy the file again");
+  }
+}
+
 TEST(BrokenHdf5, AlohaFiles) {
   TempDir dir;
   const auto refused = [&](AlohaFixture fixture, std::initializer_list<std::string> parts) {
