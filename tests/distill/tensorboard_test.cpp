@@ -108,7 +108,7 @@ TEST(EventWriter, SaysWhereAResumedRunStarts) {
   EventWriter writer(dir / "tensorboard", 40);
   const auto records = read_records(writer.path());
   ASSERT_EQ(records.size(), 2u);
-  EXPECT_EQ(parse(records[1]).at(2).at(0), "40");
+  EXPECT_EQ(parse(records[1]).at(2).at(0), "41") << "what was logged at step 40 stays";
   EXPECT_EQ(parse(parse(records[1]).at(7).at(0)).at(1).at(0), "1");
 }
 
