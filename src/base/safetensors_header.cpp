@@ -103,10 +103,9 @@ class HeaderReader : public nlohmann::json_sax<Json> {
   bool key(string_t& name) override {
     if (skip_depth_ > 0) return true;
     if (state_ == State::kTop) {
-      if (!members_.insert(name).second) return fail("duplicate name");
       member_ = std::move(name);
       state_ = State::kMember;
-      return check_name();
+      return members_.insert(member_).second ? check_name() : fail("duplicate name");
     }
     if (!fields_.insert(name).second) return fail(str("duplicate key ", in_quotes(name)));
     field_ = std::move(name);
