@@ -61,8 +61,8 @@ TEST(CommandLine, TheOptionsAreFrozen) {
   EXPECT_EQ(options_of("shallowpi-eval"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(
       options_of("shallowpi-eval offline"),
-      with_common({"--checkpoint", "--teacher", "--data", "--held-out", "--batch", "--frames", "--steps",
-                   "--draws", "--batch-size", "--horizon", "--set", "--out", "--per-frame"}));
+      with_common({"--checkpoint", "--teacher", "--data", "--held-out", "--batch", "--frames", "--skipped",
+                   "--steps", "--draws", "--batch-size", "--horizon", "--set", "--out", "--per-frame"}));
   EXPECT_EQ(options_of("shallowpi-infer"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(options_of("shallowpi-infer run"),
             with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon"}));
