@@ -258,7 +258,8 @@ void add_objective(ConfigTable& table, FlowConfig& flow, LossConfig& loss) {
   table.choice("attn_queries", loss.attn_queries,
                "Queries of the action tokens, or of all tokens (an ablation).");
   table.choice("dims", loss.dims,
-               "Squared errors over all 32 padded action dims (openpi) or the robot's own.");
+               "Squared errors over all 32 padded action dims (openpi) or the robot's own. From scratch keep "
+               "padded: sampling denoises the padding too.");
 }
 
 void add_optimizer(ConfigTable& table, OptimizerConfig& optimizer) {

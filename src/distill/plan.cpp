@@ -156,7 +156,7 @@ std::string plan_text(const TrainingPlan& plan) {
   row("  activations", human_bytes(plan.activation_bytes));
   row(plan.on_gpu ? "  on the host: batches, checkpoint copy" : "  batches, checkpoint copy",
       human_bytes(plan.host_bytes));
-  row("arithmetic per step", str(human_count(static_cast<std::uint64_t>(plan.flops / 1e6)), " MFLOP"));
+  row("arithmetic per step", fixed(plan.flops / 1e9, 1) + " GFLOP");
   row("checkpoint", human_bytes(plan.checkpoint_bytes));
   row("disk left", human_bytes(plan.free_disk_bytes));
   return text_table({"plan", ""}, rows);
