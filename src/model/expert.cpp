@@ -130,28 +130,26 @@ TimeConditioning ActionExpert::condition(const Tensor& t) const {
 
 Tensor ActionExpert::suffix_attention(std::int64_t draws, std::int64_t tokens) const {
   Tensor one = torch::ones({tokens, tokens}, torch::kBool);
-  if (state_tokens() == 1)
-    one.select(0, 0).narrow(0, 1, tokens - 1).fill_(false);  // the state sees no action
+  if (state_tokens() == 1) one[0].narrow(0, 1, tokens - 1).fill_(false);  // the state sees no action
   return torch::block_diag(TensorList(static_cast<std::size_t>(draws), one)).to(torch::kBool);
 }
 
 SuffixContext ActionExpert::prepare(const PrefixCache& cache, std::int64_t draws,
                                     std::int64_t horizon) const {
-  const std::int64_t tokens = state_tokens() + horizon, batch = cache.lengths_b.size(0);
+  const std::int64_t tokens = state_tokens() + horizon;
   SuffixContext context;
-  context.batch = batch;
+  context.batch = cache.lengths_b.size(0);
   const Tensor own = torch::arange(tokens, cache.lengths_b.options()).repeat({draws});
   context.rotation = rotation(cache.lengths_b.unsqueeze(1) + own, config_.head_dim);
 
   const bool apart = draws > 1 || state_tokens() == 1;
   if (!apart && !cache.ragged) return context;
-  const std::int64_t draw_tokens = draws * tokens, prefix = cache.mask_bp.size(1);
-  const std::int64_t rows = apart ? draw_tokens : 1;
-  Tensor suffix = apart ? suffix_attention(draws, tokens).to(cache.mask_bp.device())
-                        : torch::ones({1, draw_tokens}, cache.mask_bp.options());
-  const Tensor allowed = torch::cat({cache.mask_bp.unsqueeze(1).expand({batch, rows, prefix}),
-                                     suffix.unsqueeze(0).expand({batch, rows, draw_tokens})},
-                                    2);
+  const std::int64_t draw_tokens = draws * tokens, rows = apart ? draw_tokens : 1;
+  const Tensor keys = cache.ragged ? cache.mask_bp : cache.mask_bp.narrow(0, 0, 1);
+  const Tensor suffix = apart ? suffix_attention(draws, tokens).to(keys.device())
+                              : torch::ones({1, draw_tokens}, keys.options());
+  const Tensor allowed = torch::cat(
+      {keys.unsqueeze(1).expand({-1, rows, -1}), suffix.unsqueeze(0).expand({keys.size(0), -1, -1})}, 2);
   context.mask = additive_mask(allowed, dtype_);
   if (apart) context.mask = context.mask.repeat_interleave(config_.heads, 1);
   return context;

@@ -36,10 +36,22 @@ Tensor pick(const Tensor& images_bcyx, const std::vector<std::int64_t>& samples)
   return images_bcyx.index_select(0, torch::tensor(samples, torch::kInt64).to(images_bcyx.device()));
 }
 
-void check_cache(const PrefixCache& cache, std::int64_t depth) {
-  if (static_cast<std::int64_t>(cache.keys_bpk.size()) != depth) {
+/// Throws UsageError unless `cache` is this policy's and `state_bd` and `x_t` fit it.
+void check_suffix(const PolicyConfig& config, const PrefixCache& cache, const Tensor& state_bd,
+                  const Tensor& x_t) {
+  if (static_cast<std::int64_t>(cache.keys_bpk.size()) != config.depth()) {
     throw UsageError(str("the prefix cache has ", cache.keys_bpk.size(), " layers and the action expert ",
-                         depth, ": it was made by another policy"));
+                         config.depth(), ": it was made by another policy"));
+  }
+  const std::int64_t batch = cache.lengths_b.size(0), dims = config.action_dim;
+  if (x_t.dim() != 3 || x_t.size(0) == 0 || x_t.size(0) % batch != 0 || x_t.size(1) == 0 ||
+      x_t.size(2) != dims) {
+    throw UsageError(str("noisy actions of shape ", shape_text(x_t.sizes().vec()), " do not fit a batch of ",
+                         batch, ": expected [", batch, " or a multiple of it, horizon, ", dims, "]"));
+  }
+  const bool reads_state = config.kind == PolicyKind::kPi0;
+  if (reads_state && (!state_bd.defined() || state_bd.sizes() != at::IntArrayRef({batch, dims}))) {
+    throw UsageError(str("pi0 needs a state of shape [", batch, ", ", dims, "], padded with zeros"));
   }
 }
 
@@ -133,9 +145,8 @@ PrefixCache PolicyImpl::encode(const Observation& observation, AttentionTap* tap
 
 Tensor PolicyImpl::velocity(const PrefixCache& cache, const Tensor& state_bd, const Tensor& x_t,
                             const Tensor& t, AttentionTap* tap) {
-  check_cache(cache, config_.depth());
+  check_suffix(config_, cache, state_bd, x_t);
   const std::int64_t batch = cache.lengths_b.size(0), rows = x_t.size(0), horizon = x_t.size(1);
-  TORCH_CHECK(rows > 0 && rows % batch == 0, "x_t has ", rows, " rows for a cache of ", batch);
   TORCH_CHECK(t.sizes() == at::IntArrayRef({rows}) || t.sizes() == at::IntArrayRef({rows, horizon}), "t is ",
               t.sizes(), " for x_t ", x_t.sizes());
   const TimeConditioning time = parts_->expert.condition(t.dim() == 1 ? t.unsqueeze(1) : t);
@@ -152,14 +163,15 @@ Tensor PolicyImpl::sample_actions(const Observation& observation, const Tensor& 
 Tensor PolicyImpl::sample_actions(const PrefixCache& cache, const Tensor& state_bd, const Tensor& noise_bhd,
                                   std::int64_t steps) {
   torch::NoGradGuard no_grad;
-  check_cache(cache, config_.depth());
+  check_suffix(config_, cache, state_bd, noise_bhd);
   if (steps < 1) throw UsageError(str("cannot sample actions in ", steps, " steps"));
   // t_k = 1 - k / steps does not depend on x_t: everything that follows from it is computed once for all
   // steps.
   const auto options = torch::dtype(torch::kFloat64).device(noise_bhd.device());
   const Tensor times = 1 - torch::arange(steps, options).unsqueeze(1) / static_cast<double>(steps);
   const TimeConditioning all = parts_->expert.condition(times.to(torch::kFloat32));
-  const SuffixContext context = parts_->expert.prepare(cache, 1, noise_bhd.size(1));
+  const std::int64_t draws = noise_bhd.size(0) / cache.lengths_b.size(0);
+  const SuffixContext context = parts_->expert.prepare(cache, draws, noise_bhd.size(1));
   Tensor x = noise_bhd.to(torch::kFloat32).clone();
   for (std::int64_t k = 0; k < steps; ++k) {
     const Tensor v = parts_->expert.velocity(cache, state_bd, x, all.step(k), context, nullptr, false);

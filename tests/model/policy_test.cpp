@@ -185,6 +185,16 @@ TEST_P(EveryKind, SamplingTakesExactlyTheEulerSteps) {
   }
 }
 
+TEST_P(EveryKind, SeveralSamplesShareOneEncoding) {
+  Policy policy = tiny_policy(GetParam());
+  const Observation observation = tiny_observation();
+  const Tensor noise = torch::randn({6, 4, 32});
+  const Tensor both = policy->sample_actions(observation, noise);
+  const Tensor second = torch::arange(1, 6, 2);
+  const Tensor alone = policy->sample_actions(observation, noise.index_select(0, second));
+  EXPECT_TRUE(tensor_near(both.index_select(0, second), alone, 1e-5));
+}
+
 TEST(Policy, TokensOfAnEqualTowerCanBeShared) {
   Policy teacher = tiny_policy(), student = tiny_policy();
   const Observation observation = tiny_observation();
@@ -255,6 +265,18 @@ TEST(Policy, RefusesBadInputByName) {
   refused("camera 0", [](Observation& o) { o.image_masks_b[0] = torch::ones({2}, torch::kBool); });
   refused("tokens and mask", [](Observation& o) { o.token_mask_bt = torch::ones({3, 4}, torch::kBool); });
   expect_error<UsageError>([&] { policy->sample_actions(tiny_observation(), noise, 0); }, "0 steps");
+
+  expect_error<UsageError>([&] { policy->sample_actions(tiny_observation(), noise.narrow(2, 0, 7)); },
+                           "[3, 4, 7]");
+  expect_error<UsageError>(
+      [&] {
+        policy->sample_actions(tiny_observation(), torch::randn({2, 4, 32}));
+      },
+      "batch of 3");
+  Policy needs_state = tiny_policy(PolicyKind::kPi0);
+  Observation stateless = tiny_observation();
+  stateless.state_bd = Tensor();
+  expect_error<UsageError>([&] { needs_state->sample_actions(stateless, noise); }, "needs a state");
 
   PolicyConfig impossible = tiny_config(PolicyKind::kPi05);
   impossible.expert.depth = 2;
