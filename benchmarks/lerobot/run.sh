@@ -6,5 +6,4 @@ need_libtorch cpu
 cmake -S . -B build/benchmarks -DCMAKE_BUILD_TYPE=Release -DLIBTORCH_ROOT="$LIBTORCH_ROOT" \
   -DSHALLOWPI_BENCHMARKS=ON -DSHALLOWPI_TESTS=OFF -G Ninja >/dev/null
 cmake --build build/benchmarks --target policy_benchmark
-source scripts/lerobot_env.sh
-exec "$lerobot_python" benchmarks/lerobot/side_by_side.py build/benchmarks/bin/policy_benchmark "$@"
+exec "$(scripts/lerobot_env.sh)" benchmarks/lerobot/side_by_side.py build/benchmarks/bin/policy_benchmark "$@"

@@ -2,7 +2,8 @@
 """Training step and sample_actions of this project against LeRobot's modules: same weights, inputs and threads, in
 alternating processes of one run.   usage: side_by_side.py POLICY_BENCHMARK [--sizes tiny,512/256] [--rounds 3] [--out FILE.json]
 
-Prints Markdown tables. Fails where the two sides do not compute the same.
+Times are CPU seconds of the single thread, so that other processes on the machine count as little as possible. Prints
+Markdown tables. Fails where the two sides do not compute the same.
 """
 import argparse
 import json
@@ -43,7 +44,7 @@ def execute(command: list) -> dict:
 
 
 def summary(runs: list) -> dict:
-    seconds = [s for run in runs for s in run["seconds"]]
+    seconds = [s for run in runs for s in run["cpu_seconds"]]
     return {"median": statistics.median(seconds), "min": min(seconds), "peak_mib": max(r["peak_mib"] for r in runs),
             "baseline_mib": min(r["baseline_mib"] for r in runs), "first_result": runs[0]["first_result"]}
 

@@ -48,11 +48,16 @@ class Doctor {
     check_tokenizer_and_prompt();
     check_horizon();
     check_student();
-    for (const std::string& note : info_.notes) warn("assumed", note, "");
+    for (const std::string& note : info_.notes)
+      if (!is_a_finding_already(note)) warn("assumed", note, "");
     return std::move(report_);
   }
 
  private:
+  bool is_a_finding_already(const std::string& note) const {
+    const auto mentions = [&](const char* word) { return note.find(word) != std::string::npos; };
+    return (!info_.stats && mentions("statistics")) || (!info_.horizon_known && mentions("horizon"));
+  }
   void fact(const std::string& name, const std::string& value) { report_.facts.emplace_back(name, value); }
   void ok(const std::string& topic, const std::string& text) {
     report_.findings.push_back({FindingLevel::kOk, topic, text, ""});
@@ -166,10 +171,12 @@ void Doctor::check_manifest() {
 void Doctor::check_statistics() {
   const PolicySpec& spec = info_.spec;
   if (!info_.stats) {
+    const std::string where =
+        info_.format == CheckpointFormat::kLeRobot
+            ? "copy policy_preprocessor.json and the file that it names from LeRobot's run"
+            : str("put openpi's file at assets/", spec.asset_id, "/norm_stats.json");
     warn("statistics", "there are no normalisation statistics",
-         str("training computes them from its data (data.norm_stats); to use the policy, put openpi's file "
-             "at assets/",
-             spec.asset_id, "/norm_stats.json"));
+         str("to use the policy, ", where, "; training computes its own from the data where there are none"));
     return;
   }
   try {
@@ -282,6 +289,16 @@ void Doctor::check_student() {
        str("keeps ", info_.kept_layers.size(), " of its teacher's layers: ", join(info_.kept_layers, " ")));
 }
 
+/// Advice of one or more lines, below the text of its finding.
+std::string indented(const std::string& advice) {
+  std::string out, lead = "-> ";
+  for (const std::string& line : split(advice, '\n')) {
+    out += str(std::string(22, ' '), lead, trim(line), "\n");
+    lead = "   ";
+  }
+  return out;
+}
+
 }  // namespace
 
 Json InspectReport::json() const {
@@ -311,7 +328,7 @@ std::string InspectReport::text() const {
     out += str(level, std::string(9 - level.size(), ' '), finding.topic,
                std::string(std::max<std::size_t>(finding.topic.size(), 12) + 1 - finding.topic.size(), ' '),
                finding.text, "\n");
-    if (!finding.advice.empty()) out += str(std::string(22, ' '), "-> ", finding.advice, "\n");
+    if (!finding.advice.empty()) out += indented(finding.advice);
   }
   out += str("\n", counts[FindingLevel::kProblem], " problem(s), ", counts[FindingLevel::kWarning],
              " warning(s)\n");

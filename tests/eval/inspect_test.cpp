@@ -39,6 +39,7 @@ class Inspect : public ::testing::Test {
     CheckpointContents contents;
     contents.config = policy->config();
     contents.spec = info.spec;
+    contents.spec.robot = RobotSpec{};  // LIBERO's
     contents.spec.prompt_mode = PromptMode::kPi05NoState;
     contents.stats = stats;
     contents.kept_layers = {0, 6, 12};

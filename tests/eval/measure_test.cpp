@@ -1,6 +1,7 @@
 #include "shallowpi/eval/measure.h"
 
 #include "data/fake_episodes.h"
+#include "eval/open_gates.h"
 #include "parity_fixture.h"
 
 namespace shallowpi {
@@ -17,6 +18,7 @@ Policy fake_policy(std::int64_t depth, std::uint64_t seed) {
   config.vocab = 512;
   Policy policy(config);
   policy->initialize(seed);
+  testing::open_gates(policy);
   return policy;
 }
 
@@ -84,10 +86,10 @@ TEST(MeasurePolicy, DoesNotDependOnTheBatchSize) {
   ASSERT_EQ(whole.frames.size(), data.samples.size());
   for (std::size_t i = 0; i < whole.frames.size(); ++i) {
     const FrameReport &a = whole.frames[i], &b = single.frames[i];
-    EXPECT_NEAR(a.loss_task, b.loss_task, 1e-5);
-    EXPECT_NEAR(a.velocity_error_teacher.value(), b.velocity_error_teacher.value(), 1e-5);
+    EXPECT_NEAR(a.loss_task, b.loss_task, 5e-5);
+    EXPECT_NEAR(a.velocity_error_teacher.value(), b.velocity_error_teacher.value(), 5e-5);
     EXPECT_NEAR(a.loss_attn.value(), b.loss_attn.value(), 1e-6);
-    EXPECT_NEAR(a.action_error, b.action_error, 1e-5);
+    EXPECT_NEAR(a.action_error, b.action_error, 5e-5);
   }
   EXPECT_EQ(whole.layers, 2);
   EXPECT_EQ(whole.parameters * 4, static_cast<std::int64_t>(whole.weight_bytes));

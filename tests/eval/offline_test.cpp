@@ -1,6 +1,7 @@
 #include "shallowpi/eval/offline.h"
 
 #include "data/fake_episodes.h"
+#include "eval/open_gates.h"
 #include "parity_fixture.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/model/checkpoint.h"
@@ -53,6 +54,7 @@ class OfflineData : public ::testing::Test {
     config.vocab = 512;
     Policy policy(config);
     policy->initialize(3);
+    testing::open_gates(policy);
     CheckpointContents contents;
     contents.config = config;
     contents.spec.horizon = 5;
