@@ -13,6 +13,9 @@ build_packages="build-essential cmake ninja-build ccache pkg-config git python3 
   libdeflate-dev libssl-dev zlib1g-dev"
 test_packages="libgtest-dev ffmpeg"
 
+# LibTorch's headers compile in half the time with a recent clang. CXX overrides.
+clang=clang-19
+
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
@@ -46,6 +49,16 @@ once() {
     touch "$dir/.complete"
   fi
   flock -u 8
+}
+
+# need_compiler: sets CC and CXX, unless the caller already has: clang where the system packages it, else g++.
+need_compiler() {
+  [ -n "${CXX:-}" ] && return
+  if ! command -v "$clang" >/dev/null; then
+    [ "$install" -eq 1 ] && apt-cache show "$clang" >/dev/null 2>&1 || return 0
+    need_packages "$clang"
+  fi
+  export CC=$clang CXX=${clang/clang/clang++}
 }
 
 # need_libtorch cpu|cuda: sets LIBTORCH_ROOT unless the caller already has.
