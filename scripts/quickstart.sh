@@ -8,7 +8,7 @@ cd "$project"
 
 teacher=configs/quickstart/teacher
 runs=runs/quickstart
-student=$runs/student/checkpoints/last
+student=$runs/student/last
 mkdir -p $runs
 
 say "distilling 18 layers into 6"
@@ -20,7 +20,7 @@ stamp=$(cat $student/manifest.json $teacher/manifest.json build/bin/shallowpi-ev
 if [ "$stamp" != "$(cat $runs/report.stamp 2>/dev/null)" ]; then
   build/bin/shallowpi-eval offline --teacher $teacher --held-out configs/quickstart.yaml \
     --checkpoint teacher=$teacher --checkpoint skipped=$runs/skipped --checkpoint distilled=$student \
-    --data configs/quickstart/*.hdf5 --out $runs/report.json >$runs/report.txt.tmp
+    --frames 96 --out $runs/report.json >$runs/report.txt.tmp
   mv $runs/report.txt.tmp $runs/report.txt
   echo "$stamp" >$runs/report.stamp
 fi
