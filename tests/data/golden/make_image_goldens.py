@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Writes images.safetensors: what Pillow and PyTorch make of test images. Made with Pillow 13.0.0 and torch 2.11.0.
+"""Writes images.safetensors: what Pillow and PyTorch make of test images. Made with Pillow 11.3.0 and torch 2.11.0.
+
+Pillow 13 resizes a tall, narrow image (301x17) vertically first; the policies were trained with the older order.
 
     tests/data/golden/make_image_goldens.py
 
