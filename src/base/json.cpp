@@ -185,7 +185,7 @@ Json parse_json(std::string_view text, std::string_view where) {
 }
 
 Json read_json(const std::filesystem::path& path) {
-  return parse_json(read_file(path), path.string());
+  return parse_json(read_file(path, kMaxFileBytes), path.string());
 }
 
 template <typename T>
