@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
@@ -33,20 +34,6 @@ class ProblemList {
  private:
   std::vector<Error> problems_;
 };
-
-torch::Device choose_device(const std::string& name) {
-  if (name == "auto")
-    return torch::cuda::is_available() ? torch::Device(torch::kCUDA, 0) : torch::Device(torch::kCPU);
-  if (name != "cpu" && !torch::cuda::is_available())
-    throw UsageError(
-        str("device: ", name, " is not available; this machine or this build has no CUDA. Use device=cpu"));
-  return torch::Device(name);
-}
-
-torch::Dtype choose_dtype(const std::string& name, torch::Device device) {
-  if (name == "auto") return device.is_cuda() ? torch::kBFloat16 : torch::kFloat32;
-  return name == "bfloat16" ? torch::kBFloat16 : torch::kFloat32;
-}
 
 CheckpointInfo read_info(const std::string& folder, const ResolvedConfig& resolved) {
   std::optional<std::int64_t> horizon;
@@ -163,9 +150,9 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
   const DistillConfig& config = resolved.config;
   ProblemList problems;
   problems.attempt([&] {
-    setup.device = choose_device(config.device);
-    setup.dtype = choose_dtype(config.dtype, setup.device);
-    setup.teacher_dtype = choose_dtype(config.teacher.dtype, setup.device);
+    setup.device = parse_device(config.device);
+    setup.dtype = parse_dtype(config.dtype, setup.device);
+    setup.teacher_dtype = parse_dtype(config.teacher.dtype, setup.device);
   });
   bool has_policy = true;
   if (!config.teacher.checkpoint.empty())
