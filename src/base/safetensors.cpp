@@ -35,6 +35,33 @@ void check_name(const SafetensorsFile& file, const std::string& name) {
   if (!file.contains(name)) throw UsageError(str(file.path().string(), ": has no tensor ", in_quotes(name)));
 }
 
+/// Name, dtype, shape and offsets of the planned tensors in the order of the file.
+std::vector<std::pair<std::string, TensorInfo>> lay_out(const fs::path& path, const TensorPlan& plan) {
+  std::vector<std::pair<std::string, TensorInfo>> layout;
+  for (const auto& [name, tensor] : plan) {
+    if (!safetensors_rank(tensor.dtype))
+      throw UsageError(
+          str(path.string(), ": tensor ", in_quotes(name), " has no dtype that the format knows"));
+    const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; };
+    if (std::any_of(name.begin(), name.end(), is_control))
+      throw UsageError(
+          str(path.string(), ": the tensor name ", in_quotes(name), " holds a control character"));
+    if (name == "__metadata__") throw UsageError(path.string() + ": a tensor cannot be called __metadata__");
+    layout.push_back({name, {tensor.dtype, tensor.shape, 0, 0}});
+  }
+  // The plan is sorted by name already, and the sort keeps that order among equal dtypes.
+  std::stable_sort(layout.begin(), layout.end(), [](const auto& a, const auto& b) {
+    return safetensors_rank(a.second.dtype) > safetensors_rank(b.second.dtype);
+  });
+  std::uint64_t offset = 0;
+  for (auto& [name, info] : layout) {
+    info.begin = offset;
+    info.end = offset +=
+        torch::elementSize(info.dtype) * static_cast<std::uint64_t>(c10::multiply_integers(info.shape));
+  }
+  return layout;
+}
+
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const fs::path& path) : path_(path) {
@@ -119,29 +146,9 @@ void SafetensorsFile::read_into(const std::string& name, torch::Tensor destinati
   }
 }
 
-void write_safetensors(const fs::path& path, const NamedTensors& tensors,
+void write_safetensors(const fs::path& path, const TensorPlan& plan,
                        const std::map<std::string, std::string>& metadata) {
-  std::vector<std::pair<std::string, TensorInfo>> layout;
-  for (const auto& [name, tensor] : tensors) {
-    if (!tensor.defined() || !safetensors_rank(tensor.scalar_type()))
-      throw UsageError(
-          str(path.string(), ": tensor ", in_quotes(name), " has no dtype that the format knows"));
-    const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; };
-    if (std::any_of(name.begin(), name.end(), is_control))
-      throw UsageError(
-          str(path.string(), ": the tensor name ", in_quotes(name), " holds a control character"));
-    if (name == "__metadata__") throw UsageError(path.string() + ": a tensor cannot be called __metadata__");
-    layout.push_back({name, {tensor.scalar_type(), tensor.sizes().vec(), 0, 0}});
-  }
-  // NamedTensors is sorted by name already, and the sort keeps that order among equal dtypes.
-  std::stable_sort(layout.begin(), layout.end(), [](const auto& a, const auto& b) {
-    return safetensors_rank(a.second.dtype) > safetensors_rank(b.second.dtype);
-  });
-  std::uint64_t offset = 0;
-  for (auto& [name, info] : layout) {
-    info.begin = offset;
-    info.end = offset += tensors.at(name).nbytes();
-  }
+  const std::vector<std::pair<std::string, TensorInfo>> layout = lay_out(path, plan);
   const std::string header = safetensors_header_text(layout, metadata, path.string());
   const std::uint64_t header_bytes = header.size();
   char length[kLengthBytes];
@@ -150,11 +157,26 @@ void write_safetensors(const fs::path& path, const NamedTensors& tensors,
   file.write({length, kLengthBytes});
   file.write(header);
   for (const auto& [name, info] : layout) {
+    const torch::Tensor tensor = plan.at(name).read();
+    if (tensor.sizes() != info.shape)
+      throw Error(str(path.string(), ": tensor ", in_quotes(name), " became ",
+                      shape_text(tensor.sizes().vec()), " instead of ", shape_text(info.shape)));
     const torch::Tensor plain =
-        tensors.at(name).detach().to(torch::kCPU).resolve_conj().resolve_neg().contiguous();
+        tensor.detach().to(torch::kCPU, info.dtype).resolve_conj().resolve_neg().contiguous();
     file.write({static_cast<const char*>(plain.data_ptr()), plain.nbytes()});
   }
   file.sync();
+}
+
+void write_safetensors(const fs::path& path, const NamedTensors& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  TensorPlan plan;
+  for (const auto& [name, tensor] : tensors) {
+    if (!tensor.defined())
+      throw UsageError(str(path.string(), ": tensor ", in_quotes(name), " is undefined"));
+    plan[name] = {tensor.scalar_type(), tensor.sizes().vec(), [&tensor = tensor] { return tensor; }};
+  }
+  write_safetensors(path, plan, metadata);
 }
 
 void save_safetensors(const fs::path& path, const NamedTensors& tensors,

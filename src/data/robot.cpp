@@ -102,10 +102,4 @@ void actions_to_robot(const RobotSpec& robot, const std::vector<float>& policy_s
   }
 }
 
-std::vector<bool> make_bool_mask(const std::vector<int>& runs) {
-  std::vector<bool> mask;
-  for (int run : runs) mask.insert(mask.end(), static_cast<std::size_t>(std::abs(run)), run > 0);
-  return mask;
-}
-
 }  // namespace shallowpi

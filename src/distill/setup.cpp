@@ -50,10 +50,6 @@ std::vector<std::int64_t> all_layers(std::int64_t depth) {
   return layers;
 }
 
-void set_depth(PolicyConfig& policy, std::int64_t depth) {
-  policy.backbone.depth = policy.expert.depth = depth;
-}
-
 // A student that was trained before goes on with a teacher: which teacher layers do its layers answer to?
 std::vector<std::int64_t> layers_of_teacher(const CheckpointInfo& start, const CheckpointInfo& teacher,
                                             const StudentConfig& student) {
@@ -82,7 +78,7 @@ void choose_architecture(TrainingSetup& setup) {
     setup.kept_layers = setup.start->kept_layers;
     if (kept == all_layers(setup.policy.depth())) return;
     setup.start_layers = kept;
-    set_depth(setup.policy, static_cast<std::int64_t>(kept.size()));
+    setup.policy.set_depth(static_cast<std::int64_t>(kept.size()));
     setup.kept_layers.clear();
     for (const std::int64_t layer : kept)
       setup.kept_layers.push_back(setup.start->kept_layers.empty()
@@ -91,10 +87,10 @@ void choose_architecture(TrainingSetup& setup) {
   } else if (setup.teacher) {
     setup.policy = setup.teacher->config;
     setup.kept_layers = chosen_layers(student, setup.policy.depth());
-    set_depth(setup.policy, static_cast<std::int64_t>(setup.kept_layers.size()));
+    setup.policy.set_depth(static_cast<std::int64_t>(setup.kept_layers.size()));
   } else {
     setup.policy = student.architecture;
-    if (student.layers > 0) set_depth(setup.policy, student.layers);
+    if (student.layers > 0) setup.policy.set_depth(student.layers);
   }
 }
 

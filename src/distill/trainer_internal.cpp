@@ -9,16 +9,12 @@
 namespace shallowpi {
 
 std::vector<TrainingBatch> held_out_batches(const TrainingSetup& setup, std::int64_t batch_size) {
-  const auto& samples = setup.split.held_out;
-  const auto available = static_cast<std::int64_t>(samples.size());
-  const std::int64_t frames = std::min(setup.config().train.eval_frames, available);
+  const auto samples = spread_samples(setup.split.held_out, setup.config().train.eval_frames);
   std::vector<TrainingBatch> batches;
-  std::vector<Dataset::Sample> chosen;
-  for (std::int64_t i = 0; i < frames; ++i) {
-    chosen.push_back(samples[static_cast<std::size_t>(i * available / frames)]);
-    if (static_cast<std::int64_t>(chosen.size()) < batch_size && i + 1 < frames) continue;
-    batches.push_back(setup.pipeline->make_batch(chosen));
-    chosen.clear();
+  for (auto begin = samples.begin(); begin != samples.end();) {
+    const auto end = begin + std::min<std::ptrdiff_t>(batch_size, samples.end() - begin);
+    batches.push_back(setup.pipeline->make_batch({begin, end}));
+    begin = end;
   }
   return batches;
 }

@@ -357,13 +357,4 @@ PolicyReport repeat_last_action(const Dataset& dataset, const SamplePipeline& pi
   return report;
 }
 
-std::vector<Dataset::Sample> spread_samples(const std::vector<Dataset::Sample>& samples, std::int64_t count) {
-  const auto size = static_cast<std::int64_t>(samples.size());
-  if (count <= 0 || count >= size) return samples;
-  std::vector<Dataset::Sample> chosen;
-  for (std::int64_t i = 0; i < count; ++i)
-    chosen.push_back(samples[static_cast<std::size_t>((2 * i + 1) * size / (2 * count))]);
-  return chosen;
-}
-
 }  // namespace shallowpi

@@ -114,7 +114,7 @@ Policy load_student(const CheckpointInfo& teacher, const std::vector<std::int64_
                     torch::Device device, PolicyOptions options) {
   check_layer_map(kept, teacher.config.depth());
   PolicyConfig config = teacher.config;
-  config.backbone.depth = config.expert.depth = static_cast<std::int64_t>(kept.size());
+  config.set_depth(static_cast<std::int64_t>(kept.size()));
   return load(teacher, config, kept, dtype, device, options);
 }
 

@@ -1,7 +1,6 @@
 // What the files that read and write checkpoint folders share.
 #pragma once
 
-#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -53,25 +52,12 @@ std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& sp
 std::string lerobot_camera(RobotKind robot, const std::string& camera);
 std::string camera_of_lerobot(const std::string& feature);
 
-/// A tensor of a file that is being written; `read` is called when its turn comes and the result is released
-/// at once.
-struct PlannedTensor {
-  torch::Dtype dtype;
-  std::vector<std::int64_t> shape;
-  std::function<torch::Tensor()> read;
-};
-using WeightPlan = std::map<std::string, PlannedTensor>;
-
-/// Writes and fsyncs a safetensors file with the same bytes as write_safetensors(), holding one tensor at a
-/// time.
-void write_weights(const std::filesystem::path& path, const WeightPlan& plan,
-                   const std::map<std::string, std::string>& metadata);
 /// openpi ties lm_head to embed_tokens and stores the pair once, under lm_head's name, with this note in the
 /// header.
 std::map<std::string, std::string> tied_metadata();
 /// The plan of openpi's file for `config`, every tensor as stored in `file` (layers from `kept`; empty: all).
 /// The expert's lm_head is left out where the file has none. `file` must outlive the plan.
-WeightPlan copy_plan(const SafetensorsFolder& file, const PolicyConfig& config,
+TensorPlan copy_plan(const SafetensorsFolder& file, const PolicyConfig& config,
                      const std::vector<std::int64_t>& kept);
 
 /// Everything of our format but model.safetensors. `store`: what most weights are.

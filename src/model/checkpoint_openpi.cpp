@@ -28,16 +28,6 @@ std::vector<std::pair<std::string, fs::path>> find_stats(const fs::path& assets)
   return found;
 }
 
-/// openpi's make_bool_mask: n dims that are relative, then one that is not, for each of `runs`.
-std::vector<bool> joints_then_gripper(std::initializer_list<int> runs) {
-  std::vector<bool> mask;
-  for (const int joints : runs) {
-    mask.insert(mask.end(), joints, true);
-    mask.push_back(false);
-  }
-  return mask;
-}
-
 /// Robot, prompt and delta actions of openpi's named config for this asset id.
 void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
   PolicySpec& spec = info.spec;
@@ -50,13 +40,13 @@ void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
                                ": taken as openpi's pi05_libero, whose prompt has no robot state "
                                "(prompt mode pi05_no_state)"));
     } else {
-      spec.robot.delta_mask = joints_then_gripper({6});
+      spec.robot.delta_mask = make_bool_mask({6, -1});
       info.notes.push_back(str("assets of ", asset_id,
                                ": taken as openpi's pi0_libero, whose actions are relative to the "
                                "state in all dims but the gripper"));
     }
   } else if (asset_id.find("trossen") != std::string::npos) {
-    spec.robot = {RobotKind::kAloha, 14, 14, joints_then_gripper({6, 6})};
+    spec.robot = {RobotKind::kAloha, 14, 14, make_bool_mask({6, -1, 6, -1})};
     info.notes.push_back(str("assets of ", asset_id, ": taken as ALOHA with relative joint actions"));
   } else {
     spec.robot.kind = RobotKind::kJoints;

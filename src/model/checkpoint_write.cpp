@@ -76,7 +76,7 @@ void write_own_side_files(const fs::path& folder, const CheckpointContents& cont
 void write_checkpoint_files(const fs::path& folder, const CheckpointContents& contents,
                             const NamedTensors& tensors, torch::Dtype store, const fs::path& dead_from) {
   checkpoint::write_own_side_files(folder, contents, store);
-  checkpoint::WeightPlan plan;
+  TensorPlan plan;
   std::optional<SafetensorsFolder> source;
   if (!dead_from.empty()) source.emplace(dead_from);
   const auto source_names = source ? canonical_names(*source) : std::map<std::string, std::string>();
@@ -94,7 +94,7 @@ void write_checkpoint_files(const fs::path& folder, const CheckpointContents& co
     plan[name == names::kEmbedTokens ? names::kTiedHead : name] = {dtype, expected.shape,
                                                                    [tensor = it->second] { return tensor; }};
   }
-  checkpoint::write_weights(folder / checkpoint::kWeights, plan, checkpoint::tied_metadata());
+  write_safetensors(folder / checkpoint::kWeights, plan, checkpoint::tied_metadata());
 }
 
 void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>& kept, const fs::path& out) {
@@ -103,7 +103,7 @@ void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>
   checkpoint::check_tensors(teacher.folder, file, canonical_names(file), teacher.config);
   CheckpointContents contents;
   contents.config = teacher.config;
-  contents.config.backbone.depth = contents.config.expert.depth = static_cast<std::int64_t>(kept.size());
+  contents.config.set_depth(static_cast<std::int64_t>(kept.size()));
   contents.spec = teacher.spec;
   contents.stats = teacher.stats;
   contents.tokenizer = teacher.tokenizer;
@@ -112,9 +112,8 @@ void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>
   contents.card = "Not trained yet: the weights are the teacher's.";
   publish_folder(out, [&](const fs::path& folder) {
     checkpoint::write_own_side_files(folder, contents, checkpoint::stored_dtype(file));
-    checkpoint::write_weights(folder / checkpoint::kWeights,
-                              checkpoint::copy_plan(file, contents.config, kept),
-                              checkpoint::tied_metadata());
+    write_safetensors(folder / checkpoint::kWeights, checkpoint::copy_plan(file, contents.config, kept),
+                      checkpoint::tied_metadata());
   });
 }
 

@@ -22,15 +22,15 @@ double epsilon(NormMode mode) {
 
 /// Both packages refuse a file without the expert's lm_head, which nothing reads: zeros where the checkpoint
 /// has none.
-void add_dead_head(const PolicyConfig& config, torch::Dtype dtype, WeightPlan& plan) {
+void add_dead_head(const PolicyConfig& config, torch::Dtype dtype, TensorPlan& plan) {
   const auto shape = expected_tensors(config).at(names::kExpertHead).shape;
   plan.try_emplace(names::kExpertHead,
                    PlannedTensor{dtype, shape, [shape, dtype] { return torch::zeros(shape, dtype); }});
 }
 
 /// LeRobot builds its backbone untied, so its files hold both of the tied pair; every name has its prefix.
-WeightPlan to_lerobot(const WeightPlan& openpi) {
-  WeightPlan plan;
+TensorPlan to_lerobot(const TensorPlan& openpi) {
+  TensorPlan plan;
   for (const auto& [name, tensor] : openpi) plan["model." + name] = tensor;
   plan["model." + names::kEmbedTokens] = openpi.at(names::kTiedHead);
   return plan;
@@ -69,19 +69,18 @@ void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::pa
   const CheckpointInfo info = read_checkpoint_info(folder);
   const SafetensorsFolder file(info.folder);
   const torch::Dtype store = checkpoint::stored_dtype(file);
-  checkpoint::WeightPlan plan = checkpoint::copy_plan(file, info.config, {});
+  TensorPlan plan = checkpoint::copy_plan(file, info.config, {});
   checkpoint::add_dead_head(info.config, store, plan);
   publish_folder(out, [&](const fs::path& target) {
     checkpoint::copy_tokenizer(target, info.tokenizer);
     switch (to) {
       case CheckpointFormat::kOpenpi:
         checkpoint::write_openpi_side_files(target, info, store);
-        checkpoint::write_weights(target / checkpoint::kWeights, plan, checkpoint::tied_metadata());
+        write_safetensors(target / checkpoint::kWeights, plan, checkpoint::tied_metadata());
         return;
       case CheckpointFormat::kLeRobot:
         checkpoint::write_lerobot_side_files(target, info, store);
-        checkpoint::write_weights(target / checkpoint::kWeights, checkpoint::to_lerobot(plan),
-                                  {{"format", "pt"}});
+        write_safetensors(target / checkpoint::kWeights, checkpoint::to_lerobot(plan), {{"format", "pt"}});
         return;
       case CheckpointFormat::kShallowPi:
         throw UsageError("export: the target is openpi or lerobot");

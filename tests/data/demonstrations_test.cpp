@@ -112,5 +112,18 @@ TEST(OpenDataset, RefusesBadRequests) {
       "tomato_sauce.hdf5", "name each file once");
 }
 
+TEST(SpreadSamples, TakesEvenlySpacedFrames) {
+  std::vector<Dataset::Sample> samples(12);
+  for (std::int32_t i = 0; i < 12; ++i) samples[static_cast<std::size_t>(i)].step = i;
+  const auto three = spread_samples(samples, 3);
+  ASSERT_EQ(three.size(), 3u);
+  EXPECT_EQ(three[0].step, 2);
+  EXPECT_EQ(three[1].step, 6);
+  EXPECT_EQ(three[2].step, 10);
+  EXPECT_EQ(spread_samples(samples, 0).size(), 12u);
+  EXPECT_EQ(spread_samples(samples, 50).size(), 12u);
+  EXPECT_TRUE(spread_samples({}, 4).empty());
+}
+
 }  // namespace
 }  // namespace shallowpi::testing

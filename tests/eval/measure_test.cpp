@@ -168,17 +168,5 @@ TEST(ComparisonTable, HasARowPerPolicyAndDashesForWhatDoesNotApply) {
     EXPECT_NE(table.find(part), std::string::npos) << table;
 }
 
-TEST(SpreadSamples, TakesEvenlySpacedFrames) {
-  FakeData data;  // 12 frames
-  const auto three = spread_samples(data.samples, 3);
-  ASSERT_EQ(three.size(), 3u);
-  EXPECT_EQ(three[0].step, 2);  // frames 2, 6 and 10 of 12
-  EXPECT_EQ(three[1].episode, 1);
-  EXPECT_EQ(three[1].step, 1);
-  EXPECT_EQ(three[2].step, 5);
-  EXPECT_EQ(spread_samples(data.samples, 0).size(), 12u);
-  EXPECT_EQ(spread_samples(data.samples, 50).size(), 12u);
-}
-
 }  // namespace
 }  // namespace shallowpi

@@ -29,7 +29,7 @@ void write_teacher(PolicyKind kind, const fs::path& folder) {
   fs::create_directories(folder);
   PolicyConfig config;
   config.kind = kind;
-  checkpoint::WeightPlan plan;
+  TensorPlan plan;
   for (const auto& [name, tensor] : expected_tensors(config)) {
     const auto shape = tensor.shape;
     const double scale = shape.size() > 1 ? 1 / std::sqrt(static_cast<double>(shape[1])) : 0.02;
@@ -38,7 +38,7 @@ void write_teacher(PolicyKind kind, const fs::path& folder) {
         torch::kBFloat16, shape,
         [shape, scale] { return torch::empty(shape, torch::kBFloat16).uniform_(-scale, scale); }};
   }
-  checkpoint::write_weights(folder / checkpoint::kWeights, plan, checkpoint::tied_metadata());
+  write_safetensors(folder / checkpoint::kWeights, plan, checkpoint::tied_metadata());
 }
 
 void load_and_sample(const fs::path& folder) {

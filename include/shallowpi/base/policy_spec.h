@@ -1,5 +1,6 @@
-// Everything beside the weights that a policy needs to be used as it was trained: how images, state, actions and
-// the prompt are prepared. Saved in a checkpoint's shallowpi.json; inferred from openpi and LeRobot folders.
+// Everything beside the weights that a policy needs to be used as it was trained: how images, state, actions
+// and the prompt are prepared. Saved in a checkpoint's shallowpi.json; inferred from openpi and LeRobot
+// folders.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +13,10 @@ namespace shallowpi {
 
 /// How the prompt is written (pi_models: openpi's tokenizer.py, LeRobot's processors).
 enum class PromptMode {
-  kPi0Plain,            ///< "<bos>text\n"
-  kPi05State,           ///< "Task: text, State: 12 200 ...;\nAction: " with the robot's real state dims
-  kPi05StatePadded32,   ///< the same with the state zero-padded to 32 dims first (LeRobot 0.4.x)
-  kPi05NoState,         ///< as kPi0Plain, padded to the pi0.5 length (openpi's pi05_libero)
+  kPi0Plain,           ///< "<bos>text\n"
+  kPi05State,          ///< "Task: text, State: 12 200 ...;\nAction: " with the robot's real state dims
+  kPi05StatePadded32,  ///< the same with the state zero-padded to 32 dims first (LeRobot 0.4.x)
+  kPi05NoState,        ///< as kPi0Plain, padded to the pi0.5 length (openpi's pi05_libero)
 };
 template <>
 inline constexpr auto kEnumNames<PromptMode> = std::to_array<EnumName<PromptMode>>({
@@ -64,24 +65,32 @@ inline constexpr auto kEnumNames<RobotKind> = std::to_array<EnumName<RobotKind>>
     {RobotKind::kJoints, "joints"},
 });
 
+/// openpi's make_bool_mask: n is n trues, -n is n falses. make_bool_mask({6, -1}) is LIBERO's delta mask.
+inline std::vector<bool> make_bool_mask(const std::vector<int>& runs) {
+  std::vector<bool> mask;
+  for (const int run : runs) mask.insert(mask.end(), static_cast<std::size_t>(run < 0 ? -run : run), run > 0);
+  return mask;
+}
+
 struct RobotSpec {
   RobotKind kind = RobotKind::kLibero;
-  std::int64_t state_dim = 8;     ///< real dims, at most 32
-  std::int64_t action_dim = 7;    ///< real dims, at most 32
-  std::vector<bool> delta_mask;   ///< action dims that are relative to the state at the chunk's start; empty: none
+  std::int64_t state_dim = 8;   ///< real dims, at most 32
+  std::int64_t action_dim = 7;  ///< real dims, at most 32
+  std::vector<bool>
+      delta_mask;  ///< action dims that are relative to the state at the chunk's start; empty: none
 };
 
 struct PolicySpec {
-  std::int64_t horizon = 50;                ///< action steps per chunk
-  std::int64_t image_size = 224;            ///< side of the square that the vision tower expects
-  std::vector<std::string> image_keys;      ///< cameras, in the order of the prefix
+  std::int64_t horizon = 50;            ///< action steps per chunk
+  std::int64_t image_size = 224;        ///< side of the square that the vision tower expects
+  std::vector<std::string> image_keys;  ///< cameras, in the order of the prefix
   PromptMode prompt_mode = PromptMode::kPi05State;
   std::int64_t max_token_len = 200;
   NormMode norm_mode = NormMode::kQuantile;
   ResizeMode resize_mode = ResizeMode::kPillow;
   RobotSpec robot;
-  std::string asset_id = "shallowpi";       ///< folder of norm_stats.json under assets/
-  std::string default_prompt;               ///< used where an observation brings none
+  std::string asset_id = "shallowpi";  ///< folder of norm_stats.json under assets/
+  std::string default_prompt;          ///< used where an observation brings none
 };
 
 }  // namespace shallowpi

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -79,9 +80,20 @@ class SafetensorsFolder {
 
 using NamedTensors = std::map<std::string, torch::Tensor>;
 
+/// A tensor of a file that is being written; `read` is called when its turn comes and the result is released
+/// at once, so that a file of any size is written with one tensor in memory.
+struct PlannedTensor {
+  torch::Dtype dtype;
+  std::vector<std::int64_t> shape;
+  std::function<torch::Tensor()> read;  ///< any dtype and device; the shape must be `shape`
+};
+using TensorPlan = std::map<std::string, PlannedTensor>;
+
 /// Writes a file (not atomically: call within publish_folder, or use save_safetensors). Tensors are laid out
 /// by descending dtype size, then name, as Python's safetensors does; the header is padded to 8 bytes.
-/// Fsyncs.
+/// Fsyncs. Throws UsageError for a name or dtype that the format does not allow.
+void write_safetensors(const std::filesystem::path& path, const TensorPlan& plan,
+                       const std::map<std::string, std::string>& metadata = {});
 void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                        const std::map<std::string, std::string>& metadata = {});
 /// Writes to a temporary file beside `path` and renames it.

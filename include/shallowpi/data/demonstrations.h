@@ -48,10 +48,13 @@ class Dataset {
 };
 
 /// Opens every file that the patterns match, each with its pattern's weight. `format` is "auto", "libero" or
-/// "aloha". Throws UsageError where a pattern matches nothing or two match the same file, and what the readers
-/// throw.
+/// "aloha". Throws UsageError where a pattern matches nothing or two match the same file, and what the
+/// readers throw.
 Dataset open_dataset(const std::vector<std::pair<std::string, double>>& patterns_and_weights,
                      const std::string& format, const LiberoOptions& options = {});
+
+/// `count` of the samples, evenly spread over the list (all where count is 0 or not smaller).
+std::vector<Dataset::Sample> spread_samples(const std::vector<Dataset::Sample>& samples, std::int64_t count);
 
 /// Statistics over policy-space states and action chunks of `samples` (openpi: whole chunks, so
 /// that most actions count H times).

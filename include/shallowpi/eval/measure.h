@@ -84,7 +84,4 @@ PolicyReport repeat_last_action(const Dataset& dataset, const SamplePipeline& pi
 /// Rows = reports; "-" where a number does not apply.
 std::string comparison_table(const std::vector<PolicyReport>& reports);
 
-/// `count` of the samples, evenly spread over the list (all where count is 0 or not smaller).
-std::vector<Dataset::Sample> spread_samples(const std::vector<Dataset::Sample>& samples, std::int64_t count);
-
 }  // namespace shallowpi

@@ -36,6 +36,8 @@ struct PolicyConfig {
   std::int64_t action_dim = 32;  ///< padded state and action width
 
   std::int64_t depth() const { return backbone.depth; }
+  /// Sets the layers of both stacks.
+  void set_depth(std::int64_t depth) { backbone.depth = expert.depth = depth; }
   /// All that is wrong with the sizes, one sentence each; empty where they are valid.
   std::vector<std::string> problems() const;
 };
@@ -43,11 +45,13 @@ struct PolicyConfig {
 /// What one tensor of a checkpoint is.
 struct ExpectedTensor {
   std::vector<std::int64_t> shape;
-  bool keep_float32 = false;  ///< stays fp32 in a bf16 model: norms, adaRMS dense, embeddings of patches and positions, projections
-  bool dead = false;          ///< in the file, but no output depends on it: not trained, copied from the teacher
+  bool keep_float32 = false;  ///< stays fp32 in a bf16 model: norms, adaRMS dense, embeddings of patches and
+                              ///< positions, projections
+  bool dead = false;  ///< in the file, but no output depends on it: not trained, copied from the teacher
 };
 
-/// Every tensor of an openpi file with these sizes, by openpi's name. The tied pair appears once, as `embed_tokens`.
+/// Every tensor of an openpi file with these sizes, by openpi's name. The tied pair appears once, as
+/// `embed_tokens`.
 std::map<std::string, ExpectedTensor> expected_tensors(const PolicyConfig& config);
 
 /// Live parameters (what a forward pass reads) and dead ones.
@@ -56,10 +60,10 @@ struct ParameterCount {
 };
 ParameterCount count_parameters(const PolicyConfig& config);
 
-/// Sizes from tensor names (openpi's, without `model.`) and shapes. `heads` from the variant: 8 query heads and 16
-/// vision heads unless overridden. Throws CorruptError that names what is missing or contradictory (for instance 18
-/// and 12 layers in the two stacks).
-PolicyConfig infer_config(const std::map<std::string, std::vector<std::int64_t>>& shapes, std::int64_t heads = 8,
-                          std::int64_t vision_heads = 16);
+/// Sizes from tensor names (openpi's, without `model.`) and shapes. `heads` from the variant: 8 query heads
+/// and 16 vision heads unless overridden. Throws CorruptError that names what is missing or contradictory
+/// (for instance 18 and 12 layers in the two stacks).
+PolicyConfig infer_config(const std::map<std::string, std::vector<std::int64_t>>& shapes,
+                          std::int64_t heads = 8, std::int64_t vision_heads = 16);
 
 }  // namespace shallowpi
