@@ -29,6 +29,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   add_compile_options(-Wno-restrict -Wno-stringop-overflow)
 endif()
 if(SHALLOWPI_SANITIZE)
+  # Enough for readable reports, at half the time of -O2 -g.
+  set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -gline-tables-only")
   add_compile_options(-fsanitize=${SHALLOWPI_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${SHALLOWPI_SANITIZE})
 endif()

@@ -64,31 +64,32 @@ std::string read_prompt(const hdf5::File& file) {
   return "";
 }
 
-}  // namespace
-
-std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path) {
-  const auto file = std::make_shared<const hdf5::File>(path);
-  Hdf5Episode episode;
-  episode.actions = file->read_matrix("action", 0);
-  episode.states = file->read_matrix("observations/qpos", 0);
+Hdf5Content read_aloha(const hdf5::File& file) {
+  Hdf5Content content;
+  Hdf5Episode& episode = content.episodes.emplace_back();
+  episode.actions = file.read_matrix("action", 0);
+  episode.states = file.read_matrix("observations/qpos", 0);
   if (episode.states.size() != episode.actions.size()) {
-    file->fail(
+    file.fail(
         "observations/qpos",
         str("has ", episode.states.size(), " steps, but there are ", episode.actions.size(), " actions"),
         kMendEpisode);
   }
   const auto steps = static_cast<std::int64_t>(episode.actions.size());
-  std::vector<std::string> camera_names;
-  for (const auto& [name, dataset] : find_cameras(*file)) {
-    camera_names.push_back(name);
-    episode.cameras.emplace_back(file, dataset, steps);
+  for (const auto& [name, dataset] : find_cameras(file)) {
+    content.camera_names.push_back(name);
+    episode.cameras.push_back(find_frames(file, dataset, steps));
   }
   for (std::int64_t row = 0; row < steps; ++row) episode.frame_rows.push_back(row);
-  episode.info = {path.stem().string(), read_prompt(*file), steps};
-  std::vector<Hdf5Episode> episodes;
-  episodes.push_back(std::move(episode));
-  return std::make_unique<Hdf5Episodes>(path, std::move(episodes), std::move(camera_names),
-                                        /*rotate_frames=*/false);
+  episode.name = file.path().stem().string();
+  episode.prompt = read_prompt(file);
+  return content;
+}
+
+}  // namespace
+
+std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path) {
+  return std::make_unique<Hdf5Episodes>(path, read_aloha, /*rotate_frames=*/false);
 }
 
 }  // namespace shallowpi

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "data/hdf5_child.h"
+#include "data/hdf5_index.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/image.h"
@@ -21,78 +23,84 @@ void rotate_by_180_degrees(std::vector<std::uint8_t>& rgb) {
   }
 }
 
+bool is_jpeg(const hdf5::RowIndex& index) {
+  return index.shape.size() == 2 || index.storage == hdf5::Storage::kRagged;
+}
+
 }  // namespace
 
-CameraRows::CameraRows(std::shared_ptr<const hdf5::File> file, const std::string& name, std::int64_t steps)
-    : rows_(file, name) {
-  const std::vector<std::int64_t>& shape = rows_.shape();
-  is_jpeg_ = shape.size() == 2 || rows_.is_ragged();
+hdf5::RowIndex find_frames(const hdf5::File& file, const std::string& name, std::int64_t steps) {
+  hdf5::RowIndex index = hdf5::find_rows(file, name);
+  const std::vector<std::int64_t>& shape = index.shape;
   const bool is_raw = shape.size() == 4 && shape[3] == 3 && shape[1] <= kMaxSide && shape[2] <= kMaxSide;
-  if (!is_jpeg_ && !is_raw) {
-    file->fail(name, str("has shape ", shape_text(shape)),
-               "store RGB frames as [steps, height, width, 3], or JPEG bytes as [steps, bytes]");
+  if (!is_jpeg(index) && !is_raw) {
+    file.fail(name, str("has shape ", shape_text(shape)),
+              "store RGB frames as [steps, height, width, 3], or JPEG bytes as [steps, bytes]");
   }
   if (shape[0] != steps) {
-    file->fail(name, str("has ", shape[0], " steps, but there are ", steps, " actions"),
-               "record the demonstration again or remove it from the file");
+    file.fail(name, str("has ", shape[0], " steps, but there are ", steps, " actions"),
+              "record the demonstration again or remove it from the file");
+  }
+  return index;
+}
+
+Hdf5Episodes::Hdf5Episodes(const std::filesystem::path& path,
+                           const std::function<Hdf5Content(const hdf5::File&)>& read, bool rotate_frames)
+    : file_(path), rotate_frames_(rotate_frames) {
+  content_ = hdf5::in_child(path, [&] { return nlohmann::json(read(hdf5::File(path))); }).get<Hdf5Content>();
+  for (const Hdf5Episode& episode : content_.episodes) {
+    infos_.push_back({episode.name, episode.prompt, static_cast<std::int64_t>(episode.actions.size())});
   }
 }
 
-Image CameraRows::read(std::int64_t row, bool rotate) const {
+Image Hdf5Episodes::read_image(const hdf5::RowIndex& camera, std::int64_t row) const {
   Image image;
-  image.bytes = rows_.read(row);
-  if (is_jpeg_) {
+  image.bytes = hdf5::read_row(file_, camera, row);
+  if (is_jpeg(camera)) {
     try {
       image = decode_jpeg(image.bytes.data(), image.bytes.size(), "the frame");
     } catch (const CorruptError& error) {
-      rows_.fail(row, error.what());
+      hdf5::fail_row(file_, camera, row, error.what());
     }
   } else {
-    image.height = rows_.shape()[1];
-    image.width = rows_.shape()[2];
+    image.height = camera.shape[1];
+    image.width = camera.shape[2];
   }
-  if (rotate) rotate_by_180_degrees(image.bytes);
+  if (rotate_frames_) rotate_by_180_degrees(image.bytes);
   return image;
 }
 
-Hdf5Episodes::Hdf5Episodes(std::filesystem::path path, std::vector<Hdf5Episode> episodes,
-                           std::vector<std::string> camera_names, bool rotate_frames)
-    : path_(std::move(path)),
-      episodes_(std::move(episodes)),
-      camera_names_(std::move(camera_names)),
-      rotate_frames_(rotate_frames) {
-  for (const Hdf5Episode& episode : episodes_) infos_.push_back(episode.info);
-}
-
 std::int64_t Hdf5Episodes::state_dim() const {
-  return static_cast<std::int64_t>(episodes_.front().states.front().size());
+  return static_cast<std::int64_t>(content_.episodes.front().states.front().size());
 }
 
 std::int64_t Hdf5Episodes::action_dim() const {
-  return static_cast<std::int64_t>(episodes_.front().actions.front().size());
+  return static_cast<std::int64_t>(content_.episodes.front().actions.front().size());
 }
 
 const Hdf5Episode& Hdf5Episodes::at(std::int64_t episode) const {
-  if (episode < 0 || episode >= static_cast<std::int64_t>(episodes_.size())) {
-    throw UsageError(str(path_.string(), ": there is no episode ", episode, ", only ", episodes_.size()));
+  if (episode < 0 || episode >= static_cast<std::int64_t>(content_.episodes.size())) {
+    throw UsageError(
+        str(path().string(), ": there is no episode ", episode, ", only ", content_.episodes.size()));
   }
-  return episodes_[static_cast<std::size_t>(episode)];
+  return content_.episodes[static_cast<std::size_t>(episode)];
 }
 
 Frame Hdf5Episodes::frame(std::int64_t episode, std::int64_t step,
                           const std::vector<std::size_t>& cameras) const {
   const Hdf5Episode& data = at(episode);
-  if (step < 0 || step >= data.info.length) {
-    throw UsageError(
-        str(path_.string(), ": ", data.info.name, " has no step ", step, ", only ", data.info.length));
+  const EpisodeInfo& info = infos_[static_cast<std::size_t>(episode)];
+  if (step < 0 || step >= info.length) {
+    throw UsageError(str(path().string(), ": ", info.name, " has no step ", step, ", only ", info.length));
   }
   const auto pair = static_cast<std::size_t>(step);
   Frame frame;
   frame.state = data.states[pair];
   frame.images.reserve(cameras.size());
   for (std::size_t camera : cameras) {
-    if (camera >= data.cameras.size()) throw UsageError(str(path_.string(), ": there is no camera ", camera));
-    frame.images.push_back(data.cameras[camera].read(data.frame_rows[pair], rotate_frames_));
+    if (camera >= data.cameras.size())
+      throw UsageError(str(path().string(), ": there is no camera ", camera));
+    frame.images.push_back(read_image(data.cameras[camera], data.frame_rows[pair]));
   }
   return frame;
 }

@@ -1,43 +1,47 @@
 // The EpisodeFile that both HDF5 layouts build: tables in memory, frames read on demand.
 #pragma once
 
+#include <functional>
 #include <memory>
 
+#include "data/hdf5_file.h"
 #include "data/hdf5_rows.h"
 #include "shallowpi/data/dataset.h"
 
 namespace shallowpi {
 
-/// One camera of one episode. Throws CorruptError from its constructor where the dataset does not hold
-/// frames.
-class CameraRows {
- public:
-  /// [T, H, W, 3] raw, or [T, N] / [T] JPEG. `steps` is the length that the episode's actions have.
-  CameraRows(std::shared_ptr<const hdf5::File> file, const std::string& name, std::int64_t steps);
-  /// The frame as stored; `rotate` turns it by 180 degrees.
-  Image read(std::int64_t row, bool rotate) const;
-
- private:
-  hdf5::ByteRows rows_;
-  bool is_jpeg_ = false;
-};
-
 struct Hdf5Episode {
-  EpisodeInfo info;
+  std::string name, prompt;
   std::vector<std::int64_t> frame_rows;  ///< per pair, the row that its images have in the file
   hdf5::Matrix states, actions;          ///< per pair
-  std::vector<CameraRows> cameras;
+  std::vector<hdf5::RowIndex> cameras;
 };
+
+/// What the child finds in a file.
+struct Hdf5Content {
+  std::vector<std::string> camera_names;
+  std::vector<Hdf5Episode> episodes;
+};
+
+// NOLINTBEGIN: the child sends these as CBOR
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Episode, name, prompt, frame_rows, states, actions, cameras)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Content, camera_names, episodes)
+// NOLINTEND
+
+/// One camera of one episode, raw [T, H, W, 3], or JPEG [T, N] or [T]. `steps` is the length that the
+/// episode's actions have. Throws CorruptError where the dataset does not hold frames.
+hdf5::RowIndex find_frames(const hdf5::File& file, const std::string& name, std::int64_t steps);
 
 class Hdf5Episodes final : public EpisodeFile {
  public:
-  /// `rotate_frames`: frames are stored upside down and are given out turned by 180 degrees.
-  Hdf5Episodes(std::filesystem::path path, std::vector<Hdf5Episode> episodes,
-               std::vector<std::string> camera_names, bool rotate_frames);
+  /// Runs `read` on the opened file in a child process. `rotate_frames`: frames are stored upside down and
+  /// are given out turned by 180 degrees.
+  Hdf5Episodes(const std::filesystem::path& path, const std::function<Hdf5Content(const hdf5::File&)>& read,
+               bool rotate_frames);
 
-  const std::filesystem::path& path() const override { return path_; }
+  const std::filesystem::path& path() const override { return file_.path(); }
   const std::vector<EpisodeInfo>& episodes() const override { return infos_; }
-  const std::vector<std::string>& camera_names() const override { return camera_names_; }
+  const std::vector<std::string>& camera_names() const override { return content_.camera_names; }
   std::int64_t state_dim() const override;
   std::int64_t action_dim() const override;
   Frame frame(std::int64_t episode, std::int64_t step,
@@ -48,10 +52,11 @@ class Hdf5Episodes final : public EpisodeFile {
  private:
   const Hdf5Episode& at(std::int64_t episode) const;
 
-  std::filesystem::path path_;
-  std::vector<Hdf5Episode> episodes_;
+  Image read_image(const hdf5::RowIndex& camera, std::int64_t row) const;
+
+  hdf5::RawFile file_;
+  Hdf5Content content_;
   std::vector<EpisodeInfo> infos_;
-  std::vector<std::string> camera_names_;
   bool rotate_frames_;
 };
 

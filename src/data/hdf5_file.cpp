@@ -1,9 +1,5 @@
 #include "data/hdf5_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -22,23 +18,10 @@ constexpr std::uint64_t kMaxDeflateRatio = 1032;  // zlib's own bound
 const char* const kRecopy = "copy the file again from its source";
 const char* const kPlainData = "copy the data into the file itself with h5repack or h5py";
 
-std::recursive_mutex& library_mutex() {
-  static std::recursive_mutex mutex;
-  return mutex;
-}
-
 }  // namespace
 
-Lock::Lock() : guard_(library_mutex()) {
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-  static const bool plugins_off = H5PLset_loading_state(0) >= 0;
-  (void)plugins_off;
-}
-
 Handle::~Handle() {
-  if (id_ < 0) return;
-  Lock lock;
-  H5Idec_ref(id_);
+  if (id_ >= 0) H5Idec_ref(id_);
 }
 
 std::string last_error() {
@@ -61,56 +44,25 @@ std::vector<std::int64_t> shape_of(hid_t dataset) {
   return {dims.begin(), dims.end()};
 }
 
-File::File(std::filesystem::path path) : path_(std::move(path)) {
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path_, error)) {
-    throw UsageError(str(path_.string(), ": no such file; check the list of demonstration files"));
-  }
-  bytes_ = std::filesystem::file_size(path_, error);
-  if (error) throw IoError(str(path_.string(), ": cannot read its size: ", error.message()));
-  if (bytes_ == 0) throw CorruptError(str(path_.string(), ": is empty; ", kRecopy));
-  Lock lock;
+File::File(std::filesystem::path path) : raw_(std::move(path)) {
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  H5PLset_loading_state(0);
   Handle access(H5Pcreate(H5P_FILE_ACCESS));
   // Read-only data is often on network file systems that know no locks.
   H5Pset_file_locking(access.get(), false, true);
-  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor_ < 0) throw IoError(str(path_.string(), ": cannot be opened: ", std::strerror(errno)));
-  handle_ = Handle(H5Fopen(path_.c_str(), H5F_ACC_RDONLY, access.get()));
+  handle_ = Handle(H5Fopen(this->path().c_str(), H5F_ACC_RDONLY, access.get()));
   if (!handle_) {
-    ::close(descriptor_);
-    throw CorruptError(str(path_.string(), ": cannot be read as HDF5 (", last_error(),
-                           "): truncated or another kind of file; ", kRecopy));
+    fail("the file", str("cannot be read as HDF5 (", last_error(), "): truncated or another kind of file"),
+         kRecopy);
   }
   const Handle creation(H5Fget_create_plist(handle_.get()));
   hsize_t user_block = 0;
-  if (H5Pget_userblock(creation.get(), &user_block) >= 0) user_block_ = user_block;
-}
-
-File::~File() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-}
-
-void File::fail(std::string_view name, std::string_view problem, std::string_view remedy) const {
-  throw CorruptError(str(path_.string(), ": ", name, " ", problem, "; ", remedy));
-}
-
-bool File::read_at(std::uint64_t address, void* out, std::size_t size) const {
-  address += user_block_;
-  if (address > bytes_ || size > bytes_ - address) return false;
-  auto* to = static_cast<char*>(out);
-  while (size > 0) {
-    const ssize_t got = ::pread(descriptor_, to, size, static_cast<off_t>(address));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return false;
-    to += got;
-    address += static_cast<std::uint64_t>(got);
-    size -= static_cast<std::size_t>(got);
-  }
-  return true;
+  H5Pget_userblock(creation.get(), &user_block);
+  // Versions of the library disagree on whether the addresses that they give count from its end.
+  if (user_block != 0) fail("the file", "begins with a user block", "remove it with h5unjam");
 }
 
 bool File::has(const std::string& name) const {
-  Lock lock;
   std::string so_far;
   for (const std::string& part : split(name, '/')) {
     if (part.empty()) continue;
@@ -129,13 +81,11 @@ bool File::has(const std::string& name) const {
 
 bool File::is_group(const std::string& name) const {
   if (!has(name)) return false;
-  Lock lock;
   Handle object(H5Oopen(handle_.get(), name.c_str(), H5P_DEFAULT));
   return object && H5Iget_type(object.get()) == H5I_GROUP;
 }
 
 std::vector<std::string> File::children(const std::string& group) const {
-  Lock lock;
   std::vector<std::string> names;
   auto collect = [](hid_t, const char* name, const H5L_info_t*, void* out) -> herr_t {
     auto& list = *static_cast<std::vector<std::string>*>(out);
@@ -151,7 +101,6 @@ std::vector<std::string> File::children(const std::string& group) const {
 
 std::optional<std::string> File::text_attribute(const std::string& object,
                                                 const std::string& attribute) const {
-  Lock lock;
   if (object != "/" && !has(object)) return std::nullopt;
   if (H5Aexists_by_name(handle_.get(), object.c_str(), attribute.c_str(), H5P_DEFAULT) <= 0)
     return std::nullopt;
@@ -171,7 +120,7 @@ std::optional<std::string> File::read_text(hid_t attribute, const std::string& n
     if (H5Aread(attribute, heap_reference_type().get(), reference.data()) < 0) {
       fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
     }
-    const std::vector<std::uint8_t> bytes = read_heap(*this, reference, name, kMaxTextBytes);
+    const std::vector<std::uint8_t> bytes = read_heap(raw_, reference, name, kMaxTextBytes);
     text.assign(bytes.begin(), bytes.end());
   } else {
     const std::size_t size = H5Tget_size(type.get());
@@ -186,7 +135,6 @@ std::optional<std::string> File::read_text(hid_t attribute, const std::string& n
 }
 
 Handle File::open_dataset(const std::string& name) const {
-  Lock lock;
   if (!has(name)) fail(name, "is missing", "record the demonstration again or remove it from the file");
   Handle dataset(H5Oopen(handle_.get(), name.c_str(), H5P_DEFAULT));
   if (!dataset) fail(name, str("cannot be opened (", last_error(), ")"), kRecopy);
@@ -212,14 +160,13 @@ Handle File::open_dataset(const std::string& name) const {
   Handle type(H5Dget_type(dataset.get()));
   double claimed = static_cast<double>(H5Tget_size(type.get()));
   for (std::int64_t extent : shape_of(dataset.get())) claimed *= static_cast<double>(extent);
-  if (stored > bytes_ || claimed > static_cast<double>(stored) * kMaxDeflateRatio) {
+  if (stored > raw_.bytes() || claimed > static_cast<double>(stored) * kMaxDeflateRatio) {
     fail(name, "claims more data than the file holds", kRecopy);
   }
   return dataset;
 }
 
 Matrix File::read_matrix(const std::string& name, std::int64_t columns, std::int64_t max_columns) const {
-  Lock lock;
   const Handle dataset = open_dataset(name);
   const Handle type(H5Dget_type(dataset.get()));
   const std::vector<std::int64_t> shape = shape_of(dataset.get());

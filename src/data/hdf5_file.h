@@ -1,9 +1,9 @@
 // HDF5 files read with distrust: only plain datasets that lie in the file itself, of the expected types and
 // sizes.
 //
-// Debian's libhdf5 is not thread-safe, so every call into it happens under one process-wide lock; filter
-// plug-ins are switched off and the library's own error printing is silenced. All errors are CorruptError and
-// name file and dataset.
+// All calls into libhdf5 belong into the child process of hdf5_child.h, which has one thread: the library
+// crashes on damaged files and Debian's is not thread-safe. Filter plug-ins are switched off and the
+// library's own error printing is silenced. All errors are CorruptError and name file and dataset.
 #pragma once
 
 #define H5_USE_110_API  // later versions keep these signatures under this name
@@ -11,26 +11,18 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "data/hdf5_raw_file.h"
+
 namespace shallowpi::hdf5 {
 
 /// Rows of a small table, [rows][columns].
 using Matrix = std::vector<std::vector<float>>;
-
-/// Held around every call into the library.
-class Lock {
- public:
-  Lock();
-
- private:
-  std::lock_guard<std::recursive_mutex> guard_;
-};
 
 /// Owns an identifier of any kind (file, dataset, type, ...).
 class Handle {
@@ -58,15 +50,9 @@ class File {
  public:
   /// Throws UsageError where there is no such file, CorruptError where it is empty, truncated or not HDF5.
   explicit File(std::filesystem::path path);
-  ~File();
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }
-  std::uint64_t bytes() const { return bytes_; }
-  std::uint64_t user_block() const { return user_block_; }
-  /// Reads at an address as the library gives it, without its lock; false where the file ends before.
-  bool read_at(std::uint64_t address, void* out, std::size_t size) const;
+  const std::filesystem::path& path() const { return raw_.path(); }
+  const RawFile& raw() const { return raw_; }
 
   /// Is there such an object? Throws where a link on the way to it leaves the file or is a soft link.
   bool has(const std::string& name) const;
@@ -82,19 +68,18 @@ class File {
   Matrix read_matrix(const std::string& name, std::int64_t columns, std::int64_t max_columns = 32) const;
 
   /// Throws CorruptError "path: name problem; remedy".
-  [[noreturn]] void fail(std::string_view name, std::string_view problem, std::string_view remedy) const;
+  [[noreturn]] void fail(std::string_view name, std::string_view problem, std::string_view remedy) const {
+    raw_.fail(name, problem, remedy);
+  }
 
  private:
   std::optional<std::string> read_text(hid_t attribute, const std::string& name) const;
 
-  std::filesystem::path path_;
-  std::uint64_t bytes_ = 0;
-  std::uint64_t user_block_ = 0;  // addresses count from its end
-  int descriptor_ = -1;
+  RawFile raw_;
   Handle handle_;
 };
 
-/// The current extent of a dataset; empty for a scalar. Under the caller's Lock.
+/// The current extent of a dataset; empty for a scalar.
 std::vector<std::int64_t> shape_of(hid_t dataset);
 
 }  // namespace shallowpi::hdf5

@@ -36,8 +36,8 @@ Handle heap_reference_type() {
   return type;
 }
 
-std::vector<std::uint8_t> read_heap(const File& file, const HeapReference& reference, std::string_view name,
-                                    std::size_t max_bytes) {
+std::vector<std::uint8_t> read_heap(const RawFile& file, const HeapReference& reference,
+                                    std::string_view name, std::size_t max_bytes) {
   const auto damaged = [&](std::string_view problem) {
     file.fail(name, problem, "copy the file again from its source");
   };

@@ -94,18 +94,18 @@ bool is_noop(const std::vector<float>& action, const std::vector<float>* last_ke
   return std::sqrt(squares) < kNoopNorm && (last_kept == nullptr || action.back() == last_kept->back());
 }
 
-Hdf5Episode read_demo(const std::shared_ptr<const hdf5::File>& file, const std::string& name,
+Hdf5Episode read_demo(const hdf5::File& file, const std::string& name,
                       const std::vector<CameraDataset>& cameras, const LiberoOptions& options) {
   const std::string demo = "data/" + name;
   Hdf5Episode episode;
-  const hdf5::Matrix actions = file->read_matrix(demo + "/actions", kActionDim);
-  const hdf5::Matrix states = read_states(*file, demo);
+  const hdf5::Matrix actions = file.read_matrix(demo + "/actions", kActionDim);
+  const hdf5::Matrix states = read_states(file, demo);
   if (states.size() != actions.size()) {
-    file->fail(demo, str("has ", actions.size(), " actions but ", states.size(), " states"), kRemoveDemo);
+    file.fail(demo, str("has ", actions.size(), " actions but ", states.size(), " states"), kRemoveDemo);
   }
   for (const CameraDataset& camera : cameras) {
-    episode.cameras.emplace_back(file, demo + "/obs/" + camera.dataset,
-                                 static_cast<std::int64_t>(actions.size()));
+    episode.cameras.push_back(
+        find_frames(file, demo + "/obs/" + camera.dataset, static_cast<std::int64_t>(actions.size())));
   }
   // Raw files were recorded by stepping first: the action that follows obs[j] is actions[j + 1].
   const std::size_t shift = options.raw_alignment ? 1 : 0;
@@ -118,37 +118,38 @@ Hdf5Episode read_demo(const std::shared_ptr<const hdf5::File>& file, const std::
     episode.actions.push_back(action);
   }
   if (episode.actions.empty()) {
-    file->fail(demo, "has no usable step (too short, or the robot never moves)", kRemoveDemo);
+    file.fail(demo, "has no usable step (too short, or the robot never moves)", kRemoveDemo);
   }
-  episode.info.name = name;
-  episode.info.length = static_cast<std::int64_t>(episode.actions.size());
+  episode.name = name;
   return episode;
+}
+
+Hdf5Content read_libero(const hdf5::File& file, const LiberoOptions& options) {
+  const std::vector<std::string> names = demo_names(file);
+  Hdf5Content content;
+  std::vector<CameraDataset> cameras;
+  for (const CameraDataset& camera : kCameras) {
+    if (!file.has(str("data/", names.front(), "/obs/", camera.dataset))) continue;
+    cameras.push_back(camera);
+    content.camera_names.emplace_back(camera.name);
+  }
+  if (cameras.empty()) {
+    file.fail(str("data/", names.front(), "/obs"), "holds neither agentview_rgb nor eye_in_hand_rgb",
+              "record the demonstrations with cameras");
+  }
+  const std::string prompt = read_prompt(file);
+  for (const std::string& name : names) {
+    content.episodes.push_back(read_demo(file, name, cameras, options));
+    content.episodes.back().prompt = prompt;
+  }
+  return content;
 }
 
 }  // namespace
 
 std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path, const LiberoOptions& options) {
-  const auto file = std::make_shared<const hdf5::File>(path);
-  const std::vector<std::string> names = demo_names(*file);
-  std::vector<CameraDataset> cameras;
-  std::vector<std::string> camera_names;
-  for (const CameraDataset& camera : kCameras) {
-    if (!file->has(str("data/", names.front(), "/obs/", camera.dataset))) continue;
-    cameras.push_back(camera);
-    camera_names.emplace_back(camera.name);
-  }
-  if (cameras.empty()) {
-    file->fail(str("data/", names.front(), "/obs"), "holds neither agentview_rgb nor eye_in_hand_rgb",
-               "record the demonstrations with cameras");
-  }
-  const std::string prompt = read_prompt(*file);
-  std::vector<Hdf5Episode> episodes;
-  for (const std::string& name : names) {
-    episodes.push_back(read_demo(file, name, cameras, options));
-    episodes.back().info.prompt = prompt;
-  }
-  return std::make_unique<Hdf5Episodes>(path, std::move(episodes), std::move(camera_names),
-                                        /*rotate_frames=*/true);
+  const auto read = [&](const hdf5::File& file) { return read_libero(file, options); };
+  return std::make_unique<Hdf5Episodes>(path, read, /*rotate_frames=*/true);
 }
 
 }  // namespace shallowpi

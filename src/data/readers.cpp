@@ -1,15 +1,23 @@
 #include "shallowpi/data/readers.h"
 
+#include "data/hdf5_child.h"
 #include "data/hdf5_file.h"
 
 namespace shallowpi {
 
-std::string detect_layout(const std::filesystem::path& path) {
-  const hdf5::File file(path);
+namespace {
+
+std::string layout_of(const hdf5::File& file) {
   if (file.is_group("data")) return "libero";
   if (file.has("action") || file.is_group("observations")) return "aloha";
   file.fail("the file", "has neither LIBERO's group 'data' nor ALOHA's 'action' and 'observations'",
             "convert it to one of these layouts (docs/data.md)");
+}
+
+}  // namespace
+
+std::string detect_layout(const std::filesystem::path& path) {
+  return hdf5::in_child(path, [&] { return layout_of(hdf5::File(path)); }).get<std::string>();
 }
 
 std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path,

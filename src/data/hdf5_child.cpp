@@ -1,0 +1,123 @@
+#include "data/hdf5_child.h"
+
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "base/file_descriptor.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi::hdf5 {
+namespace {
+
+const char* const kRecopy = "copy the file again from its source";
+
+// First byte of the child's answer.
+constexpr char kResult = 'R', kUsage = 'U', kCorrupt = 'C', kOther = 'E';
+
+void set_limit(int resource, rlim_t value) {
+  const rlimit limit{value, value};
+  ::setrlimit(static_cast<__rlimit_resource>(resource), &limit);
+}
+
+std::uint64_t mapped_bytes() {
+  std::uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+// Crashes are expected here: they must be quick, quiet and leave no core behind.
+void confine_child() {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGPIPE}) std::signal(signal, SIG_DFL);
+  const int null = ::open("/dev/null", O_WRONLY);
+  ::dup2(null, STDOUT_FILENO);
+  ::dup2(null, STDERR_FILENO);
+  set_limit(RLIMIT_CORE, 0);
+  set_limit(RLIMIT_CPU, kMaxChildSeconds);
+  set_limit(RLIMIT_AS, mapped_bytes() + kMaxChildBytes);
+}
+
+std::string answer_of(const std::function<nlohmann::json()>& work) {
+  try {
+    const std::vector<std::uint8_t> bytes = nlohmann::json::to_cbor(work());
+    return kResult + std::string(bytes.begin(), bytes.end());
+  } catch (const UsageError& error) {
+    return kUsage + std::string(error.what());
+  } catch (const CorruptError& error) {
+    return kCorrupt + std::string(error.what());
+  } catch (const Error& error) {
+    return kOther + std::string(error.what());
+  }
+}
+
+[[noreturn]] void run_child(const FileDescriptor& pipe, const std::function<nlohmann::json()>& work) {
+  int status = 1;
+  try {
+    confine_child();
+    pipe.write(answer_of(work));
+    status = 0;
+  } catch (...) {  // the parent has no answer and says so
+  }
+  ::_exit(status);
+}
+
+std::string read_all(const FileDescriptor& pipe) {
+  std::string bytes;
+  std::array<char, 1 << 16> buffer;
+  while (const std::size_t got = pipe.read(buffer.data(), buffer.size())) bytes.append(buffer.data(), got);
+  return bytes;
+}
+
+int wait_for(pid_t child) {
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) throw_errno("cannot wait for the process that reads", "demonstrations");
+  }
+  return status;
+}
+
+}  // namespace
+
+nlohmann::json in_child(const std::filesystem::path& path, const std::function<nlohmann::json()>& work) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("cannot open a pipe to read", path);
+  const FileDescriptor from_child(ends[0], path);
+  FileDescriptor to_parent(ends[1], path);
+  const pid_t child = ::fork();
+  if (child < 0) throw_errno("cannot start a process to read", path);
+  if (child == 0) run_child(to_parent, work);
+  ::close(to_parent.release());
+  const std::string answer = read_all(from_child);
+  const int status = wait_for(child);
+  if (status != 0 || answer.empty()) {
+    const std::string how = WIFSIGNALED(status) ? ::strsignal(WTERMSIG(status)) : "out of memory";
+    throw CorruptError(
+        str(path.string(), ": is damaged: the HDF5 library failed on it (", how, "); ", kRecopy));
+  }
+  const std::string text = answer.substr(1);
+  switch (answer[0]) {
+    case kUsage:
+      throw UsageError(text);
+    case kCorrupt:
+      throw CorruptError(text);
+    case kOther:
+      throw Error(text);
+    default:
+      return nlohmann::json::from_cbor(text);
+  }
+}
+
+}  // namespace shallowpi::hdf5

@@ -1,0 +1,32 @@
+#include "data/hdf5_raw_file.h"
+
+#include <fcntl.h>
+
+#include <utility>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi::hdf5 {
+namespace {
+
+FileDescriptor open_regular(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) {
+    throw UsageError(str(path.string(), ": no such file; check the list of demonstration files"));
+  }
+  return open_file(path, O_RDONLY);
+}
+
+}  // namespace
+
+RawFile::RawFile(std::filesystem::path path)
+    : path_(std::move(path)), descriptor_(open_regular(path_)), bytes_(descriptor_.size()) {
+  if (bytes_ == 0) throw CorruptError(str(path_.string(), ": is empty; copy the file again from its source"));
+}
+
+void RawFile::fail(std::string_view name, std::string_view problem, std::string_view remedy) const {
+  throw CorruptError(str(path_.string(), ": ", name, " ", problem, "; ", remedy));
+}
+
+}  // namespace shallowpi::hdf5
