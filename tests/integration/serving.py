@@ -43,7 +43,7 @@ class Server:
 
     def metric(self, line):
         body = self.get("/metrics")[1]
-        return float(re.search(re.escape(line) + r" (\S+)", body)[1])
+        return float(re.search("^" + re.escape(line) + r" (\S+)$", body, re.M)[1])
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
