@@ -64,7 +64,7 @@ ActionChunk ActionChunker::prefix() const {
   for (std::int64_t seen : delays_) delay = std::max(delay, seen);
   ActionChunk actions;
   for (std::int64_t i = 0; i < std::min(delay, options_.horizon); ++i) {
-    Action action = blend(now_ + i);
+    Action action = planned(now_ + i);
     if (action.empty()) break;
     actions.push_back(std::move(action));
   }
@@ -76,6 +76,8 @@ std::string ActionChunker::fault(const ActionChunk& actions) const {
   if (rows != options_.horizon) return str(rows, " actions instead of ", options_.horizon);
   const std::size_t dims = acted_ ? last_.size() : !initial_.empty() ? initial_.size() : actions[0].size();
   if (dims == 0) return "actions without a dimension";
+  if (!options_.relative_dims.empty() && options_.relative_dims.size() != dims)
+    return str("actions of ", dims, " dims, and relative_dims names ", options_.relative_dims.size());
   for (std::size_t i = 0; i < actions.size(); ++i) {
     if (actions[i].size() != dims)
       return str("action ", i, " has ", actions[i].size(), " dims instead of ", dims);
@@ -117,21 +119,35 @@ bool ActionChunker::deliver(ChunkAnswer answer) {
   return true;
 }
 
-Action ActionChunker::blend(std::int64_t tick) const {
+double ActionChunker::weight(std::size_t position) const {
+  return std::exp(-options_.ensemble_decay * static_cast<double>(position));
+}
+
+Action ActionChunker::planned(std::int64_t tick) const {
   std::vector<double> sum;
-  double weights = 0, weight = 1;
+  double weights = 0;
+  std::size_t position = 0;
   for (const Chunk& chunk : chunks_) {
     const std::int64_t i = tick - chunk.start;
     if (i >= options_.horizon) continue;
     const Action& action = chunk.actions[static_cast<std::size_t>(i)];
+    const double w = weight(position++);
     sum.resize(action.size());
-    for (std::size_t d = 0; d < action.size(); ++d) sum[d] += weight * double(action[d]);
-    weights += weight;
-    weight *= std::exp(-options_.ensemble_decay);
+    for (std::size_t d = 0; d < action.size(); ++d) sum[d] += w * double(action[d]);
+    weights += w;
   }
-  Action blended(sum.size());
-  for (std::size_t d = 0; d < sum.size(); ++d) blended[d] = static_cast<float>(sum[d] / weights);
-  return blended;
+  Action action(sum.size());
+  for (std::size_t d = 0; d < sum.size(); ++d) action[d] = static_cast<float>(sum[d] / weights);
+  return action;
+}
+
+double ActionChunker::mean_age() const {
+  double sum = 0, weights = 0;
+  for (std::size_t i = 0; i < chunks_.size(); ++i) {
+    sum += weight(i) * static_cast<double>(now_ - chunks_[i].start);
+    weights += weight(i);
+  }
+  return sum / weights;
 }
 
 void ActionChunker::hold(ChunkTick& out) {
@@ -155,9 +171,10 @@ ChunkTick ActionChunker::tick() {
     hold(out);
   } else {
     out.status = TickStatus::kActing;
-    out.action = last_ = blend(now_);
+    out.action = last_ = planned(now_);
     out.blended = static_cast<std::int64_t>(chunks_.size());
     out.age = now_ - chunks_.back().start;
+    out.mean_age = mean_age();
     out.new_chunk = fresh_;
     fresh_ = false;
     acted_ = true;

@@ -3,9 +3,10 @@
 // same under a simulated clock, in a simulator and on a robot (action_chunk_controller.h).
 //
 //   for each tick:
-//     if (auto request = chunker.next_request()) send(*request, observation);
 //     for (each answer that has arrived) chunker.deliver(answer);
-//     ChunkTick now = chunker.tick();      // now.action goes to the robot
+//     if (auto request = chunker.next_request()) send(*request, observation);   // or infer and deliver() at
+//     once ChunkTick now = chunker.tick();                                           // now.action goes to
+//     the robot
 //
 // Action i of a chunk that was requested at tick s belongs to tick s + i. An answer that is delivered before
 // tick s + d therefore comes into force with its action d; its first d actions are in the past.
@@ -95,6 +96,7 @@ struct ChunkTick {
   Action action;             ///< [A]; empty only while waiting without an initial action
   std::int64_t blended = 0;  ///< chunks in the action
   std::int64_t age = -1;     ///< ticks since the newest observation behind the action; -1: none
+  double mean_age = -1;      ///< the same over all blended chunks, by their weight
   bool new_chunk = false;    ///< the first tick of a chunk
 };
 
@@ -120,7 +122,7 @@ class ActionChunker {
   void reset(Action initial = {});
 
   /// The request to send now, at most one per tick: `execute` ticks after the one before, once that is
-  /// answered; at once after an answer that could not be used. Call it before tick().
+  /// answered; at once after an answer that could not be used. Call it before tick(), and after deliver().
   std::optional<ChunkRequest> next_request();
 
   /// Takes an answer. One that cannot be used is counted, explained in last_error(), and changes nothing
@@ -129,6 +131,9 @@ class ActionChunker {
 
   /// The action of this tick; then time moves on by one tick.
   ChunkTick tick();
+
+  /// What the chunks in force have for a tick from now() on; empty: nothing.
+  Action planned(std::int64_t tick) const;
 
   const ChunkingOptions& options() const { return options_; }
   const ChunkCounters& counters() const { return counters_; }
@@ -143,9 +148,9 @@ class ActionChunker {
   };
   std::string fault(const ActionChunk& actions) const;
   bool refuse(std::int64_t& counter, const std::string& why);
-  /// What `chunks_` give for a tick; empty: nothing.
-  Action blend(std::int64_t tick) const;
   ActionChunk prefix() const;
+  double weight(std::size_t position) const;  // in the ensemble, oldest first
+  double mean_age() const;
   void hold(ChunkTick& out);
 
   ChunkingOptions options_;
