@@ -2,6 +2,7 @@
 #include "common.h"
 #include "shallowpi/runtime/inspect.h"
 #include "shallowpi/runtime/run.h"
+#include "shallowpi/runtime/simulate_loop.h"
 
 using namespace shallowpi;
 
@@ -10,6 +11,7 @@ namespace {
 constexpr const char* kExamples = R"(Examples:
   shallowpi-infer run --checkpoint runs/l6/last --input observation.safetensors --output actions.safetensors
   shallowpi-infer inspect runs/l6/last
+  shallowpi-infer simulate-loop --checkpoint runs/l6/last --data demos/*.hdf5 --latency-ms 364 110
 )";
 
 CLI::App* add_run(CLI::App& app, RunOptions& options) {
@@ -34,12 +36,55 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
   return run;
 }
 
+CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
+  CLI::App* loop = app.add_subcommand(
+      "simulate-loop",
+      "play the robot's control loop against demonstrations, with a given inference latency");
+  loop->add_option("--data", options.data, "demonstrations (HDF5); one frame is one control tick")
+      ->type_name("FILE...")
+      ->required();
+  loop->add_option("--checkpoint", options.checkpoint,
+                   "our, openpi's or LeRobot's folder; without it the demonstration answers")
+      ->type_name("DIR");
+  loop->add_option("--latency-ms", options.latencies_ms,
+                   "from an observation to its chunk; several: a row each")
+      ->type_name("MS...")
+      ->capture_default_str();
+  loop->add_option("--control-hz", options.control_hz, "ticks per second")
+      ->type_name("HZ")
+      ->check(CLI::Range(0.1, 10000.0))
+      ->capture_default_str();
+  loop->add_option("--execute", options.execute, "ticks from one request to the next")
+      ->type_name("K")
+      ->capture_default_str();
+  loop->add_option("--mode", options.mode, "all, ensemble, receding or rtc")
+      ->type_name("MODE")
+      ->capture_default_str();
+  loop->add_option("--ensemble-decay", options.ensemble_decay,
+                   "ACT's m; below 0 the newest chunk weighs most")
+      ->type_name("M")
+      ->capture_default_str();
+  loop->add_option("--horizon", options.horizon, "actions per chunk, where the checkpoint does not say it")
+      ->type_name("H")
+      ->check(CLI::Range(1, 1024));
+  loop->add_option("--episodes", options.episodes, "only the first N of each file; 0: all")
+      ->type_name("N")
+      ->capture_default_str();
+  loop->add_option("--steps", options.steps, "Euler steps")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  loop->add_option("--json", options.json, "also write the numbers here")->type_name("FILE");
+  return loop;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CommonOptions common;
   RunOptions run_options;
   InspectOptions inspect_options;
+  SimulateLoopOptions loop_options;
   CLI::App app("Runs pi0 and pi0.5 policies and looks into their checkpoints.", "shallowpi-infer");
   app.footer(kExamples);
   app.require_subcommand(1);
@@ -51,9 +96,18 @@ int main(int argc, char** argv) {
   inspect->add_option("folder", inspect_options.folder, "checkpoint folder")->type_name("DIR")->required();
   inspect->add_flag("--json", inspect_options.json, "print JSON");
   add_common_options(*inspect, common);
+  CLI::App* loop = add_simulate_loop(app, loop_options);
+  add_common_options(*loop, common);
 
   return parse_and_run(app, argc, argv, common, [&] {
     if (inspect->parsed()) return run_inspect(inspect_options);
+    if (loop->parsed()) {
+      loop_options.device = parse_device(common.device);
+      loop_options.dtype = parse_dtype(common.dtype, loop_options.device);
+      loop_options.seed = common.seed.value_or(loop_options.seed);
+      loop_options.quiet = common.quiet;
+      return run_simulate_loop(loop_options);
+    }
     run_options.device = parse_device(common.device);
     run_options.dtype = parse_dtype(common.dtype, run_options.device);
     run_options.seed = common.seed.value_or(run_options.seed);

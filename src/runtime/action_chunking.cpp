@@ -63,7 +63,7 @@ ActionChunk ActionChunker::prefix() const {
   std::int64_t delay = options_.expected_delay;
   for (std::int64_t seen : delays_) delay = std::max(delay, seen);
   ActionChunk actions;
-  for (std::int64_t i = 0; i < std::min(delay, options_.horizon); ++i) {
+  for (std::int64_t i = 0; i < std::min(delay, options_.horizon - 1); ++i) {
     Action action = planned(now_ + i);
     if (action.empty()) break;
     actions.push_back(std::move(action));
