@@ -3,6 +3,7 @@
 #include "shallowpi/runtime/inspect.h"
 #include "shallowpi/runtime/run.h"
 #include "shallowpi/runtime/serve.h"
+#include "shallowpi/runtime/simulate_loop.h"
 
 using namespace shallowpi;
 
@@ -12,6 +13,7 @@ constexpr const char* kExamples = R"(Examples:
   shallowpi-infer run --checkpoint runs/l6/last --input observation.safetensors --output actions.safetensors
   shallowpi-infer inspect runs/l6/last
   shallowpi-infer serve --checkpoint runs/l6/last --port 8000
+  shallowpi-infer simulate-loop --checkpoint runs/l6/last --data demos/*.hdf5 --latency-ms 364 110
 )";
 
 CLI::App* add_run(CLI::App& app, RunOptions& options) {
@@ -70,6 +72,48 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   return serve;
 }
 
+CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
+  CLI::App* loop = app.add_subcommand(
+      "simulate-loop",
+      "play the robot's control loop against demonstrations, with a given inference latency");
+  loop->add_option("--data", options.data, "demonstrations (HDF5); one frame is one control tick")
+      ->type_name("FILE...")
+      ->required();
+  loop->add_option("--checkpoint", options.checkpoint,
+                   "our, openpi's or LeRobot's folder; without it the demonstration answers")
+      ->type_name("DIR");
+  loop->add_option("--latency-ms", options.latencies_ms,
+                   "from an observation to its chunk; several: a row each")
+      ->type_name("MS...")
+      ->capture_default_str();
+  loop->add_option("--control-hz", options.control_hz, "ticks per second")
+      ->type_name("HZ")
+      ->check(CLI::Range(0.1, 10000.0))
+      ->capture_default_str();
+  loop->add_option("--execute", options.execute, "ticks from one request to the next")
+      ->type_name("K")
+      ->capture_default_str();
+  loop->add_option("--mode", options.mode, "all, ensemble, receding or rtc")
+      ->type_name("MODE")
+      ->capture_default_str();
+  loop->add_option("--ensemble-decay", options.ensemble_decay,
+                   "ACT's m; below 0 the newest chunk weighs most")
+      ->type_name("M")
+      ->capture_default_str();
+  loop->add_option("--horizon", options.horizon, "actions per chunk, where the checkpoint does not say it")
+      ->type_name("H")
+      ->check(CLI::Range(1, 1024));
+  loop->add_option("--episodes", options.episodes, "only the first N of each file; 0: all")
+      ->type_name("N")
+      ->capture_default_str();
+  loop->add_option("--steps", options.steps, "Euler steps")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  loop->add_option("--json", options.json, "also write the numbers here")->type_name("FILE");
+  return loop;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -77,6 +121,7 @@ int main(int argc, char** argv) {
   RunOptions run_options;
   InspectOptions inspect_options;
   ServeOptions serve_options;
+  SimulateLoopOptions loop_options;
   CLI::App app("Runs pi0 and pi0.5 policies and looks into their checkpoints.", "shallowpi-infer");
   app.footer(kExamples);
   app.require_subcommand(1);
@@ -90,18 +135,26 @@ int main(int argc, char** argv) {
   add_common_options(*inspect, common);
   CLI::App* serve = add_serve(app, serve_options);
   add_common_options(*serve, common);
+  CLI::App* loop = add_simulate_loop(app, loop_options);
+  add_common_options(*loop, common);
 
+  const auto place = [&](auto& options) {
+    options.device = parse_device(common.device);
+    options.dtype = parse_dtype(common.dtype, options.device);
+    options.seed = common.seed.value_or(options.seed);
+  };
   return parse_and_run(app, argc, argv, common, [&] {
     if (inspect->parsed()) return run_inspect(inspect_options);
     if (serve->parsed()) {
-      serve_options.device = parse_device(common.device);
-      serve_options.dtype = parse_dtype(common.dtype, serve_options.device);
-      serve_options.seed = common.seed.value_or(serve_options.seed);
+      place(serve_options);
       return serve_policy(serve_options);
     }
-    run_options.device = parse_device(common.device);
-    run_options.dtype = parse_dtype(common.dtype, run_options.device);
-    run_options.seed = common.seed.value_or(run_options.seed);
+    if (loop->parsed()) {
+      place(loop_options);
+      loop_options.quiet = common.quiet;
+      return run_simulate_loop(loop_options);
+    }
+    place(run_options);
     return run_policy_on_file(run_options);
   });
 }

@@ -67,6 +67,9 @@ TEST(CommandLine, TheOptionsAreFrozen) {
   EXPECT_EQ(options_of("shallowpi-infer run"),
             with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon"}));
   EXPECT_EQ(options_of("shallowpi-infer inspect"), with_common({"--json"}));
+  EXPECT_EQ(options_of("shallowpi-infer simulate-loop"),
+            with_common({"--data", "--checkpoint", "--latency-ms", "--control-hz", "--execute", "--mode",
+                         "--ensemble-decay", "--horizon", "--episodes", "--steps", "--json"}));
 }
 
 TEST(CommandLine, TheVersionNamesTheLibraries) {
@@ -97,6 +100,9 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-infer run --checkpoint a", "--input"},
       {"shallowpi-infer inspect /nowhere", "/nowhere"},
       {"shallowpi-infer inspect", "folder"},
+      {"shallowpi-infer simulate-loop", "--data"},
+      {"shallowpi-infer simulate-loop --data /nowhere.hdf5", "/nowhere.hdf5"},
+      {"shallowpi-infer simulate-loop --data a --latency-ms -1", "--latency-ms -1"},
   };
   for (const auto& [command, reason] : cases) {
     const Outcome outcome = run(command);

@@ -1,0 +1,117 @@
+/* The control loop in C: load a policy, feed raw observations at the control rate, get one action per tick.
+ *
+ *   shallowpi_policy *policy;
+ *   shallowpi_controller *controller;
+ *   shallowpi_controller_options options;
+ *   if (shallowpi_policy_load("runs/l6/last", "auto", "auto", &policy)) fail(shallowpi_last_error());
+ *   shallowpi_controller_defaults(policy, &options);
+ *   if (shallowpi_controller_create(policy, &options, &controller)) fail(shallowpi_last_error());
+ *   while (running) {
+ *     if (shallowpi_controller_tick(controller, &observation, action, dims, NULL)) fail(...);
+ *     ... send `action`, wait for the next control period ...
+ *   }
+ *
+ * Functions that return int return 0, or else one of the codes below, and shallowpi_last_error() says what is
+ * wrong. No exception crosses this boundary. Handles may be used from any thread, each from one at a time.
+ * What the fields mean in detail: runtime/action_chunking.h. */
+#ifndef SHALLOWPI_RUNTIME_SHALLOWPI_H_
+#define SHALLOWPI_RUNTIME_SHALLOWPI_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  SHALLOWPI_OK = 0,
+  SHALLOWPI_FAILED = 1,  /* such as no memory */
+  SHALLOWPI_USAGE = 2,   /* an argument, an observation or an option is wrong */
+  SHALLOWPI_CORRUPT = 3  /* the checkpoint's files are damaged */
+};
+
+typedef struct shallowpi_policy shallowpi_policy;
+typedef struct shallowpi_controller shallowpi_controller;
+
+/* What the last failed call of this thread had to say; "" where none has failed. Valid until the next one
+ * fails. */
+const char *shallowpi_last_error(void);
+
+/* Loads our, openpi's or LeRobot's checkpoint folder. device: "auto", "cpu", "cuda:0"; dtype: "auto",
+ * "float32", "bfloat16"; NULL is "auto". */
+int shallowpi_policy_load(const char *checkpoint, const char *device, const char *dtype,
+                          shallowpi_policy **policy);
+/* Controllers of the policy may live on. NULL is allowed, here and below. */
+void shallowpi_policy_free(shallowpi_policy *policy);
+int32_t shallowpi_policy_horizon(const shallowpi_policy *policy);    /* actions per chunk */
+int32_t shallowpi_policy_state_dim(const shallowpi_policy *policy);  /* of raw states */
+int32_t shallowpi_policy_action_dim(const shallowpi_policy *policy); /* of actions in robot units */
+
+enum { SHALLOWPI_ENSEMBLE = 0, SHALLOWPI_RECEDING = 1, SHALLOWPI_RTC = 2 };
+
+typedef struct {
+  int32_t mode;            /* SHALLOWPI_ENSEMBLE, ... */
+  int32_t execute;         /* ticks from one request to the next */
+  int32_t expected_delay;  /* ticks from a request to its answer; 0: not known */
+  double control_hz;       /* only converts latencies */
+  double ensemble_decay;   /* ACT's m */
+  int32_t steps;           /* Euler steps */
+  uint64_t seed;           /* of the noise */
+} shallowpi_controller_options;
+
+/* Options that suit the policy. */
+int shallowpi_controller_defaults(const shallowpi_policy *policy, shallowpi_controller_options *options);
+/* Starts the inference thread. SHALLOWPI_USAGE with the numbers where chunks are too short for the delay. */
+int shallowpi_controller_create(const shallowpi_policy *policy, const shallowpi_controller_options *options,
+                                shallowpi_controller **controller);
+/* Waits for the inference under way. */
+void shallowpi_controller_free(shallowpi_controller *controller);
+
+/* A new episode. `initial` [dims]: the action until the first chunk arrives; NULL: there is none. */
+int shallowpi_controller_reset(shallowpi_controller *controller, const float *initial, size_t dims);
+
+typedef struct {
+  const char *camera;    /* "base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb" */
+  const uint8_t *pixels; /* height x width x 3, RGB, top row first */
+  int32_t height, width;
+} shallowpi_image;
+
+typedef struct {
+  const shallowpi_image *images;
+  size_t image_count;
+  const float *state; /* [state_dim] raw robot units */
+  size_t state_dim;
+  const char *prompt; /* UTF-8; NULL or "": the policy's default */
+} shallowpi_observation;
+
+enum { SHALLOWPI_WAITING = 0, SHALLOWPI_ACTING = 1, SHALLOWPI_HOLDING = 2 };
+
+typedef struct {
+  int64_t tick;
+  int32_t status;     /* SHALLOWPI_WAITING: no chunk has arrived yet; SHALLOWPI_HOLDING: none has an action */
+  int32_t new_chunk;  /* 1 at the first tick of a chunk */
+  int64_t age;        /* ticks since the newest observation behind the action; -1: none */
+  double latency_ms;  /* of the last answer; 0 before the first */
+} shallowpi_tick;
+
+/* Call once per control period; never waits for inference. Everything is copied before it returns. Writes
+ * `action` [dims]; dims must be the policy's action_dim. While waiting without an initial action, `action` is
+ * left untouched: look at tick->status. `tick` may be NULL. A wrong observation is refused at once; a failed
+ * inference is not an error here, but counted. */
+int shallowpi_controller_tick(shallowpi_controller *controller, const shallowpi_observation *observation,
+                              float *action, size_t dims, shallowpi_tick *tick);
+
+typedef struct {
+  int64_t requests, accepted, late, expired, failed, invalid, unknown, waiting_ticks, held_ticks;
+} shallowpi_counters;
+
+int shallowpi_controller_counters(const shallowpi_controller *controller, shallowpi_counters *counters);
+/* Why the last answer was refused; "" where none was. Valid until the next tick. */
+const char *shallowpi_controller_fault(const shallowpi_controller *controller);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* SHALLOWPI_RUNTIME_SHALLOWPI_H_ */

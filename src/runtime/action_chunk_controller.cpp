@@ -1,0 +1,68 @@
+#include "shallowpi/runtime/action_chunk_controller.h"
+
+#include <chrono>
+
+namespace shallowpi {
+
+ActionChunkController::ActionChunkController(ChunkingOptions options, ChunkInference infer)
+    : chunker_(std::move(options)), infer_(std::move(infer)), worker_([this] { work(); }) {}
+
+ActionChunkController::~ActionChunkController() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_one();
+  worker_.join();
+}
+
+ChunkTick ActionChunkController::tick(const RobotObservation& observation) {
+  std::vector<Answer> answers;
+  {
+    const std::lock_guard lock(mutex_);
+    answers.swap(answers_);
+  }
+  for (Answer& answer : answers) {
+    last_latency_ms_ = answer.latency_ms;
+    chunker_.deliver(std::move(answer.answer));
+  }
+  if (auto request = chunker_.next_request()) {
+    {
+      // After a reset() the job of the old episode may still wait here: nobody wants its answer.
+      const std::lock_guard lock(mutex_);
+      job_ = Job{std::move(*request), observation};
+    }
+    changed_.notify_one();
+  }
+  return chunker_.tick();
+}
+
+ChunkAnswer ActionChunkController::infer(const Job& job) const {
+  try {
+    return {job.request.id, infer_(job.observation, job.request.prefix), ""};
+  } catch (const std::exception& error) {
+    const std::string why = error.what();
+    return {job.request.id, {}, why.empty() ? "inference failed without a reason" : why};
+  } catch (...) {
+    return {job.request.id, {}, "inference failed with an unknown exception"};
+  }
+}
+
+void ActionChunkController::work() {
+  while (true) {
+    std::optional<Job> job;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return stop_ || job_; });
+      if (stop_) return;
+      job.swap(job_);
+    }
+    const auto start = std::chrono::steady_clock::now();
+    ChunkAnswer answer = infer(*job);
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+    const std::lock_guard lock(mutex_);
+    answers_.push_back({std::move(answer), took.count()});
+  }
+}
+
+}  // namespace shallowpi

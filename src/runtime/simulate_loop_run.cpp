@@ -1,0 +1,241 @@
+// The command `shallowpi-infer simulate-loop`: options, the loaded policy, the table.
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <iostream>
+#include <map>
+#include <tuple>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/log.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/data/random.h"
+#include "shallowpi/runtime/action_chunk_controller.h"
+#include "shallowpi/runtime/policy_runner.h"
+#include "shallowpi/runtime/simulate_loop.h"
+
+namespace shallowpi {
+namespace {
+
+constexpr std::int64_t kPaperHorizon = 50;
+
+Json optional_json(const std::optional<double>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+std::string optional_text(const std::optional<double>& value, int decimals) {
+  return value ? fixed(*value, decimals) : "-";
+}
+
+std::vector<ChunkMode> modes_of(const SimulateLoopOptions& options) {
+  if (options.mode == "all") return {ChunkMode::kEnsemble, ChunkMode::kReceding, ChunkMode::kRtc};
+  return {parse_enum<ChunkMode>(options.mode, "--mode")};
+}
+
+void check_options(const SimulateLoopOptions& options) {
+  if (options.episodes < 0) throw UsageError(str("--episodes ", options.episodes, ": must not be negative"));
+  if (options.latencies_ms.empty()) throw UsageError("give at least one --latency-ms");
+  for (double latency : options.latencies_ms)
+    if (!std::isfinite(latency) || latency < 0 || latency > 60000)
+      throw UsageError(str("--latency-ms ", latency, " is not from 0 to 60000"));
+}
+
+RobotObservation observation_at(const Dataset& dataset, const Dataset::Sample& sample,
+                                const std::vector<std::string>& wanted) {
+  const EpisodeFile& file = *dataset.sources()[sample.source].file;
+  std::vector<std::size_t> cameras;
+  for (std::size_t c = 0; c < file.camera_names().size(); ++c)
+    if (std::find(wanted.begin(), wanted.end(), file.camera_names()[c]) != wanted.end()) cameras.push_back(c);
+  Frame frame = file.frame(sample.episode, sample.step, cameras);
+  RobotObservation observation;
+  for (std::size_t i = 0; i < cameras.size(); ++i)
+    observation.images[file.camera_names()[cameras[i]]] = std::move(frame.images[i]);
+  observation.state = std::move(frame.state);
+  observation.prompt = file.episodes()[sample.episode].prompt;
+  return observation;
+}
+
+/// A policy whose noise is a function of seed and frame, so that modes and latencies differ in nothing else.
+/// Chunks without a prefix are remembered: those modes ask for the same ones.
+class RunnerPolicy {
+ public:
+  RunnerPolicy(const Dataset& dataset, PolicyRunner runner, const SimulateLoopOptions& options)
+      : dataset_(dataset), runner_(std::move(runner)), steps_(options.steps), seed_(options.seed) {}
+
+  const PolicySpec& spec() const { return runner_.info().spec; }
+
+  ActionChunk answer(const Dataset::Sample& sample, const ActionChunk& prefix) {
+    if (!prefix.empty()) return infer(sample, prefix);
+    const auto key = std::make_tuple(sample.source, sample.episode, sample.step);
+    const auto known = known_.find(key);
+    return known != known_.end() ? known->second : known_[key] = infer(sample, prefix);
+  }
+
+ private:
+  ActionChunk infer(const Dataset::Sample& sample, const ActionChunk& prefix) {
+    InferRequest request;
+    request.observation = observation_at(dataset_, sample, spec().image_keys);
+    const std::uint64_t seed = Random({seed_, std::uint64_t(sample.source), std::uint64_t(sample.episode),
+                                       std::uint64_t(sample.step)})
+                                   .next();
+    request.noise_hd = torch::randn({spec().horizon, runner_.info().config.action_dim},
+                                    at::make_generator<at::CPUGeneratorImpl>(seed));
+    request.prefix_actions_hd = normalized_prefix(runner_.transform(), prefix, request.observation.state);
+    return runner_.infer({request}, {.steps = steps_}).at(0).actions;
+  }
+
+  const Dataset& dataset_;
+  PolicyRunner runner_;
+  std::int64_t steps_;
+  std::uint64_t seed_;
+  std::map<std::tuple<std::int32_t, std::int32_t, std::int32_t>, ActionChunk> known_;
+};
+
+/// Without a checkpoint the layout of the files says which robot it is.
+RobotSpec robot_of(const Dataset& dataset) {
+  const bool libero = detect_layout(dataset.sources().front().file->path()) == "libero";
+  const bool aloha = !libero && dataset.state_dim() == 14 && dataset.action_dim() == 14;
+  return {libero  ? RobotKind::kLibero
+          : aloha ? RobotKind::kAloha
+                  : RobotKind::kJoints,
+          dataset.state_dim(),
+          dataset.action_dim(),
+          {}};
+}
+
+void warn_if_short(const LoopReport& report, const ChunkingOptions& chunking) {
+  if (chunking.horizon < report.needed)
+    log::warning("chunks of ", chunking.horizon, " actions are too short for ", report.latency_ms, " ms at ",
+                 chunking.control_hz, " Hz with a request every ", chunking.execute, " ticks: they need ",
+                 report.needed, ", so the robot idles");
+}
+
+std::vector<LoopReport> simulate_all(const Dataset& dataset, const EpisodePolicy& policy,
+                                     const PolicySpec& spec, const SimulateLoopOptions& options) {
+  LoopSettings settings;
+  settings.chunking = chunking_for(spec);
+  settings.chunking.execute = options.execute;
+  settings.chunking.control_hz = options.control_hz;
+  settings.chunking.ensemble_decay = options.ensemble_decay;
+  settings.robot = spec.robot;
+  settings.episodes = options.episodes;
+  check_chunking(settings.chunking, 0);
+  const bool show = !options.quiet && isatty(STDERR_FILENO) != 0;
+  std::vector<LoopReport> reports{demonstration_report(dataset, settings)};
+  for (double latency : options.latencies_ms) {
+    settings.latency_ms = latency;
+    for (ChunkMode mode : modes_of(options)) {
+      settings.chunking.mode = mode;
+      if (show)
+        settings.progress = [&](std::int64_t done, std::int64_t total) {
+          std::cerr << "\r\033[K" << latency << " ms, " << enum_name(mode) << ": " << done << " of " << total
+                    << " episodes" << std::flush;
+        };
+      reports.push_back(simulate_loop(dataset, policy, settings));
+      if (show) std::cerr << "\r\033[K" << std::flush;
+    }
+    warn_if_short(reports.back(), settings.chunking);
+  }
+  return reports;
+}
+
+Json reports_json(const std::vector<LoopReport>& reports, const PolicySpec& spec,
+                  const SimulateLoopOptions& options) {
+  Json out;
+  out["checkpoint"] = options.checkpoint.empty() ? Json(nullptr) : Json(options.checkpoint.string());
+  out["control_hz"] = options.control_hz;
+  out["execute"] = options.execute;
+  out["horizon"] = spec.horizon;
+  out["ensemble_decay"] = options.ensemble_decay;
+  out["euler_steps"] = options.steps;
+  out["seed"] = options.seed;
+  out["rows"] = Json::array();
+  for (const LoopReport& report : reports) out["rows"].push_back(report.json());
+  return out;
+}
+
+}  // namespace
+
+Json LoopReport::json() const {
+  Json out;
+  out["mode"] = mode;
+  out["latency_ms"] = latency_ms;
+  out["delay_ticks"] = delay;
+  out["needed_horizon"] = needed;
+  out["episodes"] = episodes;
+  out["ticks"] = ticks;
+  out["reaction_ms"] = optional_json(reaction_ms);
+  out["worst_reaction_ms"] = optional_json(worst_reaction_ms);
+  out["observation_age_ms"] = optional_json(observation_age_ms);
+  out["jerk"] = optional_json(jerk);
+  out["discontinuity"] = optional_json(discontinuity);
+  out["waiting_ticks"] = waiting_ticks;
+  out["idle_ticks"] = idle_ticks;
+  out["travel"] = travel;
+  out["travel_unit"] = travel_unit;
+  out["error"] = optional_json(error);
+  return out;
+}
+
+std::string loop_table(const std::vector<LoopReport>& reports) {
+  const std::string unit = reports.empty() ? "" : reports.front().travel_unit;
+  const std::vector<std::string> header = {"mode",
+                                           "latency ms",
+                                           "delay",
+                                           "needs",
+                                           "reaction ms",
+                                           "worst",
+                                           "observation age ms",
+                                           "jerk",
+                                           "discontinuity",
+                                           "idle",
+                                           str("travel ", unit),
+                                           "error"};
+  std::vector<std::vector<std::string>> rows;
+  for (const LoopReport& report : reports) {
+    if (report.mode == "demonstration") {
+      rows.push_back(
+          {report.mode, "-", "-", "-", "-", "-", "-", optional_text(report.jerk, 0), "-", "-", "-", "-"});
+      continue;
+    }
+    rows.push_back({report.mode, fixed(report.latency_ms, 0), str(report.delay), str(report.needed),
+                    optional_text(report.reaction_ms, 0), optional_text(report.worst_reaction_ms, 0),
+                    optional_text(report.observation_age_ms, 0), optional_text(report.jerk, 0),
+                    optional_text(report.discontinuity, 4), str(report.idle_ticks), fixed(report.travel, 2),
+                    optional_text(report.error, 4)});
+  }
+  return text_table(header, rows);
+}
+
+int run_simulate_loop(const SimulateLoopOptions& options) {
+  check_options(options);
+  std::vector<std::pair<std::string, double>> patterns;
+  for (const std::string& file : options.data) patterns.emplace_back(file, 1.0);
+  // Pauses are part of real time.
+  const Dataset dataset = open_dataset(patterns, "auto", LiberoOptions{.drop_noops = false});
+  PolicySpec spec;
+  EpisodePolicy policy;
+  if (options.checkpoint.empty()) {
+    spec.robot = robot_of(dataset);
+    spec.horizon = options.horizon.value_or(kPaperHorizon);
+    policy = demonstration_policy(dataset, spec.horizon);
+  } else {
+    auto runner = std::make_shared<RunnerPolicy>(
+        dataset, PolicyRunner::load(options.checkpoint, options.device, options.dtype, options.horizon),
+        options);
+    spec = runner->spec();
+    policy = [runner](const Dataset::Sample& sample, const ActionChunk& prefix) {
+      return runner->answer(sample, prefix);
+    };
+  }
+  const std::vector<LoopReport> reports = simulate_all(dataset, policy, spec, options);
+  std::cout << loop_table(reports);
+  if (!options.json.empty())
+    write_file_atomically(options.json, reports_json(reports, spec, options).dump(2) + "\n");
+  return static_cast<int>(ExitCode::kDone);
+}
+
+}  // namespace shallowpi
