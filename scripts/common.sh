@@ -12,6 +12,7 @@ build_packages="build-essential cmake ninja-build ccache pkg-config git python3 
   libyaml-cpp-dev libspdlog-dev libcli11-dev nlohmann-json3-dev libhdf5-dev libsentencepiece-dev libturbojpeg0-dev
   libdeflate-dev libssl-dev zlib1g-dev"
 test_packages="libgtest-dev ffmpeg"
+libero_packages="libosmesa6 libegl1 libgl1-mesa-dri libgl1 libgles2 libglib2.0-0"
 
 # LibTorch's headers compile in half the time with a recent clang. CXX overrides.
 clang=clang-19
@@ -33,7 +34,7 @@ need_packages() {
   fi
   say "installing packages: ${root[*]} apt-get install ${missing[*]}"
   "${root[@]}" apt-get update -q >/dev/null
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 # once DIR COMMAND...: runs COMMAND, which fills DIR, unless it ran to its end before. An interrupted run is repaired.
