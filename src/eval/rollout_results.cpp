@@ -56,7 +56,8 @@ Json count_json(const SuccessCount& count) {
 }
 
 /// "key: old -> new" for every member that differs.
-void add_differences(const std::string& prefix, const Json& before, const Json& now, std::vector<std::string>& out) {
+void add_differences(const std::string& prefix, const Json& before, const Json& now,
+                     std::vector<std::string>& out) {
   for (const auto& [key, value] : now.items()) {
     const Json old = before.is_object() && before.contains(key) ? before.at(key) : Json(nullptr);
     if (old != value) out.push_back(str(prefix, ".", key, ": ", old.dump(), " -> ", value.dump()));
@@ -97,8 +98,8 @@ RolloutResults read_results(const std::filesystem::path& file) {
   for (const Json& episode : json_get<std::vector<Json>>(json, "episodes", where)) {
     EpisodeRecord record = read_episode(episode, where + ": episodes");
     if (!results.episodes.emplace(record.key, record).second)
-      throw CorruptError(str(where, ": holds an episode twice: ", record.key.suite, " task ", record.key.task, " trial ",
-                             record.key.trial));
+      throw CorruptError(str(where, ": holds an episode twice: ", record.key.suite, " task ", record.key.task,
+                             " trial ", record.key.trial));
   }
   return results;
 }
@@ -114,8 +115,9 @@ void resume_from(const std::filesystem::path& file, RolloutResults& results) {
   add_differences("policy", before.policy, results.policy, differences);
   add_differences("settings", before.settings, results.settings, differences);
   if (!differences.empty())
-    throw UsageError(str(file.parent_path().string(), " holds another run, which cannot be continued with\n  ",
-                         join(differences, "\n  "), "\ngive another --out, or the options of that run"));
+    throw UsageError(str(file.parent_path().string(),
+                         " holds another run, which cannot be continued with\n  ", join(differences, "\n  "),
+                         "\ngive another --out, or the options of that run"));
   results.episodes = before.episodes;
 }
 

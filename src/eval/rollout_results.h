@@ -1,4 +1,5 @@
-// results.json of a rollout: every episode, and what the run was. It is the output and the state to resume from.
+// results.json of a rollout: every episode, and what the run was. It is the output and the state to resume
+// from.
 #pragma once
 
 #include <filesystem>
@@ -12,10 +13,10 @@ namespace shallowpi {
 
 struct EpisodeRecord {
   EpisodeKey key;
-  std::string language;       ///< the task's instruction
+  std::string language;  ///< the task's instruction
   std::int64_t init_state = 0;
-  std::uint64_t seed = 0;     ///< of the simulator's reset
-  Json perturbation;          ///< {displaced: {object: [dx, dy] m}, velocity: {object: [vx, vy] m/s}}
+  std::uint64_t seed = 0;  ///< of the simulator's reset
+  Json perturbation;       ///< {displaced: {object: [dx, dy] m}, velocity: {object: [vx, vy] m/s}}
   bool success = false;
   std::int64_t steps = 0;     ///< control steps after settling
   std::int64_t calls = 0;     ///< of the policy
@@ -37,8 +38,8 @@ struct RolloutResults {
 RolloutResults read_results(const std::filesystem::path& file);
 /// Atomically.
 void write_results(const std::filesystem::path& file, const RolloutResults& results);
-/// Takes over the episodes of an earlier run in `file`, if there is one. Throws UsageError where that was another
-/// run, naming what differs.
+/// Takes over the episodes of an earlier run in `file`, if there is one. Throws UsageError where that was
+/// another run, naming what differs.
 void resume_from(const std::filesystem::path& file, RolloutResults& results);
 
 /// Successes of a group of episodes.

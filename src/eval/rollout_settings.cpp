@@ -18,8 +18,12 @@ struct ProtocolValues {
 };
 
 const ProtocolValues& values_of(Protocol protocol) {
-  // openpi: examples/libero/main.py. LeRobot: lerobot-eval with env.type=libero, n_action_steps as its docs use it.
-  static const ProtocolValues kOpenpiValues = {10, 5, 256, 7,
+  // openpi: examples/libero/main.py. LeRobot: lerobot-eval with env.type=libero, n_action_steps as its docs
+  // use it.
+  static const ProtocolValues kOpenpiValues = {10,
+                                               5,
+                                               256,
+                                               7,
                                                {{"libero_spatial", 220},
                                                 {"libero_object", 280},
                                                 {"libero_goal", 300},
@@ -62,7 +66,8 @@ Perturbation parse_perturbation(const std::string& text) {
     out.kind = name.substr(underscore + 1);
   }
   if (out.kind != "xy" && out.kind != "x" && out.kind != "y" && out.kind != "r")
-    throw UsageError(str(option, ": NAME must end in _xy, _x, _y (uniform within +-VALUE) or _r (exactly VALUE away)"));
+    throw UsageError(
+        str(option, ": NAME must end in _xy, _x, _y (uniform within +-VALUE) or _r (exactly VALUE away)"));
   out.metres = parse_number(value, option);
   if (out.metres < 0 || out.metres > 1) throw UsageError(str(option, ": the displacement must be 0 to 1 m"));
   return out;
@@ -88,7 +93,8 @@ double read_latency(const std::filesystem::path& path) {
     const Json::json_pointer at(pointer);
     if (report.contains(at) && report.at(at).is_number()) return report.at(at).get<double>();
   }
-  throw CorruptError(str(path.string(), ": holds no median latency; give a report of shallowpi-infer bench --json"));
+  throw CorruptError(
+      str(path.string(), ": holds no median latency; give a report of shallowpi-infer bench --json"));
 }
 
 void require_at_least(const char* option, std::int64_t value, std::int64_t least) {
@@ -102,7 +108,8 @@ std::int64_t RolloutSettings::steps_allowed(const std::string& suite) const {
   const auto& steps = values_of(protocol).max_steps;
   const auto found = steps.find(suite);
   if (found == steps.end())
-    throw UsageError(str("the ", enum_name(protocol), " protocol has no step limit for ", suite, ": give --max-steps"));
+    throw UsageError(
+        str("the ", enum_name(protocol), " protocol has no step limit for ", suite, ": give --max-steps"));
   return found->second;
 }
 
@@ -158,7 +165,8 @@ RolloutSettings resolve_settings(const RolloutOptions& options) {
   out.batch = options.batch;
   out.videos = options.videos;
   out.always_render = options.always_render;
-  if (out.chunking == ChunkMode::kRtc) throw UsageError("--chunking rtc: rollouts know receding and ensemble");
+  if (out.chunking == ChunkMode::kRtc)
+    throw UsageError("--chunking rtc: rollouts know receding and ensemble");
   if (!std::isfinite(out.latency_ms) || out.latency_ms < 0)
     throw UsageError(str("--latency-ms ", out.latency_ms, ": must be at least 0"));
   if (out.max_steps) require_at_least("--max-steps", *out.max_steps, 1);

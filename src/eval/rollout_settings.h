@@ -14,7 +14,7 @@ struct Perturbation {
 
 struct Movement {
   std::string object;
-  double speed = 0;              ///< m/s
+  double speed = 0;             ///< m/s
   std::optional<double> angle;  ///< rad; empty: drawn per episode
 };
 

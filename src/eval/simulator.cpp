@@ -51,7 +51,8 @@ void Simulator::start() {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log_.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log_.c_str(), O_WRONLY | O_CREAT | O_APPEND,
+                                   0666);
   posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
   posix_spawn_file_actions_adddup2(&actions, ends[1], kWorkerFd);
   // A group of its own: Ctrl-C is for this program, which lets the episode's results be written.
@@ -206,8 +207,9 @@ fs::path find_worker_script(const fs::path& given) {
                                  program / "../share/shallowpi/libero_worker.py"};
   for (const fs::path& candidate : candidates)
     if (fs::exists(candidate)) return fs::weakly_canonical(candidate);
-  throw UsageError(str("libero_worker.py is neither at ", candidates[0].lexically_normal().string(), " nor at ",
-                       candidates[1].lexically_normal().string(), ": install the program with its files"));
+  throw UsageError(str("libero_worker.py is neither at ", candidates[0].lexically_normal().string(),
+                       " nor at ", candidates[1].lexically_normal().string(),
+                       ": install the program with its files"));
 }
 
 }  // namespace shallowpi

@@ -1,5 +1,5 @@
-// One simulator process (scripts/libero_worker.py) and its socket. Never blocks on an answer, so that one thread
-// can drive many.
+// One simulator process (scripts/libero_worker.py) and its socket. Never blocks on an answer, so that one
+// thread can drive many.
 #pragma once
 
 #include <sys/types.h>
@@ -69,8 +69,8 @@ class Simulator {
 /// Waits until one of the busy simulators has something to read or is late; returns at once where one is.
 void wait_for_any(const std::vector<Simulator*>& simulators);
 
-/// The simulator's python: `given`, else that of scripts/setup_libero.sh. Throws UsageError that names the command
-/// which installs it.
+/// The simulator's python: `given`, else that of scripts/setup_libero.sh. Throws UsageError that names the
+/// command which installs it.
 std::string find_simulator_python(const std::string& given);
 /// libero_worker.py beside this program's sources or its installation.
 std::filesystem::path find_worker_script(const std::filesystem::path& given);

@@ -47,7 +47,9 @@ Interval paired_difference_interval(const PairedCounts& counts) {
     const double product = a * d - b * c;
     phi = (product > 0 ? std::max(product - n / 2, 0.0) : product) / std::sqrt(margins);
   }
-  const auto spread = [phi](double x, double y) { return std::sqrt(std::max(0.0, x * x - 2 * phi * x * y + y * y)); };
+  const auto spread = [phi](double x, double y) {
+    return std::sqrt(std::max(0.0, x * x - 2 * phi * x * y + y * y));
+  };
   return {p - q - spread(p - pi.low, qi.high - q), p - q + spread(pi.high - p, q - qi.low)};
 }
 

@@ -18,8 +18,8 @@ struct PairedCounts {
   std::int64_t n() const { return both + only_first + only_second + neither; }
 };
 
-/// Two-sided exact McNemar test: how likely a split of the discordant episodes at least this uneven is where both
-/// policies are equally good.
+/// Two-sided exact McNemar test: how likely a split of the discordant episodes at least this uneven is where
+/// both policies are equally good.
 double mcnemar_exact(const PairedCounts& counts);
 
 /// Rate of the second minus rate of the first, and its 95 % interval (Newcombe 1998, paired, method 10).

@@ -47,16 +47,16 @@ struct RolloutOptions {
   bool always_render = false;  ///< at every step, as LIBERO does; the same images, only slower
   bool quiet = false;
 
-  std::string python;           ///< of the simulator; empty: that of scripts/setup_libero.sh
+  std::string python;            ///< of the simulator; empty: that of scripts/setup_libero.sh
   std::filesystem::path worker;  ///< the worker's script; empty: the one that came with this program
   double reset_timeout_s = 300, step_timeout_s = 120;
 
   NetworkOptions network;  ///< of a checkpoint
 };
 
-/// Runs what is still missing in `out` and writes results.json after every episode, then report.html; prints a
-/// table with 95 % Wilson intervals. Returns 0, or 130/143 where a signal stopped it after the results so far
-/// were saved. Throws UsageError for everything in the options that does not fit.
+/// Runs what is still missing in `out` and writes results.json after every episode, then report.html; prints
+/// a table with 95 % Wilson intervals. Returns 0, or 130/143 where a signal stopped it after the results so
+/// far were saved. Throws UsageError for everything in the options that does not fit.
 int run_rollout(const RolloutOptions& options);
 /// The same with a policy of the caller's.
 int run_rollout(const RolloutOptions& options, RolloutPolicy& policy);
@@ -67,8 +67,8 @@ struct CompareOptions {
   std::filesystem::path out;      ///< the comparison as JSON; empty: none
 };
 
-/// Prints each run's success, and each against the first on the episodes that both have: exact McNemar test and
-/// the 95 % interval of the paired difference. Returns 0.
+/// Prints each run's success, and each against the first on the episodes that both have: exact McNemar test
+/// and the 95 % interval of the paired difference. Returns 0.
 int run_compare(const CompareOptions& options);
 
 }  // namespace shallowpi

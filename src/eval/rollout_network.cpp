@@ -1,0 +1,140 @@
+// Policies with a network: a checkpoint in this process, or a server.
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/data/random.h"
+#include "shallowpi/eval/rollout_policy.h"
+#include "shallowpi/runtime/policy_client.h"
+#include "shallowpi/runtime/policy_runner.h"
+
+namespace shallowpi {
+namespace {
+
+/// LIBERO's cameras, and one that openpi's policies know and that stays empty.
+constexpr const char* kKnownCameras[] = {"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"};
+
+void check_fits(const std::string& folder, const PolicySpec& spec) {
+  std::vector<std::string> problems;
+  for (const std::string& camera : spec.image_keys)
+    if (std::find(std::begin(kKnownCameras), std::end(kKnownCameras), camera) == std::end(kKnownCameras))
+      problems.push_back(str("its camera ", camera, " is none of LIBERO's (base_0_rgb, left_wrist_0_rgb)"));
+  if (std::find(spec.image_keys.begin(), spec.image_keys.end(), kKnownCameras[0]) == spec.image_keys.end())
+    problems.push_back("it does not use base_0_rgb");
+  if (spec.robot.state_dim != kLiberoStateDim)
+    problems.push_back(str("its state has ", spec.robot.state_dim, " dims, LIBERO's has ", kLiberoStateDim));
+  if (spec.robot.action_dim != kLiberoActionDim)
+    problems.push_back(
+        str("its actions have ", spec.robot.action_dim, " dims, LIBERO's have ", kLiberoActionDim));
+  if (!problems.empty())
+    throw UsageError(str(folder, " does not fit LIBERO: ", join(problems, "; "),
+                         "; give a policy that was trained on LIBERO's demonstrations"));
+}
+
+/// Changes where any file of the folder changes; large files count by their size, and by the manifest, which
+/// holds their hashes.
+std::string fingerprint(const std::filesystem::path& folder) {
+  constexpr std::uint64_t kSmall = 1u << 20;
+  std::vector<std::string> lines;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file() || entry.path().filename() == ".lock") continue;
+    const std::string name = std::filesystem::relative(entry.path(), folder).string();
+    lines.push_back(str(name, " ", entry.file_size(), " ",
+                        entry.file_size() <= kSmall ? sha256_file(entry.path()) : std::string("-")));
+  }
+  std::sort(lines.begin(), lines.end());
+  return sha256(join(lines, "\n")).substr(0, 16);
+}
+
+class CheckpointPolicy final : public RolloutPolicy {
+ public:
+  CheckpointPolicy(const std::string& folder, std::uint64_t seed, const NetworkOptions& options)
+      : folder_(folder),
+        seed_(seed),
+        options_(options),
+        runner_(
+            PolicyRunner::load(folder, options.device, options.dtype, options.horizon, options.tokenizer)) {
+    check_fits(folder, runner_.transform().spec());
+  }
+
+  Json identity() const override {
+    return {{"kind", "checkpoint"},
+            {"layers", runner_.info().config.depth()},
+            {"euler_steps", options_.steps},
+            {"dtype", c10::toString(options_.dtype)},
+            {"fingerprint", fingerprint(folder_)}};
+  }
+  std::int64_t horizon() const override { return runner_.transform().spec().horizon; }
+
+  std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
+    std::vector<InferRequest> requests;
+    for (const PolicyCall& call : calls) {
+      requests.push_back({call.observation, noise(call)});
+      auto& images = requests.back().observation.images;
+      const auto& keys = runner_.transform().spec().image_keys;
+      std::erase_if(images, [&](const auto& image) {
+        return std::find(keys.begin(), keys.end(), image.first) == keys.end();
+      });
+    }
+    std::vector<RobotActions> out;
+    for (InferResult& result : runner_.infer(requests, {.steps = options_.steps}))
+      out.push_back(std::move(result.actions));
+    return out;
+  }
+
+ private:
+  torch::Tensor noise(const PolicyCall& call) {
+    std::uint64_t suite = 0;
+    for (unsigned char c : call.episode.suite) suite = Random({suite, c}).next();
+    const auto key = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
+    Random stream({seed_, suite, key(call.episode.task), key(call.episode.trial), key(call.call)});
+    auto generator = at::make_generator<at::CPUGeneratorImpl>(stream.next());
+    return torch::randn({horizon(), runner_.info().config.action_dim}, generator);
+  }
+
+  std::string folder_;
+  std::uint64_t seed_;
+  NetworkOptions options_;
+  PolicyRunner runner_;
+};
+
+class ServerPolicy final : public RolloutPolicy {
+ public:
+  explicit ServerPolicy(const std::string& url) : url_(url), client_(url) {}
+  Json identity() const override {
+    return {{"kind", "server"}, {"url", url_}, {"metadata", client_.metadata()}};
+  }
+  std::int64_t horizon() const override { return 0; }
+
+  std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
+    std::vector<RobotActions> out;
+    for (const PolicyCall& call : calls) {
+      out.push_back(client_.infer(call.observation));
+      if (out.back().empty()) throw Error(str(url_, " answered with no action"));
+    }
+    return out;
+  }
+
+ private:
+  std::string url_;
+  PolicyClient client_;
+};
+
+}  // namespace
+
+std::unique_ptr<RolloutPolicy> checkpoint_policy(const std::string& folder, std::uint64_t seed,
+                                                 const NetworkOptions& options) {
+  // Before the weights are read: they may be large.
+  check_fits(folder, read_checkpoint_info(folder, options.horizon).spec);
+  return std::make_unique<CheckpointPolicy>(folder, seed, options);
+}
+
+std::unique_ptr<RolloutPolicy> server_policy(const std::string& url) {
+  return std::make_unique<ServerPolicy>(url);
+}
+
+}  // namespace shallowpi
