@@ -112,8 +112,8 @@ std::vector<std::int64_t> PolicyTransform::tokens_of(const RobotObservation& obs
   std::vector<std::int64_t> tokens = encode_prompt(*tokenizer_, spec_, text, state, &truncated);
   if (truncated && !truncation_reported_.exchange(true))
     log::warning("prompt cut to ", spec_.max_token_len, " tokens",
-                 prompt_reads_state(spec_.prompt_mode) ? ", so it loses \"Action:\"" : "", ": '", text,
-                 "' (further cuts are not reported); raise max_token_len");
+                 prompt_reads_state(spec_.prompt_mode) ? ", so it loses \"Action:\"" : "", ": ",
+                 in_quotes(text), " (further cuts are not reported); raise max_token_len");
   return tokens;
 }
 
