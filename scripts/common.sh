@@ -16,6 +16,7 @@ if grep -qs 'VERSION_ID="22.04"' /etc/os-release; then
   build_packages=${build_packages/libmsgpack-cxx-dev/libmsgpack-dev}
 fi
 test_packages="libgtest-dev ffmpeg"
+libero_packages="libosmesa6 libegl1 libgl1-mesa-dri libgl1 libgles2 libglib2.0-0"
 
 # LibTorch's headers compile in half the time with a recent clang. CXX overrides.
 clang=clang-19
@@ -37,7 +38,7 @@ need_packages() {
   fi
   say "installing packages: ${root[*]} apt-get install ${missing[*]}"
   "${root[@]}" apt-get update -q >/dev/null
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 # once DIR COMMAND...: runs COMMAND, which fills DIR, unless it ran to its end before. An interrupted run is repaired.
