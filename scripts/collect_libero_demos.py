@@ -1,0 +1,327 @@
+#!/usr/bin/env python3
+"""Collects demonstrations in the LIBERO simulator with a scripted expert, in LIBERO's own HDF5 layout.
+
+    python=$(scripts/setup_libero.sh)
+    $python scripts/collect_libero_demos.py --suite libero_object --tasks 0,5,6 --episodes 25 --out data/object
+    $python scripts/collect_libero_demos.py --suite libero_object --check       # only measures the expert
+
+Objects stand where the task's own distribution puts them, then displaced by up to --displace metres; the official
+initial states are never used. What is executed is disturbed, what is recorded is the expert's clean action (DART).
+A demonstration depends on its number and the settings alone, so that the same command after an interruption collects
+what is missing, and a larger --episodes adds to what is there. Only successful episodes are kept.
+"""
+import argparse
+import json
+import multiprocessing
+import os
+import pathlib
+import sys
+import time
+import zlib
+
+import libero_worker as simulator  # sets the variables of the renderer and of the threads: before numpy
+import numpy as np
+from libero_demos import Disturbance, Recording, Replaced, TaskFile, claim_folder, displacements, wilson
+
+MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+SETTLE_STEPS = 10
+AFTER_SUCCESS = 8   # steps recorded after success: the gripper's opening
+ATTEMPTS = 20
+FINE_STATES = ("descend", "close")  # half the disturbance: the fingers are as wide as the tolerance is
+IMAGE_SIZE = 128
+
+
+class Simulator:
+    """One task's environment at a time, in this process."""
+
+    def __init__(self, suite):
+        from libero_expert import Expert, Unreachable  # needs the simulator's packages
+        self.Expert, self.Unreachable = Expert, Unreachable
+        self.worker = simulator.Environment()
+        self.suite = suite
+
+    def start(self, task, seed, init=None):
+        """Resets: the official initial state `init`, or placements drawn with the seed."""
+        self.worker.gate.open = False
+        self.worker.load(self.suite, task, IMAGE_SIZE)
+        self.env = self.worker.env
+        # An earlier episode must not shift the sampling clocks, and with them the images.
+        for observable in self.env.env._observables.values():
+            observable.reset()
+            observable._sampled = False
+        self.env.env.hard_reset = init is None  # a soft one is faster, but equal only to 1e-5
+        self.env.seed(seed)
+        self.env.reset()
+        if init is not None:
+            self.env.set_init_state(self.worker.init_states[init])
+
+    def settle(self):
+        for _ in range(SETTLE_STEPS):
+            self.env.step(simulator.SETTLE_ACTION)
+
+    def execute(self, action, render):
+        self.worker.gate.open = render
+        return self.env.step(np.clip(action, -1, 1))[0]
+
+    # Placements.
+
+    def standing(self, scene):
+        """{name of an object that stands on the table: names of those that stand on it}"""
+        problem, env = self.env.env.parsed_problem, self.env.env
+        groups, on_object = {}, []
+        for fact in problem["initial_state"]:
+            if fact[0] == "on" and fact[1] in env.objects_dict:
+                if fact[2] in env.objects_dict:
+                    on_object.append(fact)
+                elif scene.owner(fact[2]) is None:
+                    groups[fact[1]] = []
+        for _, name, support in on_object:
+            if support in groups:
+                groups[support].append(name)
+        return groups
+
+    def table(self):
+        """(x low, y low, x high, y high), or None where everything stands on the floor."""
+        sizes = [value for name, value in vars(self.env.env).items() if name.endswith("table_full_size")]
+        if "floor" in type(self.env.env).__name__.lower() or not sizes:
+            return None
+        half, centre = np.array(sizes[-1][:2]) / 2, np.array(self.env.env.workspace_offset[:2])
+        return (*(centre - half), *(centre + half))
+
+    def displace(self, scene, rng, distance):
+        def box(name):
+            cloud = scene.cloud(name)[:, :2]
+            return (*cloud.min(axis=0), *cloud.max(axis=0))
+
+        groups = self.standing(scene)
+        fixtures = [name for name in self.env.env.fixtures_dict if scene.owner(name)]
+        shifts = displacements(rng, [box(name) for name in groups], [box(name) for name in fixtures], distance,
+                               self.table())
+        mover = simulator.Scene(self.env.env)
+        for (name, above), shift in zip(groups.items(), shifts):
+            for moved in (name, *above):
+                mover.shift(moved, *shift)
+        self.env.sim.forward()
+
+    # Episodes.
+
+    def start_pose(self, expert, rng, spread):
+        """An unrecorded walk to somewhere near the official pose."""
+        point = expert.scene.gripper() + rng.uniform(-1, 1, 3) * spread * np.array([1, 1, 0.5])
+        for action in expert.go(point, tolerance=0.01, limit=25):
+            self.execute(action, render=False)
+
+    def demonstrate(self, task, rng, args):
+        """A Recording, or None where the expert failed."""
+        self.start(task, int(rng.integers(2**31)))
+        expert = self.Expert(self.env)
+        if args.displace:
+            self.displace(expert.scene, rng, args.displace)
+        self.settle()
+        if args.start:
+            self.start_pose(expert, rng, args.start)
+        disturbance = Disturbance(rng, args.disturb)
+        recording = Recording(self.env.sim.model.get_xml())
+        after = 0
+        for action in expert.plan():
+            state = self.env.get_sim_state()
+            push = disturbance.next() * (0.5 if expert.state in FINE_STATES else 1.0)
+            self.record(recording, state, action, self.execute(action + push, render=True))
+            after = after + 1 if self.env.check_success() else 0
+            if after > AFTER_SUCCESS or len(recording) > 2 * MAX_STEPS[self.suite]:
+                break
+        return recording if after else None
+
+    def record(self, recording, state, action, obs):
+        recording.add(
+            states=state, actions=action, robot_states=self.env.env.get_robot_state_vector(obs),
+            agentview_rgb=obs["agentview_image"], eye_in_hand_rgb=obs["robot0_eye_in_hand_image"],
+            ee_states=[*obs["robot0_eef_pos"], *simulator.axis_angle(obs["robot0_eef_quat"])],
+            gripper_states=obs["robot0_gripper_qpos"], joint_states=obs["robot0_joint_pos"])
+
+    def attempt(self, task, init):
+        """(success, steps) from an official initial state, undisturbed and without images."""
+        self.start(task, 0, init)
+        self.settle()
+        steps = 0
+        for action in self.Expert(self.env).plan():
+            self.execute(action, render=False)
+            steps += 1
+            if self.env.check_success():
+                return True, steps
+            if steps >= MAX_STEPS[self.suite]:
+                break
+        return False, steps
+
+    def attributes(self, task):
+        """What LIBERO writes beside the demonstrations of a task."""
+        entry = self.worker.suite(self.suite).get_task(task)
+        bddl = f"{entry.problem_folder}/{entry.bddl_file}"
+        content = (pathlib.Path(self.worker.libero_path("bddl_files")) / bddl).read_text()
+        problem = {"problem_name": self.env.problem_name, "domain_name": "robosuite",
+                   "language_instruction": entry.language}
+        kwargs = {"robots": ["Panda"], "controller_configs": self.env.env.robots[0].controller_config["type"],
+                  "camera_names": ["agentview", "robot0_eye_in_hand"], "camera_heights": IMAGE_SIZE,
+                  "camera_widths": IMAGE_SIZE, "control_freq": self.env.env.control_freq}
+        name = type(self.env.env).__name__
+        return {"env_name": name, "problem_info": json.dumps(problem), "macros_image_convention": "opengl",
+                "bddl_file_name": bddl, "bddl_file_content": content,
+                "env_args": json.dumps({"type": 1, "env_name": name, "problem_name": self.env.problem_name,
+                                        "bddl_file": bddl, "env_kwargs": kwargs})}
+
+
+# One process's simulator and settings.
+worker_simulator, worker_args = None, None
+
+
+def start_worker(args):
+    global worker_simulator, worker_args
+    worker_simulator, worker_args = Simulator(args.suite), args
+
+
+def collect_one(job):
+    task, name, index = job
+    for attempt in range(ATTEMPTS):
+        rng = np.random.default_rng([worker_args.seed, zlib.crc32(worker_args.suite.encode()), task, index, attempt])
+        recording = worker_simulator.demonstrate(task, rng, worker_args)
+        if recording is not None:
+            TaskFile(worker_args.out, name).write_part(index, recording)
+            return task, index, attempt + 1, len(recording), worker_simulator.attributes(task)
+    raise RuntimeError(f"the expert failed {ATTEMPTS} times in a row at task {task}: displace or disturb less")
+
+
+def check_one(job):
+    task, _, init = job
+    try:
+        return task, init, *worker_simulator.attempt(task, init)
+    except worker_simulator.Unreachable as error:
+        return task, init, None, str(error)
+
+
+def run(function, jobs, args):
+    """Yields results as they come, with progress on stderr."""
+    started, last = time.monotonic(), 0.0
+    context = multiprocessing.get_context("spawn")  # rendering contexts do not survive a fork
+    with context.Pool(min(args.workers, len(jobs)) or 1, start_worker, (args,)) as pool:
+        for done, result in enumerate(pool.imap_unordered(function, jobs), start=1):
+            yield result
+            left = (time.monotonic() - started) / done * (len(jobs) - done)
+            text = f"{done}/{len(jobs)} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
+            if sys.stderr.isatty():
+                print(f"\r{text} ", end="\n" if done == len(jobs) else "", file=sys.stderr, flush=True)
+            elif done == len(jobs) or time.monotonic() - last > 30:
+                print(text, file=sys.stderr, flush=True)
+                last = time.monotonic()
+
+
+def collect(args, tasks, names):
+    if args.out is None:
+        sys.exit("error: --out is missing: the folder for the demonstrations")
+    settings = {name: getattr(args, name) for name in ("suite", "seed", "displace", "start", "disturb")}
+    if problem := claim_folder(args.out, settings):
+        sys.exit(f"error: {problem}")
+    files = {task: TaskFile(args.out, names[task]) for task in tasks}
+    jobs = [(task, names[task], index) for task in tasks for index in files[task].missing(args.episodes)]
+    steps, tries, attributes = [], [], {}
+    for task, index, attempts, length, found in run(collect_one, jobs, args) if jobs else ():
+        steps.append(length)
+        tries.append(attempts)
+        attributes[task] = found
+        if not files[task].missing(args.episodes):
+            files[task].merge(args.episodes, attributes[task])
+    for task in tasks:  # interrupted after the last demonstration and before the merge
+        if files[task].parts.exists():
+            start_worker(args)
+            worker_simulator.start(task, 0)
+            files[task].merge(args.episodes, worker_simulator.attributes(task))
+    for task in tasks:
+        print(files[task].path)
+    if jobs:
+        print(f"{len(jobs)} demonstrations, {np.mean(steps):.0f} steps each, {len(jobs)} of {sum(tries)} episodes succeeded")
+
+
+def check(args, tasks, names):
+    results = {task: [] for task in tasks}
+    jobs = [(task, names[task], init) for task in tasks for init in range(args.episodes)]
+    for task, init, success, steps in run(check_one, jobs, args):
+        results[task].append({"init": init, "success": success, "steps": steps})
+    rows, reached = [], []
+    for task in tasks:
+        episodes = sorted(results[task], key=lambda episode: episode["init"])
+        if episodes[0]["success"] is None:
+            rows.append({"task": task, "name": names[task], "unreachable": episodes[0]["steps"]})
+            print(f"{task:4}        -                  {names[task]}: {episodes[0]['steps']}")
+            continue
+        reached += episodes
+        rows.append({"task": task, "name": names[task], "episodes": episodes, **summary(episodes)})
+        print_row(f"{task:4}", episodes, names[task])
+    print_row(" all", reached, args.suite)
+    if args.json:
+        with Replaced(args.json) as temporary:
+            temporary.write_text(json.dumps({"suite": args.suite, **summary(reached), "tasks": rows}, indent=1) + "\n")
+
+
+def summary(episodes):
+    successes = sum(episode["success"] for episode in episodes)
+    low, high = wilson(successes, len(episodes))
+    return {"successes": successes, "trials": len(episodes), "low": round(low, 4), "high": round(high, 4)}
+
+
+def print_row(label, episodes, name):
+    s = summary(episodes)
+    share = f"{100 * s['successes'] / s['trials']:3.0f} %" if episodes else "-"
+    print(f"{label} {s['successes']:4}/{s['trials']:<4} {share} [{100 * s['low']:3.0f}, {100 * s['high']:3.0f}] {name}")
+
+
+def parse_tasks(text, count):
+    if text == "all":
+        return list(range(count))
+    chosen = [part.strip() for part in text.split(",")]
+    for part in chosen:
+        if not part.isdigit() or int(part) >= count:
+            sys.exit(f"error: --tasks {text}: expected numbers below {count} such as 0,5,6, or all")
+    return sorted({int(part) for part in chosen})
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=sorted(MAX_STEPS), default="libero_object")
+    parser.add_argument("--tasks", default="all", help="numbers such as 0,5,6; default: all")
+    parser.add_argument("--episodes", type=int, default=10,
+                        help="demonstrations per task, or initial states with --check; default: 10")
+    parser.add_argument("--displace", type=float, default=0.02, metavar="M", help="metres, uniform; default: 0.02")
+    parser.add_argument("--start", type=float, default=0.05, metavar="M",
+                        help="the gripper starts up to that far from its official pose; default: 0.05")
+    parser.add_argument("--disturb", type=float, default=0.18, metavar="A",
+                        help="standard deviation of what is added to executed translations, in action units (0.35 is too"
+                        " strong); default: 0.18")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes, 2 GB of memory each; default: 1")
+    parser.add_argument("--out", type=pathlib.Path, help="folder for <task>_demo.hdf5")
+    parser.add_argument("--check", action="store_true",
+                        help="measure the expert over official initial states: undisturbed, without images, files")
+    parser.add_argument("--json", type=pathlib.Path, help="with --check: write the results to this file")
+    args = parser.parse_args()
+    for name in ("episodes", "workers"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    for name, most in (("displace", 0.2), ("start", 0.2), ("disturb", 1.0), ("seed", 2**32)):
+        if not 0 <= getattr(args, name) <= most:
+            parser.error(f"--{name} must lie between 0 and {most:g}")
+    return args
+
+
+def main():
+    args = parse_arguments()
+    try:
+        benchmark, _, _ = simulator.load_libero()
+    except (simulator.UsageError, simulator.RenderError) as error:
+        sys.exit(f"error: {error}")
+    suite = benchmark.get_benchmark(args.suite)()
+    tasks = parse_tasks(args.tasks, suite.n_tasks)
+    names = {task: suite.get_task(task).name for task in tasks}
+    (check if args.check else collect)(args, tasks, names)
+
+
+if __name__ == "__main__":
+    main()
