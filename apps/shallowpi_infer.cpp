@@ -77,14 +77,14 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
       "simulate-loop",
       "play the robot's control loop against demonstrations, with a given inference latency");
   loop->add_option("--data", options.data, "demonstrations (HDF5); one frame is one control tick")
-      ->type_name("FILE...")
+      ->type_name("FILE")
       ->required();
   loop->add_option("--checkpoint", options.checkpoint,
                    "our, openpi's or LeRobot's folder; without it the demonstration answers")
       ->type_name("DIR");
   loop->add_option("--latency-ms", options.latencies_ms,
                    "from an observation to its chunk; several: a row each")
-      ->type_name("MS...")
+      ->type_name("MS")
       ->capture_default_str();
   loop->add_option("--control-hz", options.control_hz, "ticks per second")
       ->type_name("HZ")

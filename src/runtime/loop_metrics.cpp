@@ -18,8 +18,8 @@ std::vector<std::size_t> motion_dims(const RobotSpec& robot) {
 
 }  // namespace
 
-LoopMetrics::LoopMetrics(const RobotSpec& robot, double control_hz)
-    : robot_(robot), control_hz_(control_hz), motion_dims_(motion_dims(robot)) {}
+LoopMetrics::LoopMetrics(const RobotSpec& robot, double control_hz, std::int64_t delay)
+    : robot_(robot), control_hz_(control_hz), delay_(delay), motion_dims_(motion_dims(robot)) {}
 
 void LoopMetrics::add_episode(const std::vector<ChunkTick>& ticks, const ActionChunk& demonstrated) {
   ++episodes_;
@@ -27,7 +27,7 @@ void LoopMetrics::add_episode(const std::vector<ChunkTick>& ticks, const ActionC
   for (const ChunkTick& tick : ticks) {
     ++ticks_;
     waiting_ += tick.status == TickStatus::kWaiting;
-    idle_ += tick.status == TickStatus::kHolding;
+    idle_ += tick.status != TickStatus::kActing && tick.tick >= delay_;
     if (tick.status == TickStatus::kActing) age_.add(tick.mean_age);
     if (tick.status == TickStatus::kWaiting) continue;
     executed.push_back(tick.action);

@@ -24,7 +24,8 @@ struct RunningMean {
 
 class LoopMetrics {
  public:
-  LoopMetrics(const RobotSpec& robot, double control_hz);
+  /// The first `delay` ticks of an episode are without an action whatever the loop does, and not idle.
+  LoopMetrics(const RobotSpec& robot, double control_hz, std::int64_t delay);
 
   /// One played episode: its ticks, and what was demonstrated at each of them.
   void add_episode(const std::vector<ChunkTick>& ticks, const ActionChunk& demonstrated);
@@ -42,6 +43,7 @@ class LoopMetrics {
 
   RobotSpec robot_;
   double control_hz_;
+  std::int64_t delay_;
   std::vector<std::size_t> motion_dims_;  // of actions: all but grippers
   std::int64_t episodes_ = 0, ticks_ = 0, waiting_ = 0, idle_ = 0, worst_reaction_ = -1;
   RunningMean reaction_, age_, squared_jerk_, jump_, travel_per_tick_, error_;

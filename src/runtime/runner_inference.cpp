@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "data/policy_sample.h"
 #include "shallowpi/data/normalize.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/data/robot.h"
@@ -32,12 +33,12 @@ torch::Tensor normalized_prefix(const PolicyTransform& transform, const ActionCh
   state_to_policy(robot, state);
   ActionChunk policy_actions = actions;
   actions_to_policy(robot, state, policy_actions);
-  constexpr std::int64_t kPaddedDims = 32;
-  torch::Tensor prefix_hd = torch::zeros({static_cast<std::int64_t>(actions.size()), kPaddedDims});
-  for (std::size_t i = 0; i < policy_actions.size(); ++i) {
-    Action& action = policy_actions[i];
+  torch::Tensor prefix_hd = torch::empty({static_cast<std::int64_t>(actions.size()), kPaddedDims});
+  float* row = prefix_hd.data_ptr<float>();
+  for (Action& action : policy_actions) {
     normalize(transform.stats().actions, transform.spec().norm_mode, action);
-    std::copy(action.begin(), action.end(), prefix_hd.data_ptr<float>() + kPaddedDims * std::int64_t(i));
+    write_padded(action, row);
+    row += kPaddedDims;
   }
   return prefix_hd;
 }

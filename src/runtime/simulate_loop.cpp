@@ -81,7 +81,7 @@ LoopReport simulate_loop(const Dataset& dataset, const EpisodePolicy& policy, co
   report.needed = needed_horizon(chunking.execute, report.delay);
   // Where chunks are too short, the loop runs dry, and that is to be seen.
   chunking.expected_delay = chunking.horizon >= report.needed ? report.delay : 0;
-  LoopMetrics metrics(settings.robot, chunking.control_hz);
+  LoopMetrics metrics(settings.robot, chunking.control_hz, report.delay);
   for_episodes(dataset, settings, [&](const Dataset::Sample& episode) {
     play_episode(dataset, policy, episode, chunking, report.delay, metrics);
     metrics.add_travel(recorded_states(dataset, episode));
@@ -91,7 +91,7 @@ LoopReport simulate_loop(const Dataset& dataset, const EpisodePolicy& policy, co
 }
 
 LoopReport demonstration_report(const Dataset& dataset, const LoopSettings& settings) {
-  LoopMetrics metrics(settings.robot, settings.chunking.control_hz);
+  LoopMetrics metrics(settings.robot, settings.chunking.control_hz, 0);
   for_episodes(dataset, settings, [&](const Dataset::Sample& episode) {
     std::vector<ChunkTick> ticks;
     for (const Action& action : demonstrated(dataset, episode))

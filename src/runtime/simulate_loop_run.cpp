@@ -36,6 +36,7 @@ std::vector<ChunkMode> modes_of(const SimulateLoopOptions& options) {
 }
 
 void check_options(const SimulateLoopOptions& options) {
+  modes_of(options);
   if (options.episodes < 0) throw UsageError(str("--episodes ", options.episodes, ": must not be negative"));
   if (options.latencies_ms.empty()) throw UsageError("give at least one --latency-ms");
   for (double latency : options.latencies_ms)

@@ -112,6 +112,7 @@ TEST(SimulateLoop, ShortChunksIdle) {
       simulate_loop(dataset, demonstration_policy(dataset, 10), settings(ChunkMode::kReceding, 364, 7, 10));
   EXPECT_EQ(report.needed, 22);
   EXPECT_EQ(report.waiting_ticks, 200) << "every chunk is over before it arrives";
+  EXPECT_EQ(report.idle_ticks, 200 - 11);
   EXPECT_FALSE(report.error.has_value());
   const LoopReport some =
       simulate_loop(dataset, demonstration_policy(dataset, 10), settings(ChunkMode::kReceding, 200, 7, 10));

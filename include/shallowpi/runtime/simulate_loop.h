@@ -41,7 +41,7 @@ struct LoopReport {
   /// ones had planned for that tick; robot units.
   std::optional<double> discontinuity;
   std::int64_t waiting_ticks = 0;  ///< before the first action
-  std::int64_t idle_ticks = 0;     ///< holding, because no chunk had an action
+  std::int64_t idle_ticks = 0;     ///< without an action, but for the first `delay` of each episode
   /// How far the recorded robot moves during one inference, mean: `travel_unit` is "cm" of the end effector
   /// (LIBERO), else "units" of joint space.
   double travel = 0;

@@ -1,0 +1,63 @@
+// The controller's inference by the quickstart's policy.
+#include <gtest/gtest.h>
+
+#include "shallowpi/runtime/action_chunk_controller.h"
+#include "shallowpi/runtime/policy_runner.h"
+#include "test_util.h"
+
+namespace shallowpi {
+namespace {
+
+std::shared_ptr<PolicyRunner> quickstart_runner() {
+  torch::set_num_threads(1);
+  return std::make_shared<PolicyRunner>(
+      PolicyRunner::load(std::filesystem::path(SHALLOWPI_SOURCE_DIR) / "configs/quickstart/teacher",
+                         torch::kCPU, torch::kFloat32));
+}
+
+RobotObservation grey_observation() {
+  RobotObservation observation;
+  for (const char* camera : {"base_0_rgb", "left_wrist_0_rgb"})
+    observation.images[camera] = {64, 64, std::vector<std::uint8_t>(64 * 64 * 3, 100)};
+  observation.state = {0.1f, -0.2f, 1.0f, 3.1f, 0.0f, 0.1f, 0.02f, -0.02f};
+  observation.prompt = "pick up the soup";
+  return observation;
+}
+
+TEST(RunnerInference, AChunkReturnsToWhatTheNetworkSaid) {
+  const auto runner = quickstart_runner();
+  const RobotObservation observation = grey_observation();
+  const InferResult result = runner->infer({{observation, torch::randn({16, 32}), {}}}, {.steps = 2}).at(0);
+  const torch::Tensor back_hd = normalized_prefix(runner->transform(), result.actions, observation.state);
+  ASSERT_EQ(back_hd.sizes(), (std::vector<std::int64_t>{16, 32}));
+  EXPECT_TRUE(testing::tensor_near(back_hd.narrow(1, 0, 7), result.normalized_hd.narrow(1, 0, 7), 1e-4));
+  EXPECT_EQ(back_hd.narrow(1, 7, 25).abs().max().item<float>(), 0);
+  EXPECT_FALSE(normalized_prefix(runner->transform(), {}, observation.state).defined());
+}
+
+TEST(RunnerInference, AnswersContinueTheirPrefix) {
+  const ChunkInference infer = runner_inference(quickstart_runner(), 2);
+  const RobotObservation observation = grey_observation();
+  const ActionChunk free = infer(observation, {});
+  ActionChunk prefix(free.begin(), free.begin() + 3);
+  for (Action& action : prefix)
+    for (float& value : action) value *= 0.5f;
+  const ActionChunk bound = infer(observation, prefix);
+  ASSERT_EQ(bound.size(), free.size());
+  for (std::size_t i = 0; i < prefix.size(); ++i)
+    for (std::size_t d = 0; d < prefix[i].size(); ++d) EXPECT_NEAR(bound[i][d], prefix[i][d], 1e-4) << i << d;
+}
+
+TEST(RunnerInference, NoiseIsAFunctionOfSeedAndCall) {
+  const auto runner = quickstart_runner();
+  const RobotObservation observation = grey_observation();
+  const ChunkInference a = runner_inference(runner, 2, 1), b = runner_inference(runner, 2, 1),
+                       c = runner_inference(runner, 2, 2);
+  const ActionChunk first = a(observation, {}), second = a(observation, {});
+  EXPECT_NE(first, second);
+  EXPECT_EQ(b(observation, {}), first);
+  EXPECT_NE(c(observation, {}), first);
+}
+
+}  // namespace
+}  // namespace shallowpi
