@@ -152,6 +152,8 @@ class Rollout {
     std::vector<std::int64_t> chosen = options_.tasks;
     const auto count = static_cast<std::int64_t>(tasks.size());
     for (std::int64_t task = 0; options_.tasks.empty() && task < count; ++task) chosen.push_back(task);
+    std::sort(chosen.begin(), chosen.end());
+    chosen.erase(std::unique(chosen.begin(), chosen.end()), chosen.end());
     for (std::int64_t task : chosen) {
       if (task >= 0 && task < count) continue;
       std::vector<std::string> valid;
