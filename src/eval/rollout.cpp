@@ -15,6 +15,7 @@
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/distill/progress.h"
 #include "shallowpi/distill/stop_signal.h"
 
 namespace shallowpi {
@@ -54,7 +55,10 @@ class RolloutProgress {
         str(done, "/", total_, " episodes  success ", count.successes, "/", count.episodes, " (",
             fixed(100 * count.rate(), 1), " %)  left ", human_duration(each * double(total_ - done)));
     if (terminal_) {
-      std::cerr << "\r\033[K" << line << std::flush;
+      constexpr const char* kEraseLine = "\r\033[K";
+      std::cerr << kEraseLine
+                << progress_bar(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total_)) << line
+                << std::flush;
       shown_ = true;
     } else if (!logged_ || seconds_since(*logged_) > 30 || done == total_) {
       log::info(line);

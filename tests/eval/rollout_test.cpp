@@ -203,11 +203,14 @@ TEST_F(RolloutTest, NoLatencyEqualsThePlainRollout) {
   EXPECT_EQ(outcomes(run("zero")), plain);
   options_.latency_ms = 1;
   EXPECT_NE(outcomes(run("one")), plain);
-  testing::write_text(dir_ / "bench.json", R"({"p50_ms": 1.0})");
+  testing::write_text(dir_ / "bench.json", R"({"results": [{"ms": {"total": {"p50": 1.0}}}]})");
   const auto late = outcomes(run("one"));
   options_.latency_ms = 0;
   options_.latency_from = dir_ / "bench.json";
   EXPECT_EQ(outcomes(run("from")), late);
+  testing::write_text(dir_ / "bench.json", R"({"results": []})");
+  ScriptedPolicy policy;
+  expect_error<CorruptError>([&] { run_rollout(options_, policy); }, "bench.json", "results[0].ms.total.p50");
 }
 
 TEST_F(RolloutTest, RefusesAChunkThatIsTooShortForTheLatency) {
