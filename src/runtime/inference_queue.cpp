@@ -25,16 +25,6 @@ bool all_finite(const RobotActions& actions) {
   });
 }
 
-std::int64_t prefix_length(const PolicyRequest& request) {
-  const torch::Tensor& prefix = request.infer.prefix_actions_hd;
-  return prefix.defined() ? prefix.size(0) : 0;
-}
-
-/// Can they be inferred together?
-bool compatible(const PolicyRequest& a, const PolicyRequest& b) {
-  return a.options.steps == b.options.steps && prefix_length(a) == prefix_length(b);
-}
-
 }  // namespace
 
 InferenceQueue::InferenceQueue(InferFunction infer, QueueOptions options, ServerMetrics& metrics,
@@ -94,7 +84,7 @@ std::vector<InferenceQueue::Job> InferenceQueue::next_batch(std::unique_lock<std
   for (auto job = waiting_.begin(); job != waiting_.end() && batch.size() < options_.max_batch;) {
     if (std::optional<Outcome> refusal = refuse_early(*job)) {
       finish(*job, std::move(*refusal));
-    } else if (batch.empty() || compatible(batch.front().request, job->request)) {
+    } else if (batch.empty() || batch.front().request.options.steps == job->request.options.steps) {
       batch.push_back(std::move(*job));
     } else {
       ++job;
@@ -105,6 +95,7 @@ std::vector<InferenceQueue::Job> InferenceQueue::next_batch(std::unique_lock<std
   return batch;
 }
 
+/// Not worth an answer: the client has left, or the observation is too old.
 std::optional<Outcome> InferenceQueue::refuse_early(const Job& job) const {
   if (job.gone && job.gone()) return Outcome{RequestEnd::kAbandoned, {}, "the client has left", 0};
   if (!options_.max_age || !job.request.timestamp_s) return {};
@@ -125,48 +116,58 @@ Outcome InferenceQueue::too_old(double age_ms) const {
           0};
 }
 
+struct InferenceQueue::Attempt {
+  RequestEnd end = RequestEnd::kAnswered;
+  std::string error;
+  std::vector<InferResult> results;
+};
+
+InferenceQueue::Attempt InferenceQueue::attempt(const std::vector<Job>& batch) {
+  std::vector<InferRequest> requests;
+  for (const Job& job : batch) requests.push_back(job.request.infer);
+  try {
+    Attempt done{RequestEnd::kAnswered, "", infer_(requests, batch.front().request.options)};
+    if (done.results.size() != batch.size()) throw Error("the policy returned another number of answers");
+    for (const InferResult& result : done.results)
+      if (!all_finite(result.actions)) throw NotFiniteError("an action is not finite");
+    return done;
+  } catch (const UsageError& problem) {
+    return {RequestEnd::kBadMessage, problem.what(), {}};
+  } catch (const NotFiniteError&) {
+    return {RequestEnd::kNotFinite, "actions: the policy's answer is not finite; it is not sent", {}};
+  } catch (const std::exception& problem) {
+    log::error("inference failed: ", problem.what());
+    return {RequestEnd::kFailed, "the policy failed on this observation", {}};
+  }
+}
+
+/// True where the policy is to be given up. Observations that are to blame themselves say nothing of it.
+bool InferenceQueue::count_failures(RequestEnd end) {
+  const std::lock_guard lock(mutex_);
+  if (end == RequestEnd::kAnswered) failures_ = 0;
+  if (end == RequestEnd::kFailed) ++failures_;
+  return end == RequestEnd::kFailed && failures_ == options_.failures_to_stop;
+}
+
 void InferenceQueue::run_batch(std::vector<Job>& batch) {
   const Clock::time_point start = Clock::now();
   const double queued_s = seconds_since(batch.front().since);
-  std::vector<InferRequest> requests;
-  for (const Job& job : batch) requests.push_back(job.request.infer);
-  std::vector<InferResult> results;
-  std::string error;
-  RequestEnd end = RequestEnd::kAnswered;
-  try {
-    results = infer_(requests, batch.front().request.options);
-    if (results.size() != batch.size()) throw Error("the policy returned another number of answers");
-  } catch (const UsageError& problem) {
-    if (batch.size() > 1) {  // one observation is to blame; the others get their answers
-      for (Job& job : batch) {
-        std::vector<Job> alone;
-        alone.push_back(std::move(job));
-        run_batch(alone);
-      }
-      return;
-    }
-    end = RequestEnd::kBadMessage;
-    error = problem.what();
-  } catch (const std::exception& problem) {
-    log::error("inference failed: ", problem.what());
-    end = RequestEnd::kFailed;
-    error = "the policy failed on this observation";
-  }
+  Attempt made = attempt(batch);
   const double infer_s = seconds_since(start);
   metrics_.observe_batch(batch.size(), queued_s, infer_s);
-  bool broken = false;
-  if (end != RequestEnd::kBadMessage) {
-    const std::lock_guard lock(mutex_);
-    failures_ = end == RequestEnd::kFailed ? failures_ + 1 : 0;
-    broken = failures_ == options_.failures_to_stop;
+  if (batch.size() > 1 && (made.end == RequestEnd::kBadMessage || made.end == RequestEnd::kNotFinite)) {
+    for (Job& job : batch) {  // one observation is to blame; the others get their answers
+      std::vector<Job> alone;
+      alone.push_back(std::move(job));
+      run_batch(alone);
+    }
+    return;
   }
+  const bool broken = count_failures(made.end);
   for (std::size_t i = 0; i < batch.size(); ++i) {
-    Outcome outcome{end, {}, error, infer_s * 1e3};
-    if (end == RequestEnd::kAnswered) outcome.result = std::move(results[i]);
-    if (end == RequestEnd::kAnswered && !all_finite(outcome.result.actions))
-      outcome = {RequestEnd::kNotFinite, {}, "actions: the policy's answer is not finite; it is not sent", 0};
-    else if (std::optional<Outcome> late = refuse_early(batch[i]))
-      outcome = std::move(*late);
+    Outcome outcome{made.end, {}, made.error, infer_s * 1e3};
+    if (made.end == RequestEnd::kAnswered) outcome.result = std::move(made.results[i]);
+    if (std::optional<Outcome> late = refuse_early(batch[i])) outcome = std::move(*late);
     finish(batch[i], std::move(outcome));
   }
   if (broken && on_broken_) on_broken_();

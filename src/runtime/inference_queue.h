@@ -16,7 +16,7 @@
 
 namespace shallowpi {
 
-/// PolicyRunner::infer, or a test's stand-in. Throws UsageError where an observation is to blame.
+/// PolicyRunner::infer, or a test's stand-in; throws what that throws.
 using InferFunction =
     std::function<std::vector<InferResult>(const std::vector<InferRequest>&, const InferOptions&)>;
 
@@ -60,6 +60,9 @@ class InferenceQueue {
   void work();
   std::vector<Job> next_batch(std::unique_lock<std::mutex>& lock);
   void run_batch(std::vector<Job>& batch);
+  struct Attempt;
+  Attempt attempt(const std::vector<Job>& batch);
+  bool count_failures(RequestEnd end);
   void finish(Job& job, Outcome outcome);
   std::optional<Outcome> refuse_early(const Job& job) const;
   Outcome too_old(double age_ms) const;

@@ -142,7 +142,9 @@ void PolicyClient::Impl::Connection::connect(const Url& url, const std::string& 
                                       [&](beast::error_code error) { result = error; });
             });
       });
-  context_.run_for(timeout);
+  const auto end = std::chrono::steady_clock::now() + timeout;
+  while (!result && context_.run_one_until(end) > 0) {
+  }
   context_.restart();
   if (!result) throw Error(str("no answer from ", name_, " within ", timeout_.count(), " s"));
   if (*result == websocket::error::upgrade_declined)

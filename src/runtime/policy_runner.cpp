@@ -28,7 +28,8 @@ void check_finite(const RobotActions& actions) {
   for (std::size_t h = 0; h < actions.size(); ++h)
     for (std::size_t dim = 0; dim < actions[h].size(); ++dim)
       if (!std::isfinite(actions[h][dim]))
-        throw Error(str("the policy's action ", h, " is not finite (dim ", dim, "), and was withheld"));
+        throw NotFiniteError(
+            str("the policy's action ", h, " is not finite (dim ", dim, "), and was withheld"));
 }
 
 }  // namespace

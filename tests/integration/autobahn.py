@@ -3,7 +3,6 @@ It is a Python 2 program: autobahntestsuite 0.8.2 is installed into a scratch fo
 usage: autobahn.py FAKE_POLICY_SERVER PYTHON2.7"""
 import collections
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,8 +17,8 @@ with tempfile.TemporaryDirectory() as scratch, Server([program, "--echo"]) as se
         json.dump({"outdir": f"{scratch}/reports", "servers": [{"agent": "shallowpi", "url": server.url}],
                    "cases": [f"{section}.*" for section in (1, 2, 3, 4, 5, 6, 7, 9, 10)], "exclude-cases": [],
                    "exclude-agent-cases": {}}, spec)
-    run = [python, "-c", "from autobahntestsuite.wstest import run; run()", "-m", "fuzzingclient", "-s", "spec.json"]
-    subprocess.run(run, cwd=scratch, env={**os.environ, "PYTHONPATH": f"{scratch}/packages"}, check=True,
+    start = "import site; site.addsitedir('packages'); from autobahntestsuite.wstest import run; run()"
+    subprocess.run([python, "-c", start, "-m", "fuzzingclient", "-s", "spec.json"], cwd=scratch, check=True,
                    stdout=subprocess.DEVNULL)
     with open(f"{scratch}/reports/index.json") as report:
         cases = json.load(report)["shallowpi"]

@@ -107,7 +107,7 @@ TEST(Message, RefusesArrayTypesThatAreNotPlainNumbersOrText) {
                                    "<f4x", "<f-4", "<U0", "<U999999999"})
     expect_refused(array_message(text(dtype), bin(std::string(8, '\0')), "\x91\x01"), "a: the array type ");
   expect_refused(array_message(text("|\x1b[2"), bin("12"), "\x91\x02"),
-                 R"("|\x1B[2")");  // safe for terminals
+                 R"("|\x1b[2")");  // safe for terminals
 }
 
 TEST(Message, RefusesShapesThatContradictTheBytes) {

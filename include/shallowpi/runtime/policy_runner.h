@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "shallowpi/base/error.h"
 #include "shallowpi/data/policy_transform.h"
 #include "shallowpi/model/checkpoint.h"
 #include "shallowpi/runtime/engine.h"
@@ -32,6 +33,12 @@ struct InferResult {
   double prepare_ms = 0, model_ms = 0;
 };
 
+/// The network's actions are not finite, for one of the observations at least.
+class NotFiniteError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// A loaded policy. Not thread-safe: one inference thread.
 class PolicyRunner {
  public:
@@ -45,7 +52,7 @@ class PolicyRunner {
   Engine& engine() { return engine_; }
 
   /// One forward pass for the whole batch. Throws UsageError that names the field for a request that does not
-  /// fit the policy, and Error where the network's actions are not finite.
+  /// fit the policy, and NotFiniteError where the network's actions are not finite.
   std::vector<InferResult> infer(const std::vector<InferRequest>& batch, const InferOptions& options = {});
 
  private:

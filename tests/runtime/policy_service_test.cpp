@@ -1,0 +1,104 @@
+#include "runtime/policy_service.h"
+
+#include <future>
+
+#include "runtime/message.h"
+#include "shallowpi/runtime/policy_client.h"
+#include "test_util.h"
+
+namespace shallowpi {
+namespace {
+
+/// The quickstart's teacher behind the service, and by itself.
+class PolicyServiceTest : public ::testing::Test {
+ protected:
+  PolicyServiceTest()
+      : runner_(PolicyRunner::load(str(SHALLOWPI_SOURCE_DIR, "/configs/quickstart/teacher"), torch::kCPU,
+                                   torch::kFloat32)),
+        service_(
+            ObservationDecoder(runner_.info().spec, runner_.info().stats, {}),
+            [this](const auto& requests, const auto& options) { return runner_.infer(requests, options); },
+            {}, policy_metadata(runner_.info().spec), [] {}) {
+    for (const std::string& camera : runner_.info().spec.image_keys) {
+      Image image{48, 96, std::vector<std::uint8_t>(3 * 48 * 96)};
+      for (std::size_t i = 0; i < image.bytes.size(); ++i)
+        image.bytes[i] = static_cast<std::uint8_t>(i * 31 + camera.size());
+      request_.observation.images[camera] = image;
+    }
+    for (int dim = 0; dim < 8; ++dim) request_.observation.state.push_back(0.1f * static_cast<float>(dim));
+    request_.observation.prompt = "pick up the soup";
+    request_.noise_hd = torch::randn({16, 32});
+  }
+
+  WebsocketAnswer ask(std::vector<WireEntry> more) {
+    const std::string plain = encode_observation(request_.observation, RobotKind::kLibero);
+    const WireValue root = decode_message(plain);
+    WireMap map = *root.as<WireMap>();
+    map.insert(map.end(), more.begin(), more.end());
+    const std::string bytes = encode_message({map});
+    std::promise<WebsocketAnswer> answer;
+    WebsocketMessage message;
+    message.bytes = bytes;
+    message.gone = [] { return false; };
+    service_.on_message(message, [&](WebsocketAnswer given) { answer.set_value(std::move(given)); });
+    return answer.get_future().get();
+  }
+  static WireValue floats(const torch::Tensor& tensor) {
+    return {WireArray{
+        'f', 4, tensor.sizes().vec(), {static_cast<const char*>(tensor.data_ptr()), tensor.nbytes()}}};
+  }
+  static RobotActions actions_of(const WebsocketAnswer& answer) {
+    EXPECT_FALSE(answer.text) << answer.bytes;
+    const WireValue root = decode_message(answer.bytes);
+    const WireArray& array = *find(*root.as<WireMap>(), "actions")->as<WireArray>();
+    EXPECT_EQ(array.dtype(), "<f8");
+    RobotActions rows(array.shape.at(0));
+    for (std::int64_t i = 0; i < array.size(); ++i)
+      rows[i / array.shape.at(1)].push_back(static_cast<float>(array.number(i)));
+    return rows;
+  }
+
+  PolicyRunner runner_;
+  PolicyService service_;
+  InferRequest request_;
+};
+
+TEST_F(PolicyServiceTest, AnswersWhatThePolicyAnswers) {
+  const WebsocketAnswer answer = ask({{"noise", floats(request_.noise_hd)}});
+  EXPECT_EQ(actions_of(answer), runner_.infer({request_}).at(0).actions);
+  const WebsocketAnswer quick = ask({{"noise", floats(request_.noise_hd)}, {"num_steps", {std::int64_t{2}}}});
+  EXPECT_EQ(actions_of(quick), runner_.infer({request_}, {2}).at(0).actions);
+}
+
+TEST_F(PolicyServiceTest, TakesPrefixActionsInRobotUnits) {
+  const InferResult first = runner_.infer({request_}).at(0);
+  request_.prefix_actions_hd = first.normalized_hd.narrow(0, 4, 3).clone();
+  request_.prefix_actions_hd.narrow(1, 7, 25).zero_();  // the robot has 7 dims
+  torch::Tensor prefix = torch::empty({3, 7});
+  for (int h = 0; h < 3; ++h)
+    for (int dim = 0; dim < 7; ++dim) prefix[h][dim] = first.actions[4 + h][dim];
+  const RobotActions got =
+      actions_of(ask({{"noise", floats(request_.noise_hd)}, {"prefix_actions", floats(prefix)}}));
+  const RobotActions expected = runner_.infer({request_}).at(0).actions;
+  for (std::size_t h = 0; h < got.size(); ++h)
+    for (std::size_t dim = 0; dim < 7; ++dim) EXPECT_NEAR(got[h][dim], expected[h][dim], 1e-5);
+}
+
+TEST_F(PolicyServiceTest, RefusesWhatThePolicyRefuses) {
+  const WebsocketAnswer answer = ask({});  // without noise; the program draws it
+  EXPECT_TRUE(answer.text);
+  EXPECT_FALSE(answer.close);
+  EXPECT_EQ(answer.bytes.rfind("noise is missing", 0), 0u) << answer.bytes;
+}
+
+TEST_F(PolicyServiceTest, DescribesThePolicy) {
+  const Json metadata = to_json(decode_message(service_.greeting()));
+  EXPECT_EQ(metadata, policy_metadata(runner_.info().spec));
+  EXPECT_EQ(metadata.at("cameras"), Json(runner_.info().spec.image_keys));
+  PolicySpec aloha;
+  aloha.robot.kind = RobotKind::kAloha;
+  EXPECT_EQ(policy_metadata(aloha).at("reset_pose").size(), 6u);
+}
+
+}  // namespace
+}  // namespace shallowpi
