@@ -314,13 +314,13 @@ std::unique_ptr<RolloutPolicy> choose_policy(const RolloutOptions& options) {
     throw UsageError("give exactly one of --checkpoint DIR, --server ws://HOST:PORT and --policy NAME");
   if (!options.server.empty()) return server_policy(options.server);
   if (!options.policy.empty()) return baseline_policy(options.policy);
+  find_simulator_python(options.python);  // before a checkpoint is loaded
   return checkpoint_policy(options.checkpoint, resolve_settings(options).seed, options.network);
 }
 
 }  // namespace
 
 int run_rollout(const RolloutOptions& options) {
-  find_simulator_python(options.python);  // before a checkpoint is loaded
   const auto policy = choose_policy(options);
   return run_rollout(options, *policy);
 }
