@@ -22,13 +22,6 @@ std::uint64_t status_bytes(const std::string& name) {
   return 0;
 }
 
-std::string bar(std::int64_t step, std::int64_t steps) {
-  constexpr std::int64_t kWidth = 20;
-  const std::int64_t done = steps > 0 ? step * kWidth / steps : kWidth;
-  return str("[", std::string(static_cast<std::size_t>(done), '='),
-             std::string(static_cast<std::size_t>(kWidth - done), ' '), "] ");
-}
-
 }  // namespace
 
 Progress::Progress(std::int64_t steps, bool quiet)
@@ -43,7 +36,7 @@ void Progress::show(std::int64_t step, const Scalars& values, const StepTiming& 
   const std::string line = progress_line(step, steps_, values, timing);
   if (terminal_) {
     constexpr const char* kEraseLine = "\r\033[K";
-    std::cerr << kEraseLine << bar(step, steps_) << line << std::flush;
+    std::cerr << kEraseLine << progress_bar(step, steps_) << line << std::flush;
   } else {
     log::info(line);
   }
@@ -58,6 +51,13 @@ std::string progress_line(std::int64_t step, std::int64_t steps, const Scalars& 
        << fixed(100 * timing.wait_share, 0) << " %  " << human_bytes(timing.memory_bytes) << "  left "
        << human_duration(timing.seconds_left);
   return std::move(line).str();
+}
+
+std::string progress_bar(std::int64_t done, std::int64_t total) {
+  constexpr std::int64_t kWidth = 20;
+  const std::int64_t filled = total > 0 ? done * kWidth / total : kWidth;
+  return str("[", std::string(static_cast<std::size_t>(filled), '='),
+             std::string(static_cast<std::size_t>(kWidth - filled), ' '), "] ");
 }
 
 std::uint64_t resident_bytes() {

@@ -15,6 +15,7 @@
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/distill/progress.h"
 #include "shallowpi/distill/stop_signal.h"
 
 namespace shallowpi {
@@ -54,7 +55,10 @@ class RolloutProgress {
         str(done, "/", total_, " episodes  success ", count.successes, "/", count.episodes, " (",
             fixed(100 * count.rate(), 1), " %)  left ", human_duration(each * double(total_ - done)));
     if (terminal_) {
-      std::cerr << "\r\033[K" << line << std::flush;
+      constexpr const char* kEraseLine = "\r\033[K";
+      std::cerr << kEraseLine
+                << progress_bar(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total_)) << line
+                << std::flush;
       shown_ = true;
     } else if (!logged_ || seconds_since(*logged_) > 30 || done == total_) {
       log::info(line);
@@ -152,6 +156,8 @@ class Rollout {
     std::vector<std::int64_t> chosen = options_.tasks;
     const auto count = static_cast<std::int64_t>(tasks.size());
     for (std::int64_t task = 0; options_.tasks.empty() && task < count; ++task) chosen.push_back(task);
+    std::sort(chosen.begin(), chosen.end());
+    chosen.erase(std::unique(chosen.begin(), chosen.end()), chosen.end());
     for (std::int64_t task : chosen) {
       if (task >= 0 && task < count) continue;
       std::vector<std::string> valid;
@@ -308,13 +314,13 @@ std::unique_ptr<RolloutPolicy> choose_policy(const RolloutOptions& options) {
     throw UsageError("give exactly one of --checkpoint DIR, --server ws://HOST:PORT and --policy NAME");
   if (!options.server.empty()) return server_policy(options.server);
   if (!options.policy.empty()) return baseline_policy(options.policy);
+  find_simulator_python(options.python);  // before a checkpoint is loaded
   return checkpoint_policy(options.checkpoint, resolve_settings(options).seed, options.network);
 }
 
 }  // namespace
 
 int run_rollout(const RolloutOptions& options) {
-  find_simulator_python(options.python);  // before a checkpoint is loaded
   const auto policy = choose_policy(options);
   return run_rollout(options, *policy);
 }

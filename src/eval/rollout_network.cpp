@@ -9,8 +9,8 @@
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/eval/rollout_policy.h"
-#include "shallowpi/model/checkpoint.h"
 #include "shallowpi/runtime/policy_client.h"
+#include "shallowpi/runtime/policy_runner.h"
 
 namespace shallowpi {
 namespace {
@@ -52,62 +52,53 @@ std::string fingerprint(const std::filesystem::path& folder) {
 
 class CheckpointPolicy final : public RolloutPolicy {
  public:
-  CheckpointPolicy(CheckpointInfo info, std::uint64_t seed, const NetworkOptions& options)
-      : info_(std::move(info)),
+  CheckpointPolicy(const std::string& folder, std::uint64_t seed, const NetworkOptions& options)
+      : folder_(folder),
         seed_(seed),
         options_(options),
-        transform_(info_.spec, *info_.stats,
-                   std::make_shared<const Tokenizer>(find_tokenizer(options.tokenizer, info_.tokenizer)),
-                   info_.config.vocab),
-        policy_(load_policy(info_, options.dtype, options.device)) {}
+        runner_(
+            PolicyRunner::load(folder, options.device, options.dtype, options.horizon, options.tokenizer)) {}
 
   Json identity() const override {
     return {{"kind", "checkpoint"},
-            {"layers", info_.config.depth()},
+            {"layers", runner_.info().config.depth()},
+            {"horizon", horizon()},
             {"euler_steps", options_.steps},
             {"dtype", c10::toString(options_.dtype)},
-            {"fingerprint", fingerprint(info_.folder)}};
+            {"fingerprint", fingerprint(folder_)}};
   }
-  std::int64_t horizon() const override { return info_.spec.horizon; }
+  std::int64_t horizon() const override { return runner_.transform().spec().horizon; }
 
   std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
-    const torch::InferenceMode guard;
-    std::vector<RobotObservation> observations;
-    std::vector<torch::Tensor> noise;
+    std::vector<InferRequest> requests;
+    const auto& keys = runner_.transform().spec().image_keys;
     for (const PolicyCall& call : calls) {
-      observations.push_back(call.observation);
+      requests.push_back({.observation = call.observation, .noise_hd = noise(call)});
       // A policy may do with fewer cameras than LIBERO has.
-      std::erase_if(observations.back().images, [&](const auto& image) {
-        return std::find(info_.spec.image_keys.begin(), info_.spec.image_keys.end(), image.first) ==
-               info_.spec.image_keys.end();
+      std::erase_if(requests.back().observation.images, [&](const auto& image) {
+        return std::find(keys.begin(), keys.end(), image.first) == keys.end();
       });
-      noise.push_back(noise_of(call));
     }
-    const Observation batch = transform_.prepare(observations).to(options_.device);
-    const torch::Tensor actions_bhd =
-        policy_->sample_actions(batch, torch::stack(noise).to(options_.device), options_.steps)
-            .to(torch::kCPU, torch::kFloat32);
     std::vector<RobotActions> out;
-    for (std::size_t b = 0; b < calls.size(); ++b)
-      out.push_back(transform_.to_robot(actions_bhd[static_cast<std::int64_t>(b)], observations[b].state));
+    for (InferResult& result : runner_.infer(requests, {.steps = options_.steps}))
+      out.push_back(std::move(result.actions));
     return out;
   }
 
  private:
-  torch::Tensor noise_of(const PolicyCall& call) const {
+  torch::Tensor noise(const PolicyCall& call) {
     std::uint64_t suite = 0;
     for (unsigned char c : call.episode.suite) suite = Random({suite, c}).next();
     const auto key = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
     Random stream({seed_, suite, key(call.episode.task), key(call.episode.trial), key(call.call)});
     auto generator = at::make_generator<at::CPUGeneratorImpl>(stream.next());
-    return torch::randn({horizon(), info_.config.action_dim}, generator);
+    return torch::randn({horizon(), runner_.info().config.action_dim}, generator);
   }
 
-  CheckpointInfo info_;
+  std::string folder_;
   std::uint64_t seed_;
   NetworkOptions options_;
-  PolicyTransform transform_;
-  Policy policy_;
+  PolicyRunner runner_;
 };
 
 class ServerPolicy final : public RolloutPolicy {
@@ -136,17 +127,9 @@ class ServerPolicy final : public RolloutPolicy {
 
 std::unique_ptr<RolloutPolicy> checkpoint_policy(const std::string& folder, std::uint64_t seed,
                                                  const NetworkOptions& options) {
-  CheckpointInfo info = read_checkpoint_info(folder, options.horizon);
-  check_fits(folder, info.spec);
-  if (!info.horizon_known && !options.horizon)
-    throw UsageError(str(
-        folder, " does not say how many steps an action chunk has: give --horizon H (LIBERO's pi0.5: 10)"));
-  if (!info.stats)
-    throw UsageError(
-        str(folder,
-            " has no normalisation statistics, without which its actions mean nothing to a robot:"
-            " add assets/<asset_id>/norm_stats.json"));
-  return std::make_unique<CheckpointPolicy>(std::move(info), seed, options);
+  // Before the weights are read: they may be large.
+  check_fits(folder, read_checkpoint_info(folder, options.horizon).spec);
+  return std::make_unique<CheckpointPolicy>(folder, seed, options);
 }
 
 std::unique_ptr<RolloutPolicy> server_policy(const std::string& url) {

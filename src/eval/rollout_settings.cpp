@@ -89,12 +89,13 @@ Movement parse_movement(const std::string& text) {
 /// The latency of one chunk in a report of `shallowpi-infer bench --json`.
 double read_latency(const std::filesystem::path& path) {
   const Json report = read_json(path);
-  for (const char* pointer : {"/total_ms/p50", "/chunk_ms/p50", "/total/p50_ms", "/p50_ms", "/latency_ms"}) {
-    const Json::json_pointer at(pointer);
-    if (report.contains(at) && report.at(at).is_number()) return report.at(at).get<double>();
-  }
-  throw CorruptError(
-      str(path.string(), ": holds no median latency; give a report of shallowpi-infer bench --json"));
+  const Json::json_pointer median("/ms/total/p50");
+  if (report.contains("results") && report["results"].is_array() && report["results"].size() == 1 &&
+      report["results"][0].contains(median) && report["results"][0][median].is_number())
+    return report["results"][0][median].get<double>();
+  throw CorruptError(str(path.string(),
+                         ": is not a report of one policy by shallowpi-infer bench --json"
+                         " (results[0].ms.total.p50); without --sweep, or give --latency-ms"));
 }
 
 void require_at_least(const char* option, std::int64_t value, std::int64_t least) {

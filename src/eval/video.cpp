@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 
 #include "shallowpi/base/error.h"
@@ -36,10 +37,11 @@ void require_ffmpeg() {
 VideoWriter::VideoWriter(fs::path file, std::int64_t width, std::int64_t height, double frames_per_second)
     : temporary_(temporary_of(file)) {
   fs::create_directories(file.parent_path());
-  // The shell's exec: closing the pipe is the end of the video, and a process group of its own would outlive
-  // us.
-  const std::string command = str("exec ffmpeg -loglevel error -y -f rawvideo -pix_fmt rgb24 -s ", width, "x",
-                                  height, " -r ", frames_per_second, " -i -", kEncoder, quoted(temporary_));
+  // A session of its own: Ctrl-C is for this program. Where ffmpeg dies, the write says so.
+  std::signal(SIGPIPE, SIG_IGN);
+  const std::string command =
+      str("exec setsid ffmpeg -loglevel error -y -f rawvideo -pix_fmt rgb24 -s ", width, "x", height, " -r ",
+          frames_per_second, " -i -", kEncoder, quoted(temporary_));
   pipe_ = ::popen(command.c_str(), "we");
   if (pipe_ == nullptr) throw IoError(str("cannot start ffmpeg for ", file.string()));
 }

@@ -1,10 +1,15 @@
 #include "shallowpi/eval/rollout.h"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <cstdlib>
 #include <map>
 #include <set>
+#include <thread>
 
 #include "eval/rollout_results.h"
+#include "runtime/policy_service.h"
 #include "shallowpi/model/checkpoint.h"
 #include "test_util.h"
 
@@ -126,8 +131,8 @@ TEST_F(RolloutTest, SimulatorsThatDieOrHangLoseNoEpisode) {
   options_.workers = 3;
   const RolloutResults calm = run("calm");
   ASSERT_EQ(calm.episodes.size(), 102u);
-  Environment die("FAKE_DIE", "0.02"), hang("FAKE_HANG", "0.002");
-  options_.step_timeout_s = options_.reset_timeout_s = 2;
+  Environment die("FAKE_DIE", "0.01"), hang("FAKE_HANG", "0.002");
+  options_.step_timeout_s = options_.reset_timeout_s = 5;
   const RolloutResults stormy = run("stormy");
   EXPECT_EQ(outcomes(stormy), outcomes(calm));
   std::int64_t repeated = 0;
@@ -203,11 +208,14 @@ TEST_F(RolloutTest, NoLatencyEqualsThePlainRollout) {
   EXPECT_EQ(outcomes(run("zero")), plain);
   options_.latency_ms = 1;
   EXPECT_NE(outcomes(run("one")), plain);
-  testing::write_text(dir_ / "bench.json", R"({"p50_ms": 1.0})");
+  testing::write_text(dir_ / "bench.json", R"({"results": [{"ms": {"total": {"p50": 1.0}}}]})");
   const auto late = outcomes(run("one"));
   options_.latency_ms = 0;
   options_.latency_from = dir_ / "bench.json";
   EXPECT_EQ(outcomes(run("from")), late);
+  testing::write_text(dir_ / "bench.json", R"({"results": []})");
+  ScriptedPolicy policy;
+  expect_error<CorruptError>([&] { run_rollout(options_, policy); }, "bench.json", "results[0].ms.total.p50");
 }
 
 TEST_F(RolloutTest, RefusesAChunkThatIsTooShortForTheLatency) {
@@ -309,6 +317,64 @@ TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
   compare.runs = {(dir_ / "a").string(), (dir_ / "b").string()};
   compare.video = dir_ / "videos";
   expect_error<UsageError>([&] { run_compare(compare); }, "no episode was recorded");
+}
+
+/// A server in this process, whose policy moves on from the state it is shown; call `fail_at` fails.
+class Server {
+ public:
+  explicit Server(int fail_at = -1) {
+    PolicySpec spec;
+    spec.horizon = 8;
+    spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb"};
+    const InferFunction infer = [this, fail_at](const std::vector<InferRequest>& requests,
+                                                const InferOptions&) {
+      if (calls_++ == fail_at) throw std::runtime_error("no");
+      const RobotObservation& seen = requests.at(0).observation;
+      EXPECT_EQ(seen.images.size(), 2u);
+      InferResult result;
+      for (int i = 0; i < 8; ++i)
+        result.actions.push_back({seen.state[0] + float(i), seen.state[4] / 2, 0, 0, 0, 0, 1});
+      return std::vector<InferResult>{result};
+    };
+    service_ = std::make_unique<PolicyService>(ObservationDecoder(spec, {}, {}), infer, QueueOptions{},
+                                               policy_metadata(spec), [] {});
+    ServerOptions options;
+    options.port = 0;
+    server_ = std::make_unique<WebsocketServer>(options, *service_);
+    thread_ = std::thread([this] { server_->run(); });
+  }
+  ~Server() {
+    server_->stop();
+    thread_.join();
+  }
+  std::string url() const { return str("ws://127.0.0.1:", server_->port()); }
+
+ private:
+  std::atomic<int> calls_{0};
+  std::unique_ptr<PolicyService> service_;
+  std::unique_ptr<WebsocketServer> server_;
+  std::thread thread_;
+};
+
+TEST_F(RolloutTest, PlaysAgainstAServer) {
+  const Server server;
+  options_.workers = 2;
+  const auto policy = server_policy(server.url());
+  const RolloutResults results = run("served", *policy);
+  EXPECT_EQ(count_all(results).successes, 6);
+  EXPECT_EQ(results.policy.at("url"), server.url());
+}
+
+TEST_F(RolloutTest, AServerThatFailsLosesNoEpisodeEither) {
+  const Server failing(20);
+  const auto policy = server_policy(failing.url());
+  options_.out = dir_ / "run";
+  expect_error<Error>([&] { run_rollout(options_, *policy); }, "the policy failed");
+  EXPECT_GT(read_results(options_.out / "results.json").episodes.size(), 0u);
+  usleep(50000);
+  EXPECT_EQ(run("run", *policy).episodes.size(), 12u);
+  expect_error<Error>([&] { server_policy("ws://127.0.0.1:1"); }, "127.0.0.1:1");
+  expect_error<UsageError>([&] { server_policy("ftp://x"); }, "ftp");
 }
 
 std::vector<PolicyCall> call_at(const std::string& prompt, std::int64_t tick, std::int64_t trial = 0) {
