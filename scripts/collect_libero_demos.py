@@ -13,15 +13,17 @@ what is missing, and a larger --episodes adds to what is there. Only successful 
 import argparse
 import json
 import multiprocessing
-import os
 import pathlib
+import signal
 import sys
 import time
 import zlib
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 
 import libero_worker as simulator  # sets the variables of the renderer and of the threads: before numpy
 import numpy as np
-from libero_demos import Disturbance, Recording, Replaced, TaskFile, claim_folder, displacements, wilson
+from libero_demos import Disturbance, NoFreePlace, Recording, Replaced, TaskFile, claim_folder, displacements, wilson
 
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 SETTLE_STEPS = 10
@@ -29,6 +31,10 @@ AFTER_SUCCESS = 8   # steps recorded after success: the gripper's opening
 ATTEMPTS = 20
 FINE_STATES = ("descend", "close")  # half the disturbance: the fingers are as wide as the tolerance is
 IMAGE_SIZE = 128
+
+
+class ExpertFailed(Exception):
+    """The expert does not succeed under these settings."""
 
 
 class Simulator:
@@ -187,7 +193,7 @@ def collect_one(job):
         if recording is not None:
             TaskFile(worker_args.out, name).write_part(index, recording)
             return task, index, attempt + 1, len(recording), worker_simulator.attributes(task)
-    raise RuntimeError(f"the expert failed {ATTEMPTS} times in a row at task {task}: displace or disturb less")
+    raise ExpertFailed(f"the expert failed {ATTEMPTS} times in a row at task {task}: displace or disturb less")
 
 
 def check_one(job):
@@ -202,16 +208,19 @@ def run(function, jobs, args):
     """Yields results as they come, with progress on stderr."""
     started, last = time.monotonic(), 0.0
     context = multiprocessing.get_context("spawn")  # rendering contexts do not survive a fork
-    with context.Pool(min(args.workers, len(jobs)) or 1, start_worker, (args,)) as pool:
-        for done, result in enumerate(pool.imap_unordered(function, jobs), start=1):
-            yield result
-            left = (time.monotonic() - started) / done * (len(jobs) - done)
-            text = f"{done}/{len(jobs)} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
-            if sys.stderr.isatty():
-                print(f"\r{text} ", end="\n" if done == len(jobs) else "", file=sys.stderr, flush=True)
-            elif done == len(jobs) or time.monotonic() - last > 30:
-                print(text, file=sys.stderr, flush=True)
-                last = time.monotonic()
+    with ProcessPoolExecutor(min(args.workers, len(jobs)), context, start_worker, (args,)) as pool:
+        try:
+            for done, job in enumerate(as_completed([pool.submit(function, job) for job in jobs]), start=1):
+                yield job.result()
+                left = (time.monotonic() - started) / done * (len(jobs) - done)
+                text = f"{done}/{len(jobs)} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
+                if sys.stderr.isatty():
+                    print(f"\r{text} ", end="\n" if done == len(jobs) else "", file=sys.stderr, flush=True)
+                elif done == len(jobs) or time.monotonic() - last > 30:
+                    print(text, file=sys.stderr, flush=True)
+                    last = time.monotonic()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def collect(args, tasks, names):
@@ -311,16 +320,29 @@ def parse_arguments():
     return args
 
 
+def stop(*_):
+    raise KeyboardInterrupt  # the episodes under way are kept
+
+
 def main():
     args = parse_arguments()
+    signal.signal(signal.SIGTERM, stop)
     try:
         benchmark, _, _ = simulator.load_libero()
+        from libero_expert import Unreachable
     except (simulator.UsageError, simulator.RenderError) as error:
         sys.exit(f"error: {error}")
     suite = benchmark.get_benchmark(args.suite)()
     tasks = parse_tasks(args.tasks, suite.n_tasks)
     names = {task: suite.get_task(task).name for task in tasks}
-    (check if args.check else collect)(args, tasks, names)
+    try:
+        (check if args.check else collect)(args, tasks, names)
+    except BrokenProcessPool:
+        sys.exit("error: a simulator's process was killed (2 GB of memory each): the same command goes on, with fewer --workers")
+    except (Unreachable, simulator.RenderError, ExpertFailed, NoFreePlace) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted: the same command collects what is missing")
 
 
 if __name__ == "__main__":
