@@ -1,5 +1,6 @@
 // Measures policies.
 #include "common.h"
+#include "rollout_options.h"
 #include "shallowpi/eval/offline.h"
 
 using namespace shallowpi;
@@ -11,6 +12,8 @@ constexpr const char* kExamples = R"(Examples:
   shallowpi-eval offline --checkpoint l6=runs/l6/last --checkpoint l9=runs/l9/last --teacher checkpoints/pi05_libero \
       --held-out runs/l6/config.yaml --skipped --out report.json
   shallowpi-eval offline --checkpoint runs/l6/last --batch batch.safetensors
+  shallowpi-eval rollout --checkpoint runs/l6/last --suite libero_object --trials 10 --workers 2 --out rollouts/l6
+  shallowpi-eval compare rollouts/teacher rollouts/l6
 )";
 
 struct Options {
@@ -85,10 +88,15 @@ int run(Options& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app("Measures how well a policy, or a student against its teacher, predicts actions.",
+  CLI::App app("Measures policies: success in the LIBERO simulator, or errors on demonstrations.",
                "shallowpi-eval");
   app.footer(kExamples);
   app.require_subcommand(1);
-  add_offline(app, options);
-  return parse_and_run(app, argc, argv, options.common, [&] { return run(options); });
+  CLI::App* offline = add_offline(app, options);
+  RolloutCommand rollout(app, options.common);
+  CompareCommand compare(app, options.common);
+  return parse_and_run(app, argc, argv, options.common, [&] {
+    if (offline->parsed()) return run(options);
+    return rollout.parsed() ? rollout.run() : compare.run();
+  });
 }

@@ -1,7 +1,8 @@
-// Runs a policy once on a tensor file, inspects checkpoints.
+// Runs a policy once on a tensor file, serves one to robots, inspects checkpoints.
 #include "common.h"
 #include "shallowpi/runtime/inspect.h"
 #include "shallowpi/runtime/run.h"
+#include "shallowpi/runtime/serve.h"
 
 using namespace shallowpi;
 
@@ -10,6 +11,7 @@ namespace {
 constexpr const char* kExamples = R"(Examples:
   shallowpi-infer run --checkpoint runs/l6/last --input observation.safetensors --output actions.safetensors
   shallowpi-infer inspect runs/l6/last
+  shallowpi-infer serve --checkpoint runs/l6/last --port 8000
 )";
 
 CLI::App* add_run(CLI::App& app, RunOptions& options) {
@@ -34,12 +36,47 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
   return run;
 }
 
+CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
+  CLI::App* serve = app.add_subcommand("serve", "answer openpi's clients over websockets (docs/serve.md)");
+  serve->add_option("--checkpoint", options.checkpoint, "our, openpi's or LeRobot's folder")
+      ->type_name("DIR")
+      ->required();
+  const auto number = [&](const char* flag, auto& value, const char* help, std::int64_t low,
+                          std::int64_t high) {
+    return serve->add_option(flag, value, help)->type_name("N")->check(CLI::Range(low, high));
+  };
+  serve->add_option("--host", options.host, "address to listen on; others than 127.0.0.1 need a key")
+      ->type_name("IP")
+      ->capture_default_str();
+  number("--port", options.port, "0: any free one, printed on stdout", 0, 65535)->capture_default_str();
+  serve->add_option("--api-key-file", options.api_key_file, "file with the key that clients have to send")
+      ->type_name("FILE");
+  serve->add_flag("--insecure", options.insecure, "listen on another host without a key");
+  serve->add_option("--default-prompt", options.default_prompt, "where an observation brings none")
+      ->type_name("TEXT");
+  serve->add_option("--tokenizer", options.tokenizer, "tokenizer.model, where the checkpoint has none")
+      ->type_name("FILE");
+  number("--horizon", options.horizon, "action steps, where the checkpoint does not say it", 1, 1024);
+  number("--steps", options.steps, "Euler steps where a client asks for none", 1, 1000)
+      ->capture_default_str();
+  number("--max-queue", options.max_queue, "observations that may wait; more are refused", 1, 4096)
+      ->capture_default_str();
+  number("--max-batch", options.max_batch, "observations inferred together", 1, 256)->capture_default_str();
+  number("--batch-window-ms", options.batch_window_ms, "how long to wait for a full batch", 0, 1000)
+      ->capture_default_str();
+  number("--max-age-ms", options.max_age_ms, "refuse observations whose timestamp is older", 1, 3600000);
+  number("--max-connections", options.max_connections, "websockets open at a time", 1, 4096)
+      ->capture_default_str();
+  return serve;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CommonOptions common;
   RunOptions run_options;
   InspectOptions inspect_options;
+  ServeOptions serve_options;
   CLI::App app("Runs pi0 and pi0.5 policies and looks into their checkpoints.", "shallowpi-infer");
   app.footer(kExamples);
   app.require_subcommand(1);
@@ -51,9 +88,17 @@ int main(int argc, char** argv) {
   inspect->add_option("folder", inspect_options.folder, "checkpoint folder")->type_name("DIR")->required();
   inspect->add_flag("--json", inspect_options.json, "print JSON");
   add_common_options(*inspect, common);
+  CLI::App* serve = add_serve(app, serve_options);
+  add_common_options(*serve, common);
 
   return parse_and_run(app, argc, argv, common, [&] {
     if (inspect->parsed()) return run_inspect(inspect_options);
+    if (serve->parsed()) {
+      serve_options.device = parse_device(common.device);
+      serve_options.dtype = parse_dtype(common.dtype, serve_options.device);
+      serve_options.seed = common.seed.value_or(serve_options.seed);
+      return serve_policy(serve_options);
+    }
     run_options.device = parse_device(common.device);
     run_options.dtype = parse_dtype(common.dtype, run_options.device);
     run_options.seed = common.seed.value_or(run_options.seed);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds everything and runs all tests; at most 40 minutes on 2 cores.   usage: scripts/test.sh [--no-install]
-#   budget:  downloads 3 min | build 15 min | tests 15 min | quickstart 5 min
+#   budget:  downloads 3 min | build 15 min | tests 15 min | simulator 4 min | quickstart 5 min
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
 started=$SECONDS
@@ -12,9 +12,14 @@ export OMP_NUM_THREADS=1
 ctest --test-dir build --output-on-failure -j "$(nproc)"
 tested=$SECONDS
 
+say "simulator"
+./scripts/setup_libero.sh "$@"
+python3 tests/integration/libero_rollout.py build/bin/shallowpi-eval
+simulated=$SECONDS
+
 say "quickstart"
 unset OMP_NUM_THREADS
 ./scripts/quickstart.sh --cpu "$@"
 python3 tests/integration/check_quickstart.py runs/quickstart/report.json
 
-say "passed: build $((built - started)) s, tests $((tested - built)) s, quickstart $((SECONDS - tested)) s"
+say "passed: build $((built - started)) s, tests $((tested - built)) s, simulator $((simulated - tested)) s, quickstart $((SECONDS - simulated)) s"

@@ -20,18 +20,15 @@ PolicySample policy_sample(const Dataset& dataset, const Dataset::Sample& sample
   return result;
 }
 
-void check_robot(const Dataset& dataset, const PolicySpec& spec) {
+void check_spec(const PolicySpec& spec) {
   const RobotSpec& robot = spec.robot;
-  const auto check_width = [](std::string_view what, std::int64_t spec_dims, std::int64_t data_dims) {
-    if (data_dims > kPaddedDims)
+  const auto check_width = [](std::string_view what, std::int64_t dims) {
+    if (dims < 1 || dims > kPaddedDims)
       throw UsageError(
-          str("the data has ", data_dims, " ", what, " dims; a pi policy takes at most ", kPaddedDims));
-    if (spec_dims != data_dims)
-      throw UsageError(str("the policy's robot has ", spec_dims, " ", what, " dims, the data has ", data_dims,
-                           "; set policy.robot to the robot of the data, or use its data"));
+          str("the robot has ", dims, " ", what, " dims; a pi policy takes 1 to at most ", kPaddedDims));
   };
-  check_width("state", robot.state_dim, dataset.state_dim());
-  check_width("action", robot.action_dim, dataset.action_dim());
+  check_width("state", robot.state_dim);
+  check_width("action", robot.action_dim);
   if (spec.horizon < 1)
     throw UsageError(str("the horizon is ", spec.horizon, " action steps; it must be at least 1"));
   for (std::size_t dim = 0; dim < robot.delta_mask.size(); ++dim)
@@ -39,6 +36,17 @@ void check_robot(const Dataset& dataset, const PolicySpec& spec) {
         static_cast<std::int64_t>(dim) >= std::min(robot.state_dim, robot.action_dim))
       throw UsageError(str("delta_mask marks action dim ", dim, ", but the robot has ", robot.action_dim,
                            " action and ", robot.state_dim, " state dims"));
+}
+
+void check_robot(const Dataset& dataset, const PolicySpec& spec) {
+  check_spec(spec);
+  const auto check_width = [](std::string_view what, std::int64_t spec_dims, std::int64_t data_dims) {
+    if (spec_dims != data_dims)
+      throw UsageError(str("the policy's robot has ", spec_dims, " ", what, " dims, the data has ", data_dims,
+                           "; set policy.robot to the robot of the data, or use its data"));
+  };
+  check_width("state", spec.robot.state_dim, dataset.state_dim());
+  check_width("action", spec.robot.action_dim, dataset.action_dim());
 }
 
 }  // namespace shallowpi

@@ -1,6 +1,7 @@
 // One sample in policy space: after the robot's maps, before normalisation.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "shallowpi/data/demonstrations.h"
@@ -17,7 +18,15 @@ struct PolicySample {
 
 PolicySample policy_sample(const Dataset& dataset, const Dataset::Sample& sample, const PolicySpec& spec);
 
-/// Throws UsageError where the robot of `spec` and the data differ in width, or something is out of range.
+/// Copies `values` to the front of a row of kPaddedDims and zeroes the rest.
+inline void write_padded(const std::vector<float>& values, float* row) {
+  std::fill(std::copy(values.begin(), values.end(), row), row + kPaddedDims, 0.0f);
+}
+
+/// Throws UsageError where horizon, widths or delta_mask of `spec` are out of range.
+void check_spec(const PolicySpec& spec);
+
+/// check_spec, and throws UsageError where the robot of `spec` and the data differ in width.
 void check_robot(const Dataset& dataset, const PolicySpec& spec);
 
 }  // namespace shallowpi

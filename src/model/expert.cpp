@@ -29,12 +29,29 @@ Tensor modulated_norm(const Tensor& x, const Tensor& scale, const Tensor& shift,
 
 }  // namespace
 
-TimeConditioning TimeConditioning::step(std::int64_t k) const {
+namespace {
+
+/// `function` of every defined tensor.
+TimeConditioning map(const TimeConditioning& time, const TimeConditioning& other,
+                     const std::function<Tensor(const Tensor&, const Tensor&)>& function) {
   TimeConditioning result;
-  if (embedding.defined()) result.embedding = embedding.narrow(0, k, 1);
-  for (const Tensor& modulation : modulations) result.modulations.push_back(modulation.narrow(0, k, 1));
-  if (final_modulation.defined()) result.final_modulation = final_modulation.narrow(0, k, 1);
+  if (time.embedding.defined()) result.embedding = function(time.embedding, other.embedding);
+  for (std::size_t i = 0; i < time.modulations.size(); ++i)
+    result.modulations.push_back(function(time.modulations[i], other.modulations[i]));
+  if (time.final_modulation.defined())
+    result.final_modulation = function(time.final_modulation, other.final_modulation);
   return result;
+}
+
+}  // namespace
+
+TimeConditioning TimeConditioning::step(std::int64_t k) const {
+  return map(*this, *this, [k](const Tensor& all, const Tensor&) { return all.narrow(0, k, 1); });
+}
+
+TimeConditioning TimeConditioning::blend(const Tensor& mask_bh1, const TimeConditioning& other) const {
+  return map(*this, other,
+             [&](const Tensor& here, const Tensor& there) { return torch::where(mask_bh1, there, here); });
 }
 
 ExpertLayer::ExpertLayer(ParameterStore& store, const GemmaConfig& config, PolicyKind kind,

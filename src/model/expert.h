@@ -21,8 +21,15 @@ struct TimeConditioning {
   /// pi0.5: scale, shift and (unused) gate of the final norm, [..., D, 3W].
   Tensor final_modulation;
 
-  /// Step k of conditioning over [steps, D, ...], as [1, D, ...].
+  /// Step k of conditioning over [steps, 1, ...], as [1, 1, ...].
   TimeConditioning step(std::int64_t k) const;
+  /// `other` where `mask_bh1`, else this; both [1, 1, ...] -> [B, H, ...].
+  TimeConditioning blend(const Tensor& mask_bh1, const TimeConditioning& other) const;
+};
+
+struct StepConditioning {
+  std::vector<TimeConditioning> steps;  ///< of t = 1 - k / steps
+  TimeConditioning given;               ///< of t = 0
 };
 
 /// What all layers share for one cache and number of draws.
@@ -49,7 +56,7 @@ class ActionExpert {
  public:
   ActionExpert(ParameterStore& store, const PolicyConfig& config);
 
-  /// For t [..., D] in (0, 1].
+  /// For t [..., D] in [0, 1].
   TimeConditioning condition(const Tensor& t) const;
   /// For `draws` suffixes of `horizon` actions per cache row.
   SuffixContext prepare(const PrefixCache& cache, std::int64_t draws, std::int64_t horizon) const;

@@ -45,6 +45,7 @@ class ParameterStore {
 
   void initialize(std::uint64_t seed);
   torch::Dtype dtype() const { return dtype_; }
+  torch::Device device() const { return device_; }
   const std::vector<ParameterGroup>& groups() const { return groups_; }
 
  private:

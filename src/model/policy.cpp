@@ -160,22 +160,37 @@ Tensor PolicyImpl::sample_actions(const Observation& observation, const Tensor& 
   return sample_actions(encode(observation), observation.state_bd, noise_bhd, steps);
 }
 
+std::shared_ptr<const StepConditioning> PolicyImpl::step_conditioning(std::int64_t steps) {
+  torch::NoGradGuard no_grad;
+  if (steps < 1) throw UsageError(str("cannot sample actions in ", steps, " steps"));
+  const auto options = torch::dtype(torch::kFloat64).device(parts_->store.device());
+  const Tensor times = 1 - torch::arange(steps + 1, options).unsqueeze(1) / static_cast<double>(steps);
+  const TimeConditioning all = parts_->expert.condition(times.to(torch::kFloat32));
+  auto result = std::make_shared<StepConditioning>();
+  for (std::int64_t k = 0; k < steps; ++k) result->steps.push_back(all.step(k));
+  result->given = all.step(steps);  // t = 0
+  return result;
+}
+
 Tensor PolicyImpl::sample_actions(const PrefixCache& cache, const Tensor& state_bd, const Tensor& noise_bhd,
-                                  std::int64_t steps) {
+                                  std::int64_t steps, const SampleOptions& options) {
   torch::NoGradGuard no_grad;
   check_suffix(config_, cache, state_bd, noise_bhd);
-  if (steps < 1) throw UsageError(str("cannot sample actions in ", steps, " steps"));
-  // t_k = 1 - k / steps does not depend on x_t: everything that follows from it is computed once for all
-  // steps.
-  const auto options = torch::dtype(torch::kFloat64).device(noise_bhd.device());
-  const Tensor times = 1 - torch::arange(steps, options).unsqueeze(1) / static_cast<double>(steps);
-  const TimeConditioning all = parts_->expert.condition(times.to(torch::kFloat32));
+  const auto conditioning = options.conditioning ? options.conditioning : step_conditioning(steps);
+  TORCH_CHECK(static_cast<std::int64_t>(conditioning->steps.size()) == steps, "conditioning of ",
+              conditioning->steps.size(), " steps for ", steps);
   const std::int64_t draws = noise_bhd.size(0) / cache.lengths_b.size(0);
   const SuffixContext context = parts_->expert.prepare(cache, draws, noise_bhd.size(1));
-  Tensor x = noise_bhd.to(torch::kFloat32).clone();
-  for (std::int64_t k = 0; k < steps; ++k) {
-    const Tensor v = parts_->expert.velocity(cache, state_bd, x, all.step(k), context, nullptr, false);
+  const bool given = options.given_mask_bh.defined();
+  const Tensor mask_bh1 = given ? options.given_mask_bh.unsqueeze(2) : Tensor();
+  Tensor x = given ? torch::where(mask_bh1, options.given_bhd, noise_bhd.to(torch::kFloat32))
+                   : noise_bhd.to(torch::kFloat32).clone();
+  for (const TimeConditioning& at_step : conditioning->steps) {
+    const TimeConditioning time = given ? at_step.blend(mask_bh1, conditioning->given) : at_step;
+    Tensor v = parts_->expert.velocity(cache, state_bd, x, time, context, nullptr, false);
+    if (given) v.masked_fill_(mask_bh1, 0);
     x.add_(v, -1.0 / static_cast<double>(steps));
+    if (options.after_step) options.after_step();
   }
   return x;
 }

@@ -63,6 +63,14 @@ TEST(CommandLine, TheOptionsAreFrozen) {
       options_of("shallowpi-eval offline"),
       with_common({"--checkpoint", "--teacher", "--data", "--held-out", "--batch", "--frames", "--skipped",
                    "--steps", "--draws", "--batch-size", "--horizon", "--set", "--out", "--per-frame"}));
+  EXPECT_EQ(options_of("shallowpi-eval rollout"),
+            with_common({"--checkpoint",   "--server",     "--policy",   "--suite",     "--tasks",
+                         "--trials",       "--out",        "--protocol", "--max-steps", "--settle",
+                         "--replan",       "--image-size", "--perturb",  "--move",      "--latency-ms",
+                         "--latency-from", "--chunking",   "--workers",  "--batch",     "--steps",
+                         "--horizon",      "--tokenizer",  "--video",    "--python",    "--worker",
+                         "--timeout",      "--render"}));
+  EXPECT_EQ(options_of("shallowpi-eval compare"), with_common({"--video", "--out"}));
   EXPECT_EQ(options_of("shallowpi-infer"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(options_of("shallowpi-infer run"),
             with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon"}));
@@ -94,6 +102,10 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-eval", "subcommand"},
       {"shallowpi-eval offline", "--checkpoint"},
       {"shallowpi-eval offline --checkpoint /nowhere", "--data"},
+      {"shallowpi-eval rollout", "--suite"},
+      {"shallowpi-eval rollout --suite libero_object --out /tmp/none", "exactly one of --checkpoint"},
+      {"shallowpi-eval rollout --suite libero_object --out /tmp/none --policy nap", "\"nap\" is none of"},
+      {"shallowpi-eval compare a", "at least two runs"},
       {"shallowpi-infer run --checkpoint a", "--input"},
       {"shallowpi-infer inspect /nowhere", "/nowhere"},
       {"shallowpi-infer inspect", "folder"},

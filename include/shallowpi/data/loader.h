@@ -2,22 +2,18 @@
 // the seed and the step alone, not on the number of worker threads.
 #pragma once
 
-#include <atomic>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "shallowpi/base/norm_stats.h"
-#include "shallowpi/base/observation.h"
-#include "shallowpi/base/policy_spec.h"
 #include "shallowpi/data/demonstrations.h"
-#include "shallowpi/data/tokenizer.h"
+#include "shallowpi/data/policy_transform.h"
 
 namespace shallowpi {
 
-/// Turns samples into batches as the network wants them: robot maps, normalisation, padding, images, prompt.
+/// Turns samples into batches as the network wants them, by the PolicyTransform that the policy will run
+/// with.
 class SamplePipeline {
  public:
   /// `dataset` must outlive this. Throws UsageError where the spec, the statistics, the tokenizer (vocabulary
@@ -32,30 +28,23 @@ class SamplePipeline {
                            std::optional<std::uint64_t> augment_seed = {}) const;
 
   /// The given spec with image_keys narrowed to the cameras in the batches, in their order.
-  const PolicySpec& spec() const { return spec_; }
+  const PolicySpec& spec() const { return transform_.spec(); }
   /// The given statistics, cut to the robot's real dims.
-  const NormStats& stats() const { return stats_; }
-  /// Normalised [H, 32] actions back to robot units [H][action_dim]; `raw_state` is the robot's own state.
-  std::vector<std::vector<float>> to_robot(const torch::Tensor& actions_hd,
-                                           const std::vector<float>& raw_state) const;
+  const NormStats& stats() const { return transform_.stats(); }
+  /// Normalised [H, 32] actions back to robot units; `raw_state` is the robot's own state.
+  RobotActions to_robot(const torch::Tensor& actions_hd, const std::vector<float>& raw_state) const {
+    return transform_.to_robot(actions_hd, raw_state);
+  }
+  /// The sample as the robot would have sent it.
+  RobotObservation robot_observation(const Dataset::Sample& sample) const;
 
  private:
-  void choose_cameras();
-  void prepare_prompts();
-  const std::string& prompt_text(const Dataset::Sample& sample) const;
-  void fill_images(const std::vector<Dataset::Sample>& samples, std::optional<std::uint64_t> augment_seed,
-                   Observation& observation) const;
-  void fill_tokens(const std::vector<std::vector<std::int64_t>>& prompts, Observation& observation) const;
-  std::vector<std::int64_t> tokens_of(const Dataset::Sample& sample, const std::vector<float>& state) const;
+  void augment_images(std::uint64_t seed, Observation& observation) const;
 
   const Dataset* dataset_;
-  PolicySpec spec_;
-  NormStats stats_;
-  std::shared_ptr<const Tokenizer> tokenizer_;
-  std::vector<std::vector<std::size_t>> cameras_;  // per source, its index of each camera in spec_.image_keys
-  // By text; empty where prompts read the state.
-  std::map<std::string, std::vector<std::int64_t>> prompt_cache_;
-  mutable std::atomic<bool> truncation_reported_{false};
+  PolicyTransform transform_;
+  std::vector<std::vector<std::size_t>>
+      cameras_;  // per source, its index of each camera in spec().image_keys
 };
 
 struct LoaderOptions {

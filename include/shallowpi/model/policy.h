@@ -13,6 +13,7 @@
 
 #include <torch/torch.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -42,6 +43,20 @@ struct AttentionTap {
   torch::Tensor prefix_queries_bnpk{};  ///< [B, N, P, K] after RoPE
   torch::Tensor prefix_keys_bpk{};      ///< [B, P, K] after RoPE
   torch::Tensor mask_bp{};              ///< bool [B, P] valid prefix keys
+};
+
+/// The expert's conditioning on the flow times of a sampler: it depends on the weights and the number of
+/// steps alone. Opaque; made by PolicyImpl::step_conditioning.
+struct StepConditioning;
+
+/// What else a sampler can be given.
+struct SampleOptions {
+  /// Reused from call to call while the weights stay as they are; empty: computed anew.
+  std::shared_ptr<const StepConditioning> conditioning;
+  /// float32 [B, H, 32]; where `given_mask_bh` (bool [B, H]) is true, these actions are held at t = 0 through
+  /// all steps and the others are sampled around them (real-time chunking, trained with such prefixes).
+  torch::Tensor given_bhd, given_mask_bh;
+  std::function<void()> after_step;  ///< called after every Euler step
 };
 
 /// Options that change speed or memory, never the result.
@@ -104,7 +119,10 @@ class PolicyImpl : public torch::nn::Module {
   torch::Tensor sample_actions(const Observation& observation, const torch::Tensor& noise_bhd,
                                std::int64_t steps = 10);
   torch::Tensor sample_actions(const PrefixCache& cache, const torch::Tensor& state_bd,
-                               const torch::Tensor& noise_bhd, std::int64_t steps = 10);
+                               const torch::Tensor& noise_bhd, std::int64_t steps = 10,
+                               const SampleOptions& options = {});
+  /// For SampleOptions: what `steps` steps need of the flow time, from the weights as they are now.
+  std::shared_ptr<const StepConditioning> step_conditioning(std::int64_t steps);
 
   /// Prefix embeddings [B, cameras*T + prompt, W] in the full padded layout (masked cameras and padding
   /// embedded too), as LeRobot's embed_prefix returns them; for comparison and inspection only.

@@ -1,0 +1,131 @@
+#include "rollout_options.h"
+
+namespace shallowpi {
+namespace {
+
+constexpr const char* kRolloutNotes = R"(
+A policy without a network, for --policy:
+  noop                      stands still
+  replay:FILE.hdf5[#K]      replays demonstration K (0 by default; #trial: another one per trial) whatever it sees
+  mean-action:FILE.hdf5     always the mean action
+FILE may be a glob; each task uses the file with its instruction.
+
+An interrupted run goes on with the same command; --trials, --tasks and --suite may grow.
+The simulator is installed by scripts/setup_libero.sh; docs/eval.md explains everything.)";
+
+void add_what(CLI::App& app, RolloutOptions& options) {
+  app.add_option("--checkpoint", options.checkpoint, "policy to run")->type_name("DIR");
+  app.add_option("--server", options.server, "or a server that speaks openpi's websocket protocol")
+      ->type_name("ws://HOST:PORT");
+  app.add_option("--policy", options.policy, "or a policy without a network (see below)")->type_name("NAME");
+  app.add_option("--suite", options.suites, "libero_spatial, _object, _goal, _10, _90; several with commas")
+      ->delimiter(',')
+      ->type_name("NAME")
+      ->required();
+  app.add_option("--tasks", options.tasks, "task numbers, as in 0,3; default: all")
+      ->delimiter(',')
+      ->type_name("LIST");
+  app.add_option("--trials", options.trials, "episodes per task; trial i starts from initial state i")
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--out", options.out, "folder for results.json, report.html, videos and logs")
+      ->type_name("DIR")
+      ->required();
+}
+
+void add_protocol(CLI::App& app, RolloutOptions& options) {
+  app.add_option("--max-steps", options.max_steps, "control steps per episode; default: the protocol's")
+      ->type_name("N");
+  app.add_option("--settle", options.settle, "steps of standing still before the policy starts")
+      ->type_name("N");
+  app.add_option("--replan", options.replan, "actions executed per chunk (openpi 5, LeRobot 10)")
+      ->type_name("N");
+  app.add_option("--image-size", options.image_size,
+                 "pixels that the simulator renders (openpi 256, LeRobot 360)")
+      ->type_name("N");
+  app.add_option(
+         "--perturb", options.perturb,
+         "displace an object at the start: NAME_xy=, _x= or _y= metres (uniform within +-), _r= metres "
+         "(exactly that far); NAME: target, goal or an object; may be repeated")
+      ->type_name("NAME_xy=M")
+      ->allow_extra_args(false);
+  app.add_option("--move", options.move,
+                 "move an object during the episode, m/s, optionally in a direction; may be repeated")
+      ->type_name("NAME=V[@DEG]")
+      ->allow_extra_args(false);
+  app.add_option("--latency-ms", options.latency_ms, "actions arrive this late while the world goes on")
+      ->type_name("X");
+  app.add_option("--latency-from", options.latency_from,
+                 "the latency that shallowpi-infer bench --json measured")
+      ->type_name("FILE.json");
+}
+
+void add_how(CLI::App& app, RolloutOptions& options) {
+  app.add_option("--workers", options.workers, "simulators at once")->type_name("N")->capture_default_str();
+  app.add_option("--batch", options.batch, "observations per forward pass, at most")
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--steps", options.network.steps, "Euler steps")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--horizon", options.network.horizon, "action steps, where the checkpoint does not say it")
+      ->type_name("H")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--tokenizer", options.network.tokenizer, "where the checkpoint has none")
+      ->type_name("FILE");
+  app.add_option("--video", options.videos, "record the first N trials of each task as MP4")->type_name("N");
+  app.add_option("--python", options.python,
+                 "of a LIBERO installation; default: that of scripts/setup_libero.sh")
+      ->type_name("FILE");
+  app.add_option("--worker", options.worker, "another simulator process than libero_worker.py")
+      ->type_name("FILE.py");
+  app.add_option("--timeout", options.step_timeout_s, "seconds after which a simulator counts as hung")
+      ->type_name("S")
+      ->capture_default_str();
+}
+
+}  // namespace
+
+RolloutCommand::RolloutCommand(CLI::App& app, CommonOptions& common)
+    : common_(common),
+      command_(app.add_subcommand("rollout", "success of a policy in the LIBERO simulator")) {
+  add_what(*command_, options_);
+  command_->add_option("--protocol", protocol_, "openpi or lerobot: limits, rendering, replanning, seed")
+      ->type_name("NAME")
+      ->capture_default_str();
+  add_protocol(*command_, options_);
+  command_->add_option("--chunking", chunking_, "receding, or ensemble (overlapping chunks are blended)")
+      ->type_name("MODE")
+      ->capture_default_str();
+  add_how(*command_, options_);
+  command_->add_option("--render", render_, "on-demand, or always (the same images, slower)")
+      ->type_name("WHEN")
+      ->check(CLI::IsMember({"on-demand", "always"}))
+      ->capture_default_str();
+  add_common_options(*command_, common_);
+  command_->footer(kRolloutNotes);
+}
+
+int RolloutCommand::run() {
+  options_.protocol = parse_enum<Protocol>(protocol_, "--protocol");
+  options_.chunking = parse_enum<ChunkMode>(chunking_, "--chunking");
+  options_.always_render = render_ == "always";
+  options_.quiet = common_.quiet;
+  options_.seed = common_.seed;
+  options_.network.device = parse_device(common_.device);
+  options_.network.dtype = parse_dtype(common_.dtype, options_.network.device);
+  options_.reset_timeout_s = std::max(options_.reset_timeout_s, options_.step_timeout_s);
+  return run_rollout(options_);
+}
+
+CompareCommand::CompareCommand(CLI::App& app, CommonOptions& common) {
+  CLI::App* command = app.add_subcommand("compare", "tabulate rollouts; paired tests against the first");
+  command->add_option("runs", options_.runs, "their --out folders")->type_name("[LABEL=]DIR")->required();
+  command->add_option("--video", options_.video, "write the recorded episodes side by side into this folder")
+      ->type_name("DIR");
+  command->add_option("--out", options_.out, "write the comparison as JSON")->type_name("FILE.json");
+  add_common_options(*command, common);
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,34 @@
+// The command lines of `shallowpi-eval rollout` and `compare`.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common.h"
+#include "shallowpi/eval/rollout.h"
+
+namespace shallowpi {
+
+class RolloutCommand {
+ public:
+  RolloutCommand(CLI::App& app, CommonOptions& common);
+  bool parsed() const { return command_->parsed(); }
+  int run();
+
+ private:
+  CommonOptions& common_;
+  CLI::App* command_;
+  RolloutOptions options_;
+  std::string protocol_ = "openpi", chunking_ = "receding", render_ = "on-demand";
+};
+
+class CompareCommand {
+ public:
+  CompareCommand(CLI::App& app, CommonOptions& common);
+  int run() { return run_compare(options_); }
+
+ private:
+  CompareOptions options_;
+};
+
+}  // namespace shallowpi

@@ -1,0 +1,62 @@
+// A checkpoint ready to serve: raw observations in, actions in robot units out.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "shallowpi/data/policy_transform.h"
+#include "shallowpi/model/checkpoint.h"
+#include "shallowpi/runtime/engine.h"
+
+namespace shallowpi {
+
+struct InferOptions {
+  std::int64_t steps = 10;  ///< Euler steps
+};
+
+struct InferRequest {
+  RobotObservation observation;
+  torch::Tensor noise_hd;  ///< float32 [H, 32]
+  /// Optional, float32 [D, 32] with D < H, normalised: the first D actions are given and the others are
+  /// sampled to continue them (real-time chunking).
+  torch::Tensor prefix_actions_hd{};
+};
+
+struct InferResult {
+  RobotActions actions;  ///< [H][action_dim] in robot units, all finite
+  torch::Tensor
+      normalized_hd;  ///< float32 [H, 32] on the host; a later request's prefix_actions are rows of it
+  /// Milliseconds of host preparation, and of the network (both for the whole batch).
+  double prepare_ms = 0, model_ms = 0;
+};
+
+/// A loaded policy. Not thread-safe: one inference thread.
+class PolicyRunner {
+ public:
+  /// `horizon` where the checkpoint does not say it; `tokenizer`: a file to use instead of the checkpoint's.
+  /// Throws UsageError (no horizon, no statistics, no tokenizer) or CorruptError.
+  static PolicyRunner load(const std::filesystem::path& checkpoint, torch::Device device, torch::Dtype dtype,
+                           std::optional<std::int64_t> horizon = {}, const std::string& tokenizer = "");
+
+  const CheckpointInfo& info() const { return info_; }
+  const PolicyTransform& transform() const { return *transform_; }
+  Engine& engine() { return engine_; }
+
+  /// One forward pass for the whole batch. Throws UsageError that names the field for a request that does not
+  /// fit the policy, and Error where the network's actions are not finite.
+  std::vector<InferResult> infer(const std::vector<InferRequest>& batch, const InferOptions& options = {});
+
+ private:
+  PolicyRunner(CheckpointInfo info, std::unique_ptr<const PolicyTransform> transform, Engine engine)
+      : info_(std::move(info)), transform_(std::move(transform)), engine_(std::move(engine)) {}
+
+  EngineRequest engine_request(const std::vector<InferRequest>& batch, const InferOptions& options) const;
+
+  CheckpointInfo info_;
+  std::unique_ptr<const PolicyTransform> transform_;
+  Engine engine_;
+};
+
+}  // namespace shallowpi

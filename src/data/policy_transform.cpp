@@ -1,0 +1,184 @@
+#include "shallowpi/data/policy_transform.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "data/policy_sample.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
+#include "shallowpi/data/image.h"
+#include "shallowpi/data/normalize.h"
+#include "shallowpi/data/robot.h"
+
+namespace shallowpi {
+namespace {
+
+constexpr std::int64_t kChannels = 3;
+
+void cut(FeatureStats& stats, std::int64_t dims) {
+  for (std::vector<double>* values : {&stats.mean, &stats.std, &stats.q01, &stats.q99})
+    if (static_cast<std::int64_t>(values->size()) > dims) values->resize(dims);
+}
+
+void fill_tokens(const std::vector<std::vector<std::int64_t>>& prompts, Observation& observation) {
+  std::size_t longest = 0;
+  for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
+  const std::vector<std::int64_t> shape{static_cast<std::int64_t>(prompts.size()),
+                                        static_cast<std::int64_t>(longest)};
+  observation.tokens_bt = torch::empty(shape, torch::kInt64);
+  observation.token_mask_bt = torch::empty(shape, torch::kBool);
+  std::int64_t* tokens = observation.tokens_bt.data_ptr<std::int64_t>();
+  bool* mask = observation.token_mask_bt.data_ptr<bool>();
+  for (const auto& prompt : prompts) {
+    std::fill(std::copy(prompt.begin(), prompt.end(), tokens), tokens + longest, 0);
+    std::fill(std::fill_n(mask, prompt.size(), true), mask + longest, false);
+    tokens += longest;
+    mask += longest;
+  }
+}
+
+/// The images of one camera, allocated with the first one.
+class CameraBatch {
+ public:
+  CameraBatch(std::int64_t count, std::int64_t size) : count_(count), size_(size) {}
+
+  void set(std::int64_t position, const Image& image, ResizeMode mode) {
+    const std::int64_t pixels = kChannels * size_ * size_;
+    if (!images_bcyx_.defined()) {
+      images_bcyx_ = torch::empty({count_, kChannels, size_, size_}, torch::kFloat32);
+      mask_b_ = torch::empty({count_}, torch::kBool);
+      std::fill_n(images_bcyx_.data_ptr<float>(), position * pixels, 0.0f);
+      std::fill_n(mask_b_.data_ptr<bool>(), count_, false);
+    }
+    image_to_float(image, size_, mode, images_bcyx_.data_ptr<float>() + position * pixels);
+    mask_b_.data_ptr<bool>()[position] = true;
+  }
+  void skip(std::int64_t position) {
+    if (!images_bcyx_.defined()) return;
+    const std::int64_t pixels = kChannels * size_ * size_;
+    std::fill_n(images_bcyx_.data_ptr<float>() + position * pixels, pixels, 0.0f);
+  }
+  void append_to(Observation& observation) const {
+    if (!images_bcyx_.defined()) return;
+    observation.images_bcyx.push_back(images_bcyx_);
+    observation.image_masks_b.push_back(mask_b_);
+  }
+
+ private:
+  std::int64_t count_, size_;
+  torch::Tensor images_bcyx_, mask_b_;
+};
+
+}  // namespace
+
+PolicyTransform::PolicyTransform(PolicySpec spec, NormStats stats, std::shared_ptr<const Tokenizer> tokenizer,
+                                 std::int64_t vocab)
+    : spec_(std::move(spec)), stats_(std::move(stats)), tokenizer_(std::move(tokenizer)) {
+  check_spec(spec_);
+  if (spec_.image_keys.empty()) throw UsageError("image_keys names no camera; set policy.image_keys");
+  if (spec_.image_size < 1)
+    throw UsageError(str("image_size is ", spec_.image_size, "; it must be at least 1"));
+  if (spec_.max_token_len < 1)
+    throw UsageError(str("max_token_len is ", spec_.max_token_len, "; it must be at least 1"));
+  check_stats(stats_.state, spec_.norm_mode, spec_.robot.state_dim, "state");
+  check_stats(stats_.actions, spec_.norm_mode, spec_.robot.action_dim, "actions");
+  cut(stats_.state, spec_.robot.state_dim);
+  cut(stats_.actions, spec_.robot.action_dim);
+  for (const std::string& warning : stats_warnings(stats_, spec_.norm_mode)) log::warning(warning);
+  if (tokenizer_->vocab_size() > vocab)
+    throw UsageError(str("tokenizer ", tokenizer_->path().string(), " has ", tokenizer_->vocab_size(),
+                         " pieces, but the policy's embedding only ", vocab,
+                         " rows; use the tokenizer that the policy was trained with (data.tokenizer)"));
+}
+
+std::vector<float> PolicyTransform::policy_state(const RobotObservation& observation) const {
+  std::vector<float> state = observation.state;
+  if (static_cast<std::int64_t>(state.size()) != spec_.robot.state_dim)
+    throw UsageError(str("state has ", state.size(), " values; this policy's robot has ",
+                         spec_.robot.state_dim, " (robot.state_dim)"));
+  for (std::size_t dim = 0; dim < state.size(); ++dim)
+    if (!std::isfinite(state[dim]))
+      throw UsageError(str("state is not finite: value ", dim, " is ", state[dim]));
+  state_to_policy(spec_.robot, state);
+  normalize(stats_.state, spec_.norm_mode, state);
+  return state;
+}
+
+std::vector<std::int64_t> PolicyTransform::tokens_of(const RobotObservation& observation,
+                                                     const std::vector<float>& state) const {
+  const std::string& text = observation.prompt.empty() ? spec_.default_prompt : observation.prompt;
+  if (text.empty()) throw UsageError("prompt is empty, and the policy has no default_prompt");
+  bool truncated = false;
+  std::vector<std::int64_t> tokens = encode_prompt(*tokenizer_, spec_, text, state, &truncated);
+  if (truncated && !truncation_reported_.exchange(true))
+    log::warning("prompt cut to ", spec_.max_token_len, " tokens",
+                 prompt_reads_state(spec_.prompt_mode) ? ", so it loses \"Action:\"" : "", ": ",
+                 in_quotes(text), " (further cuts are not reported); raise max_token_len");
+  return tokens;
+}
+
+void PolicyTransform::check_cameras(const RobotObservation& observation) const {
+  for (const auto& [name, image] : observation.images) {
+    if (std::find(spec_.image_keys.begin(), spec_.image_keys.end(), name) == spec_.image_keys.end())
+      throw UsageError(str("camera ", name, " is not one of this policy's: ", join(spec_.image_keys, ", ")));
+    if (image.height < 1 || image.width < 1 ||
+        static_cast<std::int64_t>(image.bytes.size()) != image.height * image.width * kChannels)
+      throw UsageError(str("camera ", name, ": ", image.bytes.size(), " bytes are no RGB image of ",
+                           image.height, " x ", image.width));
+  }
+  if (observation.images.empty())
+    throw UsageError(str("the observation has no image; this policy sees ", join(spec_.image_keys, ", ")));
+}
+
+Observation PolicyTransform::prepare(const std::vector<RobotObservation>& observations) const {
+  return prepare(static_cast<std::int64_t>(observations.size()),
+                 [&](std::int64_t position) { return observations[position]; });
+}
+
+// Tensors are only allocated here and filled through their pointers: a torch operation would start threads of
+// its own.
+Observation PolicyTransform::prepare(
+    std::int64_t count, const std::function<RobotObservation(std::int64_t)>& observation_at) const {
+  if (count < 1) throw UsageError("a batch needs at least one observation");
+  Observation result;
+  result.state_bd = torch::empty({count, kPaddedDims}, torch::kFloat32);
+  std::vector<std::vector<std::int64_t>> prompts;
+  std::vector<CameraBatch> cameras(spec_.image_keys.size(), CameraBatch(count, spec_.image_size));
+  for (std::int64_t position = 0; position < count; ++position) {
+    const RobotObservation observation = observation_at(position);
+    check_cameras(observation);
+    const std::vector<float> state = policy_state(observation);
+    write_padded(state, result.state_bd.data_ptr<float>() + position * kPaddedDims);
+    prompts.push_back(tokens_of(observation, state));
+    for (std::size_t camera = 0; camera < cameras.size(); ++camera) {
+      const auto image = observation.images.find(spec_.image_keys[camera]);
+      if (image == observation.images.end())
+        cameras[camera].skip(position);
+      else
+        cameras[camera].set(position, image->second, spec_.resize_mode);
+    }
+  }
+  for (const CameraBatch& camera : cameras) camera.append_to(result);
+  fill_tokens(prompts, result);
+  return result;
+}
+
+RobotActions PolicyTransform::to_robot(const torch::Tensor& actions_hd,
+                                       const std::vector<float>& raw_state) const {
+  const std::int64_t dims = spec_.robot.action_dim;
+  if (actions_hd.dim() != 2 || actions_hd.size(1) < dims)
+    throw UsageError(str("actions of shape ", shape_text(actions_hd.sizes().vec()), " where [H, >= ", dims,
+                         "] is needed"));
+  const torch::Tensor values = actions_hd.to(torch::kCPU, torch::kFloat32).contiguous();
+  RobotActions actions;
+  for (std::int64_t h = 0; h < values.size(0); ++h) {
+    const float* row = values.data_ptr<float>() + h * values.size(1);
+    unnormalize(stats_.actions, spec_.norm_mode, actions.emplace_back(row, row + dims));
+  }
+  std::vector<float> policy_state = raw_state;
+  state_to_policy(spec_.robot, policy_state);
+  actions_to_robot(spec_.robot, policy_state, actions);
+  return actions;
+}
+
+}  // namespace shallowpi

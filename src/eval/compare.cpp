@@ -1,0 +1,133 @@
+// `shallowpi-eval compare`: runs on the same episodes against each other.
+#include <cmath>
+#include <iostream>
+
+#include "eval/rollout_results.h"
+#include "eval/statistics.h"
+#include "eval/video.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/log.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/eval/rollout.h"
+
+namespace shallowpi {
+namespace fs = std::filesystem;
+namespace {
+
+struct Run {
+  std::string label;
+  fs::path folder;
+  RolloutResults results;
+};
+
+Run read_run(const std::string& text) {
+  const auto equals = text.find('=');
+  Run run;
+  run.folder = equals == std::string::npos ? text : text.substr(equals + 1);
+  run.label = equals == std::string::npos ? fs::path(text).lexically_normal().filename().string()
+                                          : text.substr(0, equals);
+  if (run.label.empty()) run.label = run.folder.string();
+  if (!fs::exists(run.folder / "results.json"))
+    throw UsageError(
+        str(run.folder.string(), ": there is no results.json; give the --out folders of rollouts"));
+  run.results = read_results(run.folder / "results.json");
+  return run;
+}
+
+PairedCounts pair(const RolloutResults& first, const RolloutResults& second) {
+  PairedCounts counts;
+  for (const auto& [key, a] : first.episodes) {
+    const auto found = second.episodes.find(key);
+    if (found == second.episodes.end()) continue;
+    const bool b = found->second.success;
+    ++(a.success ? (b ? counts.both : counts.only_first) : (b ? counts.only_second : counts.neither));
+  }
+  return counts;
+}
+
+/// Episodes with the same key start from the same state only where these settings agree.
+void warn_of_different_episodes(const Run& first, const Run& second) {
+  for (const char* key : {"protocol", "max_steps", "settle", "image_size", "seed", "perturb", "move"})
+    if (first.results.settings.value(key, Json()) != second.results.settings.value(key, Json()))
+      log::warning(second.label, " was run with another ", key, " than ", first.label, " (",
+                   second.results.settings.value(key, Json()).dump(), " instead of ",
+                   first.results.settings.value(key, Json()).dump(), "): its episodes are not the same");
+}
+
+std::string signed_percent(double value) {
+  return str(value < 0 ? "-" : "+", fixed(100 * std::abs(value), 1));
+}
+
+void write_videos(const std::vector<Run>& runs, const fs::path& out) {
+  require_ffmpeg();
+  std::size_t written = 0;
+  for (const auto& [key, record] : runs.front().results.episodes) {
+    const std::string stem = str(key.suite, "_task", key.task, "_trial", key.trial);
+    std::vector<fs::path> files;
+    for (const Run& run : runs)
+      for (const char* outcome : {"_success.mp4", "_failure.mp4"})
+        if (fs::exists(run.folder / "videos" / (stem + outcome)))
+          files.push_back(run.folder / "videos" / (stem + outcome));
+    if (files.size() != runs.size()) continue;
+    write_side_by_side(files, out / (stem + ".mp4"));
+    ++written;
+  }
+  if (written == 0)
+    throw UsageError("--video: no episode was recorded in every run; run them with --video N");
+  log::info("wrote ", written, " videos to ", out.string());
+}
+
+}  // namespace
+
+int run_compare(const CompareOptions& options) {
+  if (options.runs.size() < 2) throw UsageError("compare needs at least two runs");
+  std::vector<Run> runs;
+  for (const std::string& text : options.runs) runs.push_back(read_run(text));
+  std::vector<std::vector<std::string>> rows;
+  Json report = Json::array();
+  for (const Run& run : runs) {
+    const SuccessCount count = count_all(run.results);
+    const Interval interval = wilson_interval(count.successes, count.episodes);
+    std::vector<std::string> row = {
+        run.label, str(count.successes, "/", count.episodes), fixed(100 * count.rate(), 1),
+        str("[", fixed(100 * interval.low, 1), ", ", fixed(100 * interval.high, 1), "]")};
+    Json entry{{"label", run.label},
+               {"successes", count.successes},
+               {"episodes", count.episodes},
+               {"rate", count.rate()},
+               {"wilson_95", {interval.low, interval.high}}};
+    if (&run == &runs.front()) {
+      for (int i = 0; i < 5; ++i) row.emplace_back("-");
+    } else {
+      warn_of_different_episodes(runs.front(), run);
+      const PairedCounts counts = pair(runs.front().results, run.results);
+      const Interval difference = paired_difference_interval(counts);
+      row.insert(row.end(),
+                 {str(counts.n()), str(counts.only_first, " / ", counts.only_second),
+                  signed_percent(paired_difference(counts)),
+                  str("[", signed_percent(difference.low), ", ", signed_percent(difference.high), "]"),
+                  fixed(mcnemar_exact(counts), 4)});
+      entry["against"] = runs.front().label;
+      entry["paired"] = {{"episodes", counts.n()},
+                         {"both", counts.both},
+                         {"only_first", counts.only_first},
+                         {"only_second", counts.only_second},
+                         {"neither", counts.neither},
+                         {"difference", paired_difference(counts)},
+                         {"difference_95", {difference.low, difference.high}},
+                         {"mcnemar_p", mcnemar_exact(counts)}};
+    }
+    rows.push_back(row);
+    report.push_back(entry);
+  }
+  std::cout << text_table(
+      {"run", "success", "%", "95 % interval", "paired", str("only ", runs.front().label, " / only it"),
+       "difference", "95 % interval", "McNemar p"},
+      rows);
+  if (!options.out.empty()) write_file_atomically(options.out, report.dump(2) + "\n");
+  if (!options.video.empty()) write_videos(runs, options.video);
+  return 0;
+}
+
+}  // namespace shallowpi

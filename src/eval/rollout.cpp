@@ -1,0 +1,333 @@
+#include "shallowpi/eval/rollout.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <iostream>
+#include <tuple>
+
+#include "eval/rollout_episode.h"
+#include "eval/video.h"
+#include "shallowpi/base/cli.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/log.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/distill/stop_signal.h"
+
+namespace shallowpi {
+namespace fs = std::filesystem;
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr std::int64_t kMaxAttempts = 5;  // of one episode in a row
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// A simulator with the episode that it plays.
+struct Seat {
+  std::unique_ptr<Simulator> simulator;
+  std::optional<Episode> episode;
+  std::unique_ptr<VideoWriter> video;
+  std::int64_t attempts = 0;
+  Clock::time_point started;
+  std::pair<std::string, std::int64_t> loaded{"", -1};  // the (suite, task) that its process holds
+};
+
+/// One line that is redrawn on a terminal, a log line every half minute otherwise.
+class RolloutProgress {
+ public:
+  RolloutProgress(std::size_t before, std::size_t total, bool quiet)
+      : before_(before), total_(total), quiet_(quiet) {}
+  ~RolloutProgress() {
+    if (terminal_ && shown_) std::cerr << "\n";
+  }
+  void show(const SuccessCount& count) {
+    if (quiet_) return;
+    const auto done = static_cast<std::size_t>(count.episodes);
+    const double each = seconds_since(start_) / double(std::max<std::size_t>(done - before_, 1));
+    const std::string line =
+        str(done, "/", total_, " episodes  success ", count.successes, "/", count.episodes, " (",
+            fixed(100 * count.rate(), 1), " %)  left ", human_duration(each * double(total_ - done)));
+    if (terminal_) {
+      std::cerr << "\r\033[K" << line << std::flush;
+      shown_ = true;
+    } else if (!logged_ || seconds_since(*logged_) > 30 || done == total_) {
+      log::info(line);
+      logged_ = Clock::now();
+    }
+  }
+
+ private:
+  std::size_t before_, total_;
+  bool quiet_, terminal_ = isatty(STDERR_FILENO) != 0, shown_ = false;
+  Clock::time_point start_ = Clock::now();
+  std::optional<Clock::time_point> logged_;
+};
+
+/// The evaluation: seats, the episodes that wait for one, and the results.
+class Rollout {
+ public:
+  Rollout(const RolloutOptions& options, RolloutPolicy& policy)
+      : options_(options),
+        policy_(policy),
+        settings_(resolve_settings(options)),
+        lock_(prepared(options.out)) {
+    settings_.needs_images = policy.needs_images();
+    // Before anything is started: a chunk that is too short will not get longer.
+    if (policy.horizon() > 0) ActionChunker{settings_.chunking_options(policy.horizon())};
+    if (options.videos > 0) require_ffmpeg();
+    results_.policy = policy.identity();
+    results_.settings = settings_.json();
+    results_.machine = {{"version", version_text()},
+                        {"workers", options.workers},
+                        {"threads", torch::get_num_threads()},
+                        {"device", options.network.device.str()}};
+    resume_from(results_file(), results_);
+    const std::string python = find_simulator_python(options.python);
+    const fs::path script = find_worker_script(options.worker);
+    fs::create_directories(options.out / "logs");
+    for (std::int64_t i = 0; i < options.workers; ++i) {
+      seats_.emplace_back();
+      seats_.back().simulator =
+          std::make_unique<Simulator>(python, script, options.out / "logs" / str("simulator_", i, ".log"));
+    }
+  }
+
+  int run() {
+    describe();
+    StopSignal stop;
+    RolloutProgress progress(done_before_, done_before_ + waiting_.size(), options_.quiet);
+    while (!stop.requested()) {
+      fill_seats();
+      if (std::none_of(seats_.begin(), seats_.end(),
+                       [](const Seat& seat) { return seat.episode.has_value(); }))
+        break;
+      if (collect_answers()) progress.show(count_all(results_));
+      if (!ask_policy()) wait();
+    }
+    write_results(results_file(), results_);
+    write_file_atomically(options_.out / "report.html", rollout_html(results_));
+    return stop.requested() ? stop.exit_code() : 0;
+  }
+
+  const RolloutResults& results() const { return results_; }
+
+ private:
+  static const fs::path& prepared(const fs::path& out) {
+    if (out.empty()) throw UsageError("no --out DIR");
+    fs::create_directories(out);
+    return out;
+  }
+  fs::path results_file() const { return options_.out / "results.json"; }
+
+  /// Asks a simulator for the suites' tasks and lists the episodes that are still to be played.
+  void describe() {
+    Simulator& simulator = *seats_.front().simulator;
+    simulator.send({{"cmd", "describe"}, {"suites", options_.suites}}, options_.reset_timeout_s);
+    const Json suites = simulator.wait().json.at("suites");
+    std::size_t asked = 0;
+    for (const std::string& suite : options_.suites) {
+      (void)settings_.steps_allowed(suite);
+      const auto count = static_cast<std::int64_t>(suites.at(suite).size());
+      for (std::int64_t task : chosen_tasks(suite, suites.at(suite))) {
+        const Json& described = suites.at(suite)[static_cast<std::size_t>(task)];
+        tasks_[{suite, task}] = {described.at("name"), described.at("language"), described.at("init_states")};
+        for (std::int64_t trial = 0; trial < options_.trials; ++trial, ++asked)
+          if (!results_.episodes.count({suite, task, trial})) waiting_.push_back({suite, task, trial});
+      }
+      log::debug(suite, ": ", count, " tasks");
+    }
+    done_before_ = results_.episodes.size();
+    if (asked > waiting_.size())
+      log::info("going on with ", results_file().string(), ": ", asked - waiting_.size(), " of ", asked,
+                " episodes are done");
+  }
+
+  std::vector<std::int64_t> chosen_tasks(const std::string& suite, const Json& tasks) const {
+    std::vector<std::int64_t> chosen = options_.tasks;
+    const auto count = static_cast<std::int64_t>(tasks.size());
+    for (std::int64_t task = 0; options_.tasks.empty() && task < count; ++task) chosen.push_back(task);
+    std::sort(chosen.begin(), chosen.end());
+    chosen.erase(std::unique(chosen.begin(), chosen.end()), chosen.end());
+    for (std::int64_t task : chosen) {
+      if (task >= 0 && task < count) continue;
+      std::vector<std::string> valid;
+      for (std::int64_t i = 0; i < count; ++i)
+        valid.push_back(
+            str("\n  ", i, "  ", tasks[static_cast<std::size_t>(i)].at("language").get<std::string>()));
+      throw UsageError(str(suite, " has no task ", task, "; it has", join(valid, "")));
+    }
+    return chosen;
+  }
+
+  /// The waiting episode that suits a seat best: of the task that its process has loaded, else of the task on
+  /// which the fewest others work.
+  std::size_t best_waiting(const Seat& seat) const {
+    const auto cost = [&](std::size_t i) {
+      const std::pair task{waiting_[i].suite, waiting_[i].task};
+      const auto others =
+          std::count_if(seats_.begin(), seats_.end(), [&](const Seat& s) { return s.loaded == task; });
+      return std::tuple(task != seat.loaded, others, i);
+    };
+    std::size_t best = 0;
+    for (std::size_t i = 1; i < waiting_.size(); ++i)
+      if (cost(i) < cost(best)) best = i;
+    return best;
+  }
+
+  void fill_seats() {
+    for (Seat& seat : seats_) {
+      if (seat.episode || waiting_.empty()) continue;
+      const std::size_t choice = best_waiting(seat);
+      const EpisodeKey key = waiting_[choice];
+      waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(choice));
+      seat.attempts = 0;
+      seat.loaded = {key.suite, key.task};
+      begin(seat, key);
+    }
+  }
+
+  void begin(Seat& seat, const EpisodeKey& key) {
+    seat.video.reset();
+    seat.episode.emplace(key, tasks_.at({key.suite, key.task}), settings_);
+    seat.started = Clock::now();
+    ++seat.attempts;
+    if (seat.episode->recorded())
+      seat.video = std::make_unique<VideoWriter>(video_file(key, ""), 2 * settings_.image_size,
+                                                 settings_.image_size, kControlHz);
+    send(seat);
+  }
+
+  void send(Seat& seat) {
+    guard(seat, [&] {
+      seat.simulator->send(seat.episode->request(),
+                           seat.episode->started() ? options_.step_timeout_s : options_.reset_timeout_s);
+    });
+  }
+
+  /// A simulator's failure is nobody's result: the episode starts again with a new process.
+  template <typename Action>
+  void guard(Seat& seat, Action action) {
+    try {
+      action();
+    } catch (const SimulatorFault& fault) {
+      if (seat.attempts >= kMaxAttempts)
+        throw Error(str("gave up on ", seat.episode->key().suite, " task ", seat.episode->key().task,
+                        " trial ", seat.episode->key().trial, " after ", kMaxAttempts,
+                        " attempts: ", fault.what()));
+      log::warning(fault.what(), "\nplaying ", seat.episode->key().suite, " task ", seat.episode->key().task,
+                   " trial ", seat.episode->key().trial, " again");
+      seat.simulator->kill();
+      const EpisodeKey key = seat.episode->key();
+      begin(seat, key);
+    }
+  }
+
+  /// Returns whether an episode ended.
+  bool collect_answers() {
+    bool ended = false;
+    for (Seat& seat : seats_) {
+      if (!seat.episode || !seat.simulator->busy()) continue;
+      guard(seat, [&] {
+        auto answer = seat.simulator->receive();
+        if (!answer) return;
+        seat.episode->take_answer(std::move(*answer));
+        if (seat.video) seat.video->write(seat.episode->frames());
+        if (!seat.episode->finished()) return;
+        finish(seat);
+        ended = true;
+      });
+    }
+    return ended;
+  }
+
+  void finish(Seat& seat) {
+    EpisodeRecord record = seat.episode->record();
+    record.attempts = seat.attempts;
+    record.seconds = seconds_since(seat.started);
+    if (seat.video) seat.video->finish(video_file(record.key, record.success ? "_success" : "_failure"));
+    seat.video.reset();
+    seat.episode.reset();
+    results_.episodes[record.key] = std::move(record);
+    write_results(results_file(), results_);
+  }
+
+  fs::path video_file(const EpisodeKey& key, const std::string& outcome) const {
+    return options_.out / "videos" / str(key.suite, "_task", key.task, "_trial", key.trial, outcome, ".mp4");
+  }
+
+  /// One forward pass, if a batch is full or nobody is left who could fill it. Returns whether there was one.
+  bool ask_policy() {
+    std::vector<Seat*> ready;
+    bool others = false;
+    for (Seat& seat : seats_) {
+      if (!seat.episode) continue;
+      if (seat.episode->wants_policy()) {
+        if (static_cast<std::int64_t>(ready.size()) < settings_.batch) ready.push_back(&seat);
+      } else {
+        others = true;
+      }
+    }
+    if (ready.empty() || (others && static_cast<std::int64_t>(ready.size()) < settings_.batch)) return false;
+    std::vector<PolicyCall> calls;
+    for (Seat* seat : ready) calls.push_back(seat->episode->call());
+    const auto start = Clock::now();
+    std::vector<RobotActions> chunks = policy_.infer(calls);
+    const double each = 1000 * seconds_since(start) / double(calls.size());
+    for (std::size_t i = 0; i < ready.size(); ++i) {
+      ready[i]->episode->take_actions(std::move(chunks.at(i)), each);
+      send(*ready[i]);
+    }
+    return true;
+  }
+
+  void wait() {
+    std::vector<Simulator*> busy;
+    for (Seat& seat : seats_)
+      if (seat.episode) busy.push_back(seat.simulator.get());
+    wait_for_any(busy);
+  }
+
+  const RolloutOptions& options_;
+  RolloutPolicy& policy_;
+  RolloutSettings settings_;
+  FolderLock lock_;
+  RolloutResults results_;
+  std::vector<Seat> seats_;
+  std::map<std::pair<std::string, std::int64_t>, TaskInfo> tasks_;
+  std::deque<EpisodeKey> waiting_;
+  std::size_t done_before_ = 0;
+};
+
+std::unique_ptr<RolloutPolicy> choose_policy(const RolloutOptions& options) {
+  const int given = !options.checkpoint.empty() + !options.server.empty() + !options.policy.empty();
+  if (given != 1)
+    throw UsageError("give exactly one of --checkpoint DIR, --server ws://HOST:PORT and --policy NAME");
+  if (!options.server.empty()) return server_policy(options.server);
+  if (!options.policy.empty()) return baseline_policy(options.policy);
+  return checkpoint_policy(options.checkpoint, resolve_settings(options).seed, options.network);
+}
+
+}  // namespace
+
+int run_rollout(const RolloutOptions& options) {
+  find_simulator_python(options.python);  // before a checkpoint is loaded
+  const auto policy = choose_policy(options);
+  return run_rollout(options, *policy);
+}
+
+int run_rollout(const RolloutOptions& options, RolloutPolicy& policy) {
+  if (options.suites.empty()) throw UsageError("no --suite NAME");
+  Rollout rollout(options, policy);
+  const int code = rollout.run();
+  std::cout << rollout_table(rollout.results());
+  log::info("wrote ", (options.out / "results.json").string(), " and report.html beside it");
+  return code;
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,45 @@
+// The options of a rollout, checked and with the protocol's values filled in.
+#pragma once
+
+#include "shallowpi/eval/rollout.h"
+
+namespace shallowpi {
+
+inline constexpr double kControlHz = 20;
+
+struct Perturbation {
+  std::string object, kind;  ///< kind: xy, x, y, r
+  double metres = 0;
+};
+
+struct Movement {
+  std::string object;
+  double speed = 0;             ///< m/s
+  std::optional<double> angle;  ///< rad; empty: drawn per episode
+};
+
+/// What decides the outcome of an episode, beside the policy.
+struct RolloutSettings {
+  Protocol protocol = Protocol::kOpenpi;
+  std::optional<std::int64_t> max_steps;  ///< empty: the protocol's for the suite
+  std::int64_t settle = 10, replan = 5, image_size = 256;
+  std::uint64_t seed = 7;
+  std::vector<Perturbation> perturb;
+  std::vector<Movement> move;
+  double latency_ms = 0;
+  ChunkMode chunking = ChunkMode::kReceding;
+  std::int64_t batch = 1;
+  bool needs_images = true, always_render = false;
+  std::int64_t videos = 0;
+
+  std::int64_t steps_allowed(const std::string& suite) const;
+  std::int64_t delay() const { return delay_ticks(latency_ms, kControlHz); }
+  ChunkingOptions chunking_options(std::int64_t horizon) const;
+  /// What two runs must share to continue each other.
+  Json json() const;
+};
+
+/// Throws UsageError for whatever does not make sense.
+RolloutSettings resolve_settings(const RolloutOptions& options);
+
+}  // namespace shallowpi

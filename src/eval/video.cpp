@@ -1,0 +1,93 @@
+#include "eval/video.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kEncoder =
+    " -c:v libx264 -preset veryfast -crf 23 -pix_fmt yuv420p -movflags +faststart -f mp4 ";
+
+/// For a shell.
+std::string quoted(const fs::path& path) {
+  std::string out = "'";
+  for (char c : path.string()) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+fs::path temporary_of(const fs::path& file) {
+  return str(file.string(), ".tmp-", ::getpid(), "-0");
+}
+
+}  // namespace
+
+void require_ffmpeg() {
+  if (std::system("ffmpeg -version >/dev/null 2>&1") != 0)
+    throw UsageError("videos need ffmpeg, which is not installed: apt-get install ffmpeg");
+}
+
+VideoWriter::VideoWriter(fs::path file, std::int64_t width, std::int64_t height, double frames_per_second)
+    : temporary_(temporary_of(file)) {
+  fs::create_directories(file.parent_path());
+  // A session of its own: Ctrl-C is for this program. Where ffmpeg dies, the write says so.
+  std::signal(SIGPIPE, SIG_IGN);
+  const std::string command =
+      str("exec setsid ffmpeg -loglevel error -y -f rawvideo -pix_fmt rgb24 -s ", width, "x", height, " -r ",
+          frames_per_second, " -i -", kEncoder, quoted(temporary_));
+  pipe_ = ::popen(command.c_str(), "we");
+  if (pipe_ == nullptr) throw IoError(str("cannot start ffmpeg for ", file.string()));
+}
+
+VideoWriter::~VideoWriter() {
+  if (pipe_ != nullptr) ::pclose(pipe_);
+  std::error_code ignored;
+  fs::remove(temporary_, ignored);
+}
+
+void VideoWriter::write(std::string_view frames) {
+  if (std::fwrite(frames.data(), 1, frames.size(), pipe_) != frames.size())
+    throw IoError(str("ffmpeg stopped while it wrote ", temporary_.string()));
+}
+
+void VideoWriter::finish(const fs::path& file) {
+  const int status = ::pclose(pipe_);
+  pipe_ = nullptr;
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+    throw IoError(str("ffmpeg could not write ", file.string()));
+  fs::rename(temporary_, file);
+}
+
+void write_side_by_side(const std::vector<fs::path>& files, const fs::path& out) {
+  fs::create_directories(out.parent_path());
+  std::string command = "ffmpeg -loglevel error -y", filter;
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    command += " -i " + quoted(files[i]);
+    // A policy that is done shows its last frame while the others go on.
+    filter += str("[", i, ":v]tpad=stop_mode=clone:stop=-1[v", i, "];");
+  }
+  for (std::size_t i = 0; i < files.size(); ++i) filter += str("[v", i, "]");
+  filter += str("hstack=inputs=", files.size());
+  double longest = 0;
+  for (const fs::path& file : files) {
+    std::FILE* probe =
+        ::popen(("ffprobe -v error -show_entries format=duration -of csv=p=0 " + quoted(file)).c_str(), "re");
+    if (probe == nullptr) throw IoError("cannot start ffprobe");
+    double seconds = 0;
+    if (std::fscanf(probe, "%lf", &seconds) == 1) longest = std::max(longest, seconds);
+    ::pclose(probe);
+  }
+  const fs::path temporary = temporary_of(out);
+  command += str(" -filter_complex '", filter, "' -t ", longest, kEncoder, quoted(temporary));
+  if (std::system(command.c_str()) != 0) throw IoError(str("ffmpeg could not write ", out.string()));
+  fs::rename(temporary, out);
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,74 @@
+#include "shallowpi/runtime/engine.h"
+
+#include <torch/torch.h>
+
+#include <chrono>
+#include <functional>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+namespace {
+
+// Clients choose the number of steps; this many tables (a few MB each at most) are kept.
+constexpr std::size_t kMaxTables = 8;
+constexpr std::int64_t kMaxSteps = 1000;
+
+/// Milliseconds between its calls, each time when the device has done all its work.
+class StageClock {
+ public:
+  explicit StageClock(torch::Device device) : device_(device) { lap(); }
+  double lap() {
+    if (device_.is_cuda()) torch::cuda::synchronize(device_.index());
+    const auto now = std::chrono::steady_clock::now();
+    const double ms = std::chrono::duration<double, std::milli>(now - last_).count();
+    last_ = now;
+    return ms;
+  }
+
+ private:
+  torch::Device device_;
+  std::chrono::steady_clock::time_point last_{};
+};
+
+}  // namespace
+
+Engine::Engine(Policy policy, torch::Device device) : policy_(std::move(policy)), device_(device) {
+  policy_->options().activation_checkpointing = false;
+}
+
+std::shared_ptr<const StepConditioning> Engine::conditioning(std::int64_t steps) {
+  if (steps < 1 || steps > kMaxSteps)
+    throw UsageError(str("num_steps is ", steps, "; it must be in 1..", kMaxSteps));
+  const auto known = conditioning_.find(steps);
+  if (known != conditioning_.end()) return known->second;
+  if (conditioning_.size() >= kMaxTables) conditioning_.clear();
+  return conditioning_[steps] = policy_->step_conditioning(steps);
+}
+
+torch::Tensor Engine::sample(const EngineRequest& request, StageTimes* times) {
+  const torch::InferenceMode guard;
+  SampleOptions options;
+  options.conditioning = conditioning(request.steps);
+  const Observation observation = request.observation.to(device_);
+  const torch::Tensor noise_bhd = request.noise_bhd.to(device_);
+  if (request.given_mask_bh.defined()) {
+    options.given_bhd = request.given_bhd.to(device_);
+    options.given_mask_bh = request.given_mask_bh.to(device_);
+  }
+  StageClock clock(device_);
+  torch::Tensor image_tokens;
+  if (times != nullptr) {
+    *times = {};
+    image_tokens = policy_->embed_images(observation);
+    times->vision_ms = clock.lap();
+    options.after_step = [&] { times->step_ms.push_back(clock.lap()); };
+  }
+  const PrefixCache cache = policy_->encode(observation, nullptr, image_tokens);
+  if (times != nullptr) times->prefix_ms = clock.lap();
+  return policy_->sample_actions(cache, observation.state_bd, noise_bhd, request.steps, options)
+      .to(torch::kCPU);
+}
+
+}  // namespace shallowpi

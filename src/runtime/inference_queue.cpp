@@ -1,0 +1,180 @@
+#include "runtime/inference_queue.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
+
+namespace shallowpi {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double unix_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+bool all_finite(const RobotActions& actions) {
+  return std::all_of(actions.begin(), actions.end(), [](const std::vector<float>& step) {
+    return std::all_of(step.begin(), step.end(), [](float value) { return std::isfinite(value); });
+  });
+}
+
+std::int64_t prefix_length(const PolicyRequest& request) {
+  const torch::Tensor& prefix = request.infer.prefix_actions_hd;
+  return prefix.defined() ? prefix.size(0) : 0;
+}
+
+/// Can they be inferred together?
+bool compatible(const PolicyRequest& a, const PolicyRequest& b) {
+  return a.options.steps == b.options.steps && prefix_length(a) == prefix_length(b);
+}
+
+}  // namespace
+
+InferenceQueue::InferenceQueue(InferFunction infer, QueueOptions options, ServerMetrics& metrics,
+                               std::function<void()> on_broken)
+    : infer_(std::move(infer)),
+      options_(options),
+      metrics_(metrics),
+      on_broken_(std::move(on_broken)),
+      thread_([this] { work(); }) {}
+
+InferenceQueue::~InferenceQueue() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+bool InferenceQueue::submit(Job job) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (waiting_.size() >= options_.capacity) return false;
+    waiting_.push_back(std::move(job));
+    metrics_.set_queued(waiting_.size());
+  }
+  changed_.notify_all();
+  return true;
+}
+
+bool InferenceQueue::healthy() const {
+  const std::lock_guard lock(mutex_);
+  return failures_ == 0;
+}
+
+void InferenceQueue::work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return ending_ || !waiting_.empty(); });
+    if (waiting_.empty()) return;
+    std::vector<Job> batch = next_batch(lock);
+    metrics_.set_queued(waiting_.size());
+    lock.unlock();
+    if (!batch.empty()) run_batch(batch);
+    batch.clear();
+    lock.lock();
+  }
+}
+
+/// The oldest observation and those that can be inferred with it; what is not worth inferring is answered
+/// here.
+std::vector<InferenceQueue::Job> InferenceQueue::next_batch(std::unique_lock<std::mutex>& lock) {
+  if (options_.max_batch > 1 && options_.batch_window.count() > 0)
+    changed_.wait_for(lock, options_.batch_window,
+                      [&] { return ending_ || waiting_.size() >= options_.max_batch; });
+  std::vector<Job> batch;
+  for (auto job = waiting_.begin(); job != waiting_.end() && batch.size() < options_.max_batch;) {
+    if (std::optional<Outcome> refusal = refuse_early(*job)) {
+      finish(*job, std::move(*refusal));
+    } else if (batch.empty() || compatible(batch.front().request, job->request)) {
+      batch.push_back(std::move(*job));
+    } else {
+      ++job;
+      continue;
+    }
+    job = waiting_.erase(job);
+  }
+  return batch;
+}
+
+std::optional<Outcome> InferenceQueue::refuse_early(const Job& job) const {
+  if (job.gone && job.gone()) return Outcome{RequestEnd::kAbandoned, {}, "the client has left", 0};
+  if (!options_.max_age || !job.request.timestamp_s) return {};
+  const double age_ms = (unix_seconds() - *job.request.timestamp_s) * 1e3;
+  const double limit_ms = static_cast<double>(options_.max_age->count());
+  if (age_ms < -limit_ms)
+    return Outcome{
+        RequestEnd::kStale, {}, "timestamp: it lies in the future; set the clocks of robot and server", 0};
+  if (age_ms > limit_ms) return too_old(age_ms);
+  return {};
+}
+
+Outcome InferenceQueue::too_old(double age_ms) const {
+  return {RequestEnd::kStale,
+          {},
+          str("timestamp: the observation is ", std::llround(age_ms), " ms old, at most ",
+              options_.max_age->count()),
+          0};
+}
+
+void InferenceQueue::run_batch(std::vector<Job>& batch) {
+  const Clock::time_point start = Clock::now();
+  const double queued_s = seconds_since(batch.front().since);
+  std::vector<InferRequest> requests;
+  for (const Job& job : batch) requests.push_back(job.request.infer);
+  std::vector<InferResult> results;
+  std::string error;
+  RequestEnd end = RequestEnd::kAnswered;
+  try {
+    results = infer_(requests, batch.front().request.options);
+    if (results.size() != batch.size()) throw Error("the policy returned another number of answers");
+  } catch (const UsageError& problem) {
+    if (batch.size() > 1) {  // one observation is to blame; the others get their answers
+      for (Job& job : batch) {
+        std::vector<Job> alone;
+        alone.push_back(std::move(job));
+        run_batch(alone);
+      }
+      return;
+    }
+    end = RequestEnd::kBadMessage;
+    error = problem.what();
+  } catch (const std::exception& problem) {
+    log::error("inference failed: ", problem.what());
+    end = RequestEnd::kFailed;
+    error = "the policy failed on this observation";
+  }
+  const double infer_s = seconds_since(start);
+  metrics_.observe_batch(batch.size(), queued_s, infer_s);
+  bool broken = false;
+  if (end != RequestEnd::kBadMessage) {
+    const std::lock_guard lock(mutex_);
+    failures_ = end == RequestEnd::kFailed ? failures_ + 1 : 0;
+    broken = failures_ == options_.failures_to_stop;
+  }
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    Outcome outcome{end, {}, error, infer_s * 1e3};
+    if (end == RequestEnd::kAnswered) outcome.result = std::move(results[i]);
+    if (end == RequestEnd::kAnswered && !all_finite(outcome.result.actions))
+      outcome = {RequestEnd::kNotFinite, {}, "actions: the policy's answer is not finite; it is not sent", 0};
+    else if (std::optional<Outcome> late = refuse_early(batch[i]))
+      outcome = std::move(*late);
+    finish(batch[i], std::move(outcome));
+  }
+  if (broken && on_broken_) on_broken_();
+}
+
+void InferenceQueue::finish(Job& job, Outcome outcome) {
+  metrics_.count(outcome.end);
+  job.done(std::move(outcome));
+}
+
+}  // namespace shallowpi

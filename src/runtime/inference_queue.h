@@ -1,0 +1,79 @@
+// The thread that runs the policy, and the bounded queue before it. A connection has at most one observation
+// in it, so that first come, first served is fair among connections.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "runtime/observation_message.h"
+#include "runtime/server_metrics.h"
+
+namespace shallowpi {
+
+/// PolicyRunner::infer, or a test's stand-in. Throws UsageError where an observation is to blame.
+using InferFunction =
+    std::function<std::vector<InferResult>(const std::vector<InferRequest>&, const InferOptions&)>;
+
+struct QueueOptions {
+  std::size_t capacity = 16;                         ///< observations that may wait
+  std::size_t max_batch = 1;                         ///< observations inferred together
+  std::chrono::milliseconds batch_window{0};         ///< how long to wait for more of them
+  std::optional<std::chrono::milliseconds> max_age;  ///< of an observation with a timestamp, answer included
+  std::size_t failures_to_stop = 3;  ///< failed inferences in a row after which the policy counts as broken
+};
+
+/// What became of one observation: `result`, or `error` in words for the client.
+struct Outcome {
+  RequestEnd end = RequestEnd::kFailed;
+  InferResult result;
+  std::string error;
+  double infer_ms = 0;
+};
+
+class InferenceQueue {
+ public:
+  struct Job {
+    PolicyRequest request;
+    std::function<bool()> gone;         ///< has the client left? Then the observation is skipped
+    std::function<void(Outcome)> done;  ///< called once, from the inference thread
+    std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+  };
+
+  /// `on_broken` is called from the inference thread when the policy has failed too often.
+  InferenceQueue(InferFunction infer, QueueOptions options, ServerMetrics& metrics,
+                 std::function<void()> on_broken);
+  /// Works off what is queued.
+  ~InferenceQueue();
+
+  /// False, with `job` dropped, where the queue is full.
+  bool submit(Job job);
+  /// Did the last inference succeed?
+  bool healthy() const;
+
+ private:
+  void work();
+  std::vector<Job> next_batch(std::unique_lock<std::mutex>& lock);
+  void run_batch(std::vector<Job>& batch);
+  void finish(Job& job, Outcome outcome);
+  std::optional<Outcome> refuse_early(const Job& job) const;
+  Outcome too_old(double age_ms) const;
+
+  const InferFunction infer_;
+  const QueueOptions options_;
+  ServerMetrics& metrics_;
+  const std::function<void()> on_broken_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Job> waiting_;
+  std::size_t failures_ = 0;  // in a row
+  bool ending_ = false;
+  std::thread thread_;  // last: it uses the members above
+};
+
+}  // namespace shallowpi

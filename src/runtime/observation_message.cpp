@@ -1,0 +1,365 @@
+#include "runtime/observation_message.h"
+
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "runtime/message.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/data/normalize.h"
+#include "shallowpi/data/robot.h"
+
+namespace shallowpi {
+namespace {
+
+constexpr std::size_t kMaxPromptBytes = 16 << 10;
+constexpr std::int64_t kMaxImageSide = 8192;
+
+/// Where a camera's picture is looked for, best first. A slash means either a flat key or a map within a map.
+struct CameraKeys {
+  std::string_view camera;
+  std::vector<std::string_view> keys;
+  bool required;  ///< of policies that use the camera; openpi masks ALOHA's wrist cameras where they are
+                  ///< missing
+};
+
+const std::vector<CameraKeys>& camera_keys(RobotKind robot) {
+  static const std::vector<CameraKeys> libero = {{"base_0_rgb", {"observation/image"}, true},
+                                                 {"left_wrist_0_rgb", {"observation/wrist_image"}, true}};
+  static const std::vector<CameraKeys> aloha = {{"base_0_rgb", {"images/cam_high"}, true},
+                                                {"left_wrist_0_rgb", {"images/cam_left_wrist"}, false},
+                                                {"right_wrist_0_rgb", {"images/cam_right_wrist"}, false}};
+  static const std::vector<CameraKeys> joints = {
+      {"base_0_rgb", {"observation/exterior_image_1_left", "observation/image"}, true},
+      {"left_wrist_0_rgb", {"observation/wrist_image_left", "observation/wrist_image"}, true},
+      {"right_wrist_0_rgb", {"observation/wrist_image_right"}, false}};
+  switch (robot) {
+    case RobotKind::kLibero:
+      return libero;
+    case RobotKind::kAloha:
+      return aloha;
+    case RobotKind::kJoints:
+      return joints;
+  }
+  return libero;
+}
+
+[[noreturn]] void refuse(std::string_view field, const std::string& what) {
+  throw UsageError(str(field, ": ", what));
+}
+
+/// The value of a key, flat or nested; null where it is missing or nil.
+const WireValue* look_up(const WireMap& map, std::string_view key) {
+  const WireValue* value = find(map, key);
+  const std::size_t slash = key.find('/');
+  if (!value && slash != std::string_view::npos) {
+    const WireValue* outer = find(map, key.substr(0, slash));
+    if (const WireMap* inner = outer ? outer->as<WireMap>() : nullptr)
+      value = find(*inner, key.substr(slash + 1));
+  }
+  return value && !value->as<std::monostate>() ? value : nullptr;
+}
+
+std::string shape_of(const WireArray& array) {
+  return str("[", join(array.shape, ", "), "] of ", array.dtype());
+}
+
+/// openpi's conversion, (255 * x).astype(uint8), in the type of x. Sets `bad` where x is not in [0, 1].
+template <typename T>
+std::uint8_t to_byte(T value, bool& bad) {
+  if constexpr (std::is_same_v<T, std::uint8_t>) {
+    return value;
+  } else {
+    const T scaled = static_cast<T>(255) * value;
+    const bool inside = scaled >= static_cast<T>(0) && scaled < static_cast<T>(256);
+    bad |= !inside;
+    return inside ? static_cast<std::uint8_t>(scaled) : 0;
+  }
+}
+
+/// `in` holds height x width pixels of three T, in the order of HWC or CHW.
+template <typename T>
+bool fill_image(const char* in, bool is_chw, Image& image) {
+  bool bad = false;
+  const std::size_t pixels = static_cast<std::size_t>(image.height * image.width);
+  image.bytes.resize(pixels * 3);
+  for (std::size_t i = 0; i < image.bytes.size(); ++i) {
+    const std::size_t from = is_chw ? i % 3 * pixels + i / 3 : i;
+    T value;
+    std::memcpy(&value, in + from * sizeof(T), sizeof(T));
+    image.bytes[i] = to_byte(value, bad);
+  }
+  return !bad;
+}
+
+Image to_image(const WireValue& value, std::string_view field) {
+  const WireArray* array = value.as<WireArray>();
+  if (!array) refuse(field, "expected an array");
+  const std::vector<std::int64_t>& shape = array->shape;
+  const bool is_chw = shape.size() == 3 && shape[0] == 3;  // openpi's rule
+  if (shape.size() != 3 || (!is_chw && shape[2] != 3))
+    refuse(field, str("expected [height, width, 3] or [3, height, width], got ", shape_of(*array)));
+  Image image{is_chw ? shape[1] : shape[0], is_chw ? shape[2] : shape[1], {}};
+  if (std::min(image.height, image.width) < 1 || std::max(image.height, image.width) > kMaxImageSide)
+    refuse(field, str("expected 1 to ", kMaxImageSide, " pixels a side, got ", shape_of(*array)));
+  const char* data = array->data.data();
+  bool good = false;
+  if (array->kind == 'u' && array->item_bytes == 1) {
+    good = fill_image<std::uint8_t>(data, is_chw, image);
+  } else if (array->kind == 'f') {
+    good = array->item_bytes == 8   ? fill_image<double>(data, is_chw, image)
+           : array->item_bytes == 4 ? fill_image<float>(data, is_chw, image)
+                                    : fill_image<c10::Half>(data, is_chw, image);
+  } else {
+    refuse(field, str("expected uint8, or floats in [0, 1], got ", shape_of(*array)));
+  }
+  if (!good) refuse(field, "expected floats in [0, 1]");
+  return image;
+}
+
+float to_finite(double number, std::string_view field) {
+  const float narrow = static_cast<float>(number);
+  if (!std::isfinite(narrow)) refuse(field, "holds a number that is not finite");
+  return narrow;
+}
+
+std::optional<double> as_number(const WireValue& value) {
+  if (const auto* integer = value.as<std::int64_t>()) return static_cast<double>(*integer);
+  if (const auto* number = value.as<double>()) return *number;
+  if (const auto* array = value.as<WireArray>();
+      array && array->size() == 1 && std::strchr("iuf", array->kind))
+    return array->number(0);
+  return {};
+}
+
+/// A vector of numbers: an array [N], a list, or one number.
+std::vector<float> to_vector(const WireValue& value, std::string_view field) {
+  std::vector<float> numbers;
+  if (const auto* list = value.as<WireList>()) {
+    for (const WireValue& item : *list) {
+      const std::optional<double> number = as_number(item);
+      if (!number) refuse(field, "expected a list of numbers");
+      numbers.push_back(to_finite(*number, field));
+    }
+  } else if (const auto* array = value.as<WireArray>(); array && array->shape.size() == 1) {
+    if (!std::strchr("biuf", array->kind)) refuse(field, str("expected numbers, got ", shape_of(*array)));
+    if (array->size() > 1024) refuse(field, str("expected a few numbers, got ", shape_of(*array)));
+    for (std::int64_t i = 0; i < array->size(); ++i) numbers.push_back(to_finite(array->number(i), field));
+  } else if (const std::optional<double> number = as_number(value)) {
+    numbers.push_back(to_finite(*number, field));
+  } else {
+    refuse(field, "expected an array of one dimension");
+  }
+  return numbers;
+}
+
+/// An array [rows, width] of floats; leading dimensions of 1 are dropped.
+std::vector<std::vector<float>> to_rows(const WireValue& value, std::string_view field, std::int64_t width) {
+  const WireArray* array = value.as<WireArray>();
+  if (!array || array->kind != 'f') refuse(field, "expected an array of floats");
+  std::vector<std::int64_t> shape = array->shape;
+  if (shape.size() == 3 && shape[0] == 1) shape.erase(shape.begin());
+  if (shape.size() != 2 || shape[1] != width || shape[0] > 1024)
+    refuse(field, str("expected [steps, ", width, "], got ", shape_of(*array)));
+  std::vector<std::vector<float>> rows(shape[0]);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(shape[0] * width); ++i)
+    rows[i / width].push_back(to_finite(array->number(i), field));
+  return rows;
+}
+
+torch::Tensor to_tensor(const std::vector<std::vector<float>>& rows, std::int64_t width) {
+  torch::Tensor tensor = torch::zeros({static_cast<std::int64_t>(rows.size()), width});
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    std::memcpy(tensor.data_ptr<float>() + i * width, rows[i].data(), rows[i].size() * sizeof(float));
+  return tensor;
+}
+
+/// The text of a 0-d numpy array of str, whose padding is zeros.
+std::string utf32_to_utf8(std::string_view data) {
+  std::string text;
+  for (std::size_t i = 0; i + 4 <= data.size(); i += 4) {
+    std::uint32_t code;
+    std::memcpy(&code, data.data() + i, 4);
+    if (code == 0) break;
+    if (code < 0x80) {
+      text += static_cast<char>(code);
+    } else if (code < 0x800) {
+      text += {static_cast<char>(0xC0 | code >> 6), static_cast<char>(0x80 | (code & 0x3F))};
+    } else if (code < 0x10000) {
+      text += {static_cast<char>(0xE0 | code >> 12), static_cast<char>(0x80 | (code >> 6 & 0x3F)),
+               static_cast<char>(0x80 | (code & 0x3F))};
+    } else {
+      text += {static_cast<char>(0xF0 | (code >> 18 & 0x07)), static_cast<char>(0x80 | (code >> 12 & 0x3F)),
+               static_cast<char>(0x80 | (code >> 6 & 0x3F)), static_cast<char>(0x80 | (code & 0x3F))};
+    }
+  }
+  return text;
+}
+
+std::string to_prompt(const WireValue& value) {
+  std::string text;
+  if (const auto* plain = value.as<std::string_view>()) {
+    text = *plain;
+  } else if (const auto* bytes = value.as<WireBytes>()) {  // DROID's clients
+    text = bytes->bytes;
+  } else if (const auto* array = value.as<WireArray>(); array && array->size() == 1 && array->kind == 'U') {
+    if (array->data.size() > 4 * kMaxPromptBytes)
+      refuse("prompt", str("longer than ", kMaxPromptBytes, " bytes"));
+    text = utf32_to_utf8(array->data);
+  } else if (array && array->size() == 1 && array->kind == 'S') {
+    text = array->data.substr(0, array->data.find('\0'));
+  } else {
+    refuse("prompt", "expected text");
+  }
+  if (text.size() > kMaxPromptBytes) refuse("prompt", str("longer than ", kMaxPromptBytes, " bytes"));
+  if (!is_utf8(text)) refuse("prompt", "is not UTF-8");
+  return text;
+}
+
+std::vector<float> read_state(const WireMap& map, const RobotSpec& robot) {
+  std::vector<float> state;
+  std::string_view field = robot.kind == RobotKind::kAloha ? "state" : "observation/state";
+  const WireValue* whole = look_up(map, field);
+  if (robot.kind == RobotKind::kJoints) {
+    if (const WireValue* joints = look_up(map, "observation/joint_position")) {  // DROID
+      field = "observation/joint_position";
+      state = to_vector(*joints, field);
+      const WireValue* gripper = look_up(map, "observation/gripper_position");
+      if (!gripper) refuse("observation/gripper_position", "is missing");
+      for (float value : to_vector(*gripper, "observation/gripper_position")) state.push_back(value);
+    } else if (!whole) {
+      whole = look_up(map, "state");
+    }
+  }
+  if (state.empty() && !whole) refuse(field, "is missing");
+  if (state.empty()) state = to_vector(*whole, field);
+  if (static_cast<std::int64_t>(state.size()) != robot.state_dim)
+    refuse(field, str("expected ", robot.state_dim, " numbers in all, got ", state.size()));
+  return state;
+}
+
+std::map<std::string, Image> read_images(const WireMap& map, const PolicySpec& spec) {
+  std::map<std::string, Image> images;
+  for (const auto& [camera, keys, required] : camera_keys(spec.robot.kind)) {
+    if (std::find(spec.image_keys.begin(), spec.image_keys.end(), camera) == spec.image_keys.end()) continue;
+    const WireValue* value = nullptr;
+    for (std::size_t k = 0; k < keys.size() && !value; ++k) {
+      value = look_up(map, keys[k]);
+      if (value) images[std::string(camera)] = to_image(*value, keys[k]);
+    }
+    if (!value && required) refuse(keys.front(), "is missing");
+  }
+  return images;
+}
+
+/// openpi refuses ALOHA cameras of other names, which are typing errors that would silently blind the policy.
+void check_aloha_cameras(const WireMap& map) {
+  const WireValue* value = find(map, "images");
+  const WireMap* images = value ? value->as<WireMap>() : nullptr;
+  if (!images) return;
+  for (const auto& [name, image] : *images)
+    if (name != "cam_high" && name != "cam_low" && name != "cam_left_wrist" && name != "cam_right_wrist")
+      refuse("images", str("unknown camera ", in_quotes(name),
+                           "; known are cam_high, cam_low, cam_left_wrist and "
+                           "cam_right_wrist"));
+}
+
+}  // namespace
+
+ObservationDecoder::ObservationDecoder(PolicySpec spec, std::optional<NormStats> stats,
+                                       DecoderOptions options)
+    : spec_(std::move(spec)), stats_(std::move(stats)), options_(options) {}
+
+PolicyRequest ObservationDecoder::decode(std::string_view message) const {
+  const WireValue root = decode_message(message);
+  const WireMap* map = root.as<WireMap>();
+  if (!map) throw UsageError("message: expected a map");
+  PolicyRequest request;
+  request.options.steps = options_.steps;
+  RobotObservation& observation = request.infer.observation;
+  if (spec_.robot.kind == RobotKind::kAloha) check_aloha_cameras(*map);
+  observation.images = read_images(*map, spec_);
+  observation.state = read_state(*map, spec_.robot);
+  if (const WireValue* prompt = look_up(*map, "prompt")) observation.prompt = to_prompt(*prompt);
+  if (observation.prompt.empty()) observation.prompt = spec_.default_prompt;
+  if (observation.prompt.empty()) refuse("prompt", "is missing");
+
+  if (const WireValue* noise = look_up(*map, "noise")) {
+    const auto rows = to_rows(*noise, "noise", options_.action_width);
+    if (static_cast<std::int64_t>(rows.size()) != spec_.horizon)
+      refuse("noise", str("expected ", spec_.horizon, " steps, got ", rows.size()));
+    request.infer.noise_hd = to_tensor(rows, options_.action_width);
+  }
+  if (const WireValue* steps = look_up(*map, "num_steps")) {
+    const std::int64_t* count = steps->as<std::int64_t>();
+    if (!count || *count < 1 || *count > options_.max_steps)
+      refuse("num_steps", str("expected an integer from 1 to ", options_.max_steps));
+    request.options.steps = *count;
+  }
+  if (const WireValue* prefix = look_up(*map, "prefix_actions")) {
+    auto rows = to_rows(*prefix, "prefix_actions", spec_.robot.action_dim);
+    if (static_cast<std::int64_t>(rows.size()) >= spec_.horizon)
+      refuse("prefix_actions", str("expected fewer than ", spec_.horizon, " steps, got ", rows.size()));
+    if (!rows.empty())
+      request.infer.prefix_actions_hd = normalized_prefix(std::move(rows), observation.state);
+  }
+  if (const WireValue* time = look_up(*map, "timestamp")) {
+    request.timestamp_s = as_number(*time);
+    if (!request.timestamp_s || !std::isfinite(*request.timestamp_s))
+      refuse("timestamp", "expected Unix seconds, as time.time() gives them");
+  }
+  return request;
+}
+
+torch::Tensor ObservationDecoder::normalized_prefix(std::vector<std::vector<float>> actions,
+                                                    std::vector<float> state) const {
+  state_to_policy(spec_.robot, state);
+  actions_to_policy(spec_.robot, state, actions);
+  if (stats_)
+    for (std::vector<float>& action : actions) normalize(stats_->actions, spec_.norm_mode, action);
+  return to_tensor(actions, options_.action_width);
+}
+
+std::string encode_observation(const RobotObservation& observation, RobotKind robot) {
+  WireMap map, images;
+  std::vector<std::string> chw;  // ALOHA's pictures, which are sent as CHW
+  chw.reserve(observation.images.size());
+  for (const auto& [camera, image] : observation.images) {
+    const auto& known = camera_keys(robot);
+    const auto entry =
+        std::find_if(known.begin(), known.end(), [&](const auto& e) { return e.camera == camera; });
+    if (entry == known.end())
+      throw UsageError(
+          str("camera ", camera, " has no key in the messages of ", enum_name(robot), " robots"));
+    std::string_view key = entry->keys.front();
+    std::string_view bytes(reinterpret_cast<const char*>(image.bytes.data()), image.bytes.size());
+    if (robot == RobotKind::kAloha) {
+      std::string& planes = chw.emplace_back(bytes.size(), '\0');
+      const std::size_t pixels = bytes.size() / 3;
+      for (std::size_t i = 0; i < bytes.size(); ++i) planes[i % 3 * pixels + i / 3] = bytes[i];
+      key.remove_prefix(key.find('/') + 1);
+      images.push_back({key, WireValue{WireArray{'u', 1, {3, image.height, image.width}, planes}}});
+    } else {
+      map.push_back({key, WireValue{WireArray{'u', 1, {image.height, image.width, 3}, bytes}}});
+    }
+  }
+  const std::vector<double> state(observation.state.begin(), observation.state.end());
+  const auto numbers = [&](std::size_t from, std::size_t count) {
+    const char* start = reinterpret_cast<const char*>(state.data() + from);
+    return WireValue{WireArray{'f', 8, {static_cast<std::int64_t>(count)}, {start, 8 * count}}};
+  };
+  if (robot == RobotKind::kAloha) map.push_back({"images", {std::move(images)}});
+  if (robot == RobotKind::kJoints && state.size() > 1) {  // DROID: the gripper comes last
+    map.push_back({"observation/joint_position", numbers(0, state.size() - 1)});
+    map.push_back({"observation/gripper_position", numbers(state.size() - 1, 1)});
+  } else {
+    map.push_back({robot == RobotKind::kAloha ? "state" : "observation/state", numbers(0, state.size())});
+  }
+  map.push_back({"prompt", WireValue{std::string_view(observation.prompt)}});
+  return encode_message({std::move(map)});
+}
+
+}  // namespace shallowpi

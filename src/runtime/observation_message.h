@@ -1,0 +1,50 @@
+// Observations as openpi's clients send them (policies/{libero,aloha,droid}_policy.py), and what ours may
+// add.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "shallowpi/base/norm_stats.h"
+#include "shallowpi/base/policy_spec.h"
+#include "shallowpi/runtime/policy_runner.h"
+
+namespace shallowpi {
+
+struct PolicyRequest {
+  InferRequest infer;  ///< noise_hd is undefined where the client sent none
+  InferOptions options;
+  std::optional<double> timestamp_s;  ///< when the observation was made, in Unix seconds
+};
+
+struct DecoderOptions {
+  std::int64_t action_width = 32;  ///< of the network
+  std::int64_t steps = 10;         ///< Euler steps where a client asks for none
+  std::int64_t max_steps = 100;    ///< what a client may ask for
+};
+
+/// Turns messages into requests, for one policy.
+class ObservationDecoder {
+ public:
+  ObservationDecoder(PolicySpec spec, std::optional<NormStats> stats, DecoderOptions options);
+
+  /// Reads the cameras of the spec, the state and the prompt under the keys of the robot kind; flat
+  /// ("observation/image") or nested ({"images": {"cam_high": ...}}). Images are uint8, or floats in [0, 1],
+  /// as HWC or CHW. Optional: `noise` [H, action_width], `num_steps`, `prefix_actions` [D, action_dim] (the
+  /// first D < H actions of the answer, in robot units), `timestamp`. Throws UsageError that begins with the
+  /// field.
+  PolicyRequest decode(std::string_view message) const;
+
+ private:
+  torch::Tensor normalized_prefix(std::vector<std::vector<float>> actions, std::vector<float> state) const;
+
+  PolicySpec spec_;
+  std::optional<NormStats> stats_;
+  DecoderOptions options_;
+};
+
+/// The message of openpi's client for that robot. Cameras that the robot kind does not know are a UsageError.
+std::string encode_observation(const RobotObservation& observation, RobotKind robot);
+
+}  // namespace shallowpi

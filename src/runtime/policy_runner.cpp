@@ -1,0 +1,102 @@
+#include "shallowpi/runtime/policy_runner.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+/// Throws UsageError unless `tensor` is [rows, width], all finite.
+void check_tensor(const torch::Tensor& tensor, std::string_view name, std::int64_t rows, std::int64_t width) {
+  if (!tensor.defined() || tensor.sizes() != at::IntArrayRef({rows, width}))
+    throw UsageError(
+        str(name, tensor.defined() ? str(" has shape ", shape_text(tensor.sizes().vec())) : " is missing",
+            "; this policy needs [", rows, ", ", width, "]"));
+  if (!tensor.isfinite().all().item<bool>()) throw UsageError(str(name, " is not finite"));
+}
+
+void check_finite(const RobotActions& actions) {
+  for (std::size_t h = 0; h < actions.size(); ++h)
+    for (std::size_t dim = 0; dim < actions[h].size(); ++dim)
+      if (!std::isfinite(actions[h][dim]))
+        throw Error(str("the policy's action ", h, " is not finite (dim ", dim, "), and was withheld"));
+}
+
+}  // namespace
+
+PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::Device device,
+                                torch::Dtype dtype, std::optional<std::int64_t> horizon,
+                                const std::string& tokenizer) {
+  CheckpointInfo info = read_checkpoint_info(checkpoint, horizon);
+  if (!info.horizon_known && !horizon)
+    throw UsageError(
+        str(checkpoint.string(), " does not say how many steps an action chunk has: give --horizon H"));
+  if (!info.stats)
+    throw UsageError(str(checkpoint.string(),
+                         " has no normalisation statistics, so its actions cannot be"
+                         " turned into a robot's: add assets/<asset_id>/norm_stats.json to the folder"));
+  auto transform = std::make_unique<const PolicyTransform>(
+      info.spec, *info.stats, std::make_shared<const Tokenizer>(find_tokenizer(tokenizer, info.tokenizer)),
+      info.config.vocab);
+  Engine engine(load_policy(info, dtype, device), device);
+  return PolicyRunner(std::move(info), std::move(transform), std::move(engine));
+}
+
+EngineRequest PolicyRunner::engine_request(const std::vector<InferRequest>& batch,
+                                           const InferOptions& options) const {
+  const std::int64_t horizon = info_.spec.horizon, dims = info_.config.action_dim;
+  const auto count = static_cast<std::int64_t>(batch.size());
+  EngineRequest request;
+  request.steps = options.steps;
+  request.observation = transform_->prepare(count, [&](std::int64_t b) { return batch[b].observation; });
+  request.noise_bhd = torch::empty({count, horizon, dims});
+  for (std::int64_t b = 0; b < count; ++b) {
+    check_tensor(batch[b].noise_hd, "noise", horizon, dims);
+    request.noise_bhd[b].copy_(batch[b].noise_hd);
+    const torch::Tensor& prefix = batch[b].prefix_actions_hd;
+    if (!prefix.defined() || prefix.size(0) == 0) continue;
+    const std::int64_t given = prefix.size(0);
+    if (given >= horizon)
+      throw UsageError(str("prefix_actions gives ", given, " actions, which leaves none of the chunk's ",
+                           horizon, " to sample"));
+    check_tensor(prefix, "prefix_actions", given, dims);
+    if (!request.given_bhd.defined()) {
+      request.given_bhd = torch::zeros({count, horizon, dims});
+      request.given_mask_bh = torch::zeros({count, horizon}, torch::kBool);
+    }
+    request.given_bhd[b].narrow(0, 0, given).copy_(prefix);
+    request.given_mask_bh[b].narrow(0, 0, given).fill_(true);
+  }
+  return request;
+}
+
+std::vector<InferResult> PolicyRunner::infer(const std::vector<InferRequest>& batch,
+                                             const InferOptions& options) {
+  const torch::InferenceMode guard;
+  const Clock::time_point start = Clock::now();
+  const EngineRequest request = engine_request(batch, options);
+  const Clock::time_point prepared = Clock::now();
+  const torch::Tensor actions_bhd = engine_.sample(request);
+  const Clock::time_point done = Clock::now();
+  std::vector<InferResult> results;
+  for (std::size_t b = 0; b < batch.size(); ++b) {
+    InferResult& result = results.emplace_back();
+    result.normalized_hd = actions_bhd[static_cast<std::int64_t>(b)].clone();
+    result.actions = transform_->to_robot(result.normalized_hd, batch[b].observation.state);
+    check_finite(result.actions);
+    result.prepare_ms = milliseconds(start, prepared);
+    result.model_ms = milliseconds(prepared, done);
+  }
+  return results;
+}
+
+}  // namespace shallowpi

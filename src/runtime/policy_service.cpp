@@ -1,0 +1,77 @@
+#include "runtime/policy_service.h"
+
+#include "runtime/message.h"
+#include "shallowpi/base/error.h"
+
+namespace shallowpi {
+namespace {
+
+/// openpi's answer; actions are float64 there, because its statistics are.
+std::string encode_answer(const Outcome& outcome, std::optional<double> previous_total_ms) {
+  const RobotActions& actions = outcome.result.actions;
+  const std::size_t width = actions.empty() ? 0 : actions.front().size();
+  std::vector<double> flat;
+  flat.reserve(actions.size() * width);
+  for (const std::vector<float>& step : actions) flat.insert(flat.end(), step.begin(), step.end());
+  const WireArray array{'f',
+                        sizeof(double),
+                        {static_cast<std::int64_t>(actions.size()), static_cast<std::int64_t>(width)},
+                        {reinterpret_cast<const char*>(flat.data()), flat.size() * sizeof(double)}};
+  WireMap policy_timing = {{"infer_ms", {outcome.result.model_ms}}};
+  WireMap server_timing = {{"infer_ms", {outcome.infer_ms}}};
+  if (previous_total_ms) server_timing.push_back({"prev_total_ms", WireValue{*previous_total_ms}});
+  return encode_message({WireMap{{"actions", {array}},
+                                 {"policy_timing", {std::move(policy_timing)}},
+                                 {"server_timing", {std::move(server_timing)}}}});
+}
+
+}  // namespace
+
+PolicyService::PolicyService(ObservationDecoder decoder, InferFunction infer, QueueOptions options,
+                             const Json& metadata, std::function<void()> on_broken)
+    : decoder_(std::move(decoder)),
+      greeting_(encode_message(to_wire(metadata))),
+      capacity_(options.capacity),
+      queue_(std::move(infer), options, metrics_, std::move(on_broken)) {}
+
+void PolicyService::on_message(const WebsocketMessage& message, std::function<void(WebsocketAnswer)> answer) {
+  InferenceQueue::Job job;
+  try {
+    if (message.text) throw UsageError("message: expected a binary message, got text");
+    job.request = decoder_.decode(message.bytes);
+  } catch (const UsageError& error) {
+    return refuse(RequestEnd::kBadMessage, error.what(), answer);
+  }
+  job.gone = message.gone;
+  job.done = [answer, previous = message.previous_total_ms](Outcome outcome) {
+    if (outcome.end == RequestEnd::kAnswered) return answer({encode_answer(outcome, previous)});
+    answer({outcome.error, true, outcome.end == RequestEnd::kFailed});
+  };
+  if (!queue_.submit(std::move(job)))
+    refuse(RequestEnd::kQueueFull,
+           str("busy: ", capacity_, " observations are waiting already; try again later"), answer);
+}
+
+void PolicyService::refuse(RequestEnd end, const std::string& error,
+                           const std::function<void(WebsocketAnswer)>& answer) {
+  metrics_.count(end);
+  answer({error, true});
+}
+
+HttpPage PolicyService::page(std::string_view path) {
+  if (path == "/healthz")
+    return queue_.healthy() ? HttpPage{200, "OK\n"} : HttpPage{503, "The policy fails.\n"};
+  if (path == "/metrics") return {200, metrics_.prometheus(), true};
+  return {};
+}
+
+Json policy_metadata(const PolicySpec& spec) {
+  Json metadata = {{"robot", enum_name(spec.robot.kind)}, {"action_horizon", spec.horizon},
+                   {"action_dim", spec.robot.action_dim}, {"state_dim", spec.robot.state_dim},
+                   {"image_size", spec.image_size},       {"cameras", spec.image_keys}};
+  // The pose that openpi's ALOHA configurations name, and its ALOHA client moves to before an episode.
+  if (spec.robot.kind == RobotKind::kAloha) metadata["reset_pose"] = {0.0, -1.5, 1.5, 0.0, 0.0, 0.0};
+  return metadata;
+}
+
+}  // namespace shallowpi

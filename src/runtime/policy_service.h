@@ -1,0 +1,44 @@
+// What `shallowpi-infer serve` does with messages: openpi's protocol between websocket_server.h and the
+// policy.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "runtime/inference_queue.h"
+#include "runtime/observation_message.h"
+#include "runtime/server_metrics.h"
+#include "runtime/websocket_server.h"
+#include "shallowpi/base/json.h"
+
+namespace shallowpi {
+
+class PolicyService : public WebsocketApplication {
+ public:
+  /// `metadata`: every connection's first message. `on_broken`: InferenceQueue's.
+  PolicyService(ObservationDecoder decoder, InferFunction infer, QueueOptions options, const Json& metadata,
+                std::function<void()> on_broken);
+
+  std::string greeting() override { return greeting_; }
+  /// An observation is answered with {actions: float64 [H, A], policy_timing, server_timing}; a bad one with
+  /// a text message that names the field; a failure of the policy with a text message and the end of the
+  /// connection.
+  void on_message(const WebsocketMessage& message, std::function<void(WebsocketAnswer)> answer) override;
+  /// /healthz (200, or 503 while the policy fails) and /metrics.
+  HttpPage page(std::string_view path) override;
+  void on_connections(std::size_t open) override { metrics_.set_connections(open); }
+
+ private:
+  void refuse(RequestEnd end, const std::string& error, const std::function<void(WebsocketAnswer)>& answer);
+
+  const ObservationDecoder decoder_;
+  const std::string greeting_;
+  const std::size_t capacity_;
+  ServerMetrics metrics_;
+  InferenceQueue queue_;
+};
+
+/// What the server says of a policy: robot, sizes and cameras, and for ALOHA openpi's reset_pose.
+Json policy_metadata(const PolicySpec& spec);
+
+}  // namespace shallowpi

@@ -1,0 +1,93 @@
+#include "runtime/server_metrics.h"
+
+#include "shallowpi/base/enum_names.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+
+template <>
+inline constexpr auto kEnumNames<RequestEnd> = std::to_array<EnumName<RequestEnd>>({
+    {RequestEnd::kAnswered, "answered"},
+    {RequestEnd::kBadMessage, "bad_message"},
+    {RequestEnd::kQueueFull, "queue_full"},
+    {RequestEnd::kStale, "stale"},
+    {RequestEnd::kNotFinite, "not_finite"},
+    {RequestEnd::kFailed, "failed"},
+    {RequestEnd::kAbandoned, "abandoned"},
+});
+
+namespace {
+
+constexpr std::array kSecondsBounds = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0};
+
+std::string describe(const std::string& name, const std::string& type, const std::string& help) {
+  return str("# HELP ", name, " ", help, "\n# TYPE ", name, " ", type, "\n");
+}
+
+std::string gauge(const std::string& name, const std::string& help, std::uint64_t value) {
+  return str(describe(name, "gauge", help), name, " ", value, "\n");
+}
+
+}  // namespace
+
+void ServerMetrics::Histogram::add(double seconds) {
+  std::size_t bin = 0;
+  while (bin < kSecondsBounds.size() && seconds > kSecondsBounds[bin]) ++bin;
+  ++counts[bin];
+  sum += seconds;
+}
+
+void ServerMetrics::Histogram::print(std::string& page, const std::string& name,
+                                     const std::string& help) const {
+  static_assert(kSecondsBounds.size() + 1 == std::tuple_size_v<decltype(counts)>);
+  page += describe(name, "histogram", help);
+  std::uint64_t total = 0;
+  for (std::size_t bin = 0; bin < counts.size(); ++bin) {
+    total += counts[bin];
+    page += str(name, "_bucket{le=\"", bin < kSecondsBounds.size() ? str(kSecondsBounds[bin]) : "+Inf",
+                "\"} ", total, "\n");
+  }
+  page += str(name, "_sum ", sum, "\n", name, "_count ", total, "\n");
+}
+
+void ServerMetrics::count(RequestEnd end) {
+  const std::lock_guard lock(mutex_);
+  ++ends_[static_cast<std::size_t>(end)];
+}
+
+void ServerMetrics::observe_batch(std::size_t size, double queue_s, double infer_s) {
+  const std::lock_guard lock(mutex_);
+  ++batches_;
+  batched_ += size;
+  queue_.add(queue_s);
+  infer_.add(infer_s);
+}
+
+void ServerMetrics::set_connections(std::size_t open) {
+  const std::lock_guard lock(mutex_);
+  connections_ = open;
+}
+
+void ServerMetrics::set_queued(std::size_t waiting) {
+  const std::lock_guard lock(mutex_);
+  queued_ = waiting;
+}
+
+std::string ServerMetrics::prometheus() const {
+  const std::lock_guard lock(mutex_);
+  std::string page =
+      describe("shallowpi_requests_total", "counter", "Messages of clients, by how they ended.");
+  for (const auto& entry : kEnumNames<RequestEnd>)
+    page += str("shallowpi_requests_total{end=\"", entry.name, "\"} ",
+                ends_[static_cast<std::size_t>(entry.value)], "\n");
+  page += gauge("shallowpi_connections", "Open websockets.", connections_);
+  page += gauge("shallowpi_queued", "Observations that wait for inference.", queued_);
+  page += str(describe("shallowpi_batches_total", "counter", "Inferences run."), "shallowpi_batches_total ",
+              batches_, "\n", describe("shallowpi_batched_total", "counter", "Observations in them."),
+              "shallowpi_batched_total ", batched_, "\n");
+  queue_.print(page, "shallowpi_queue_seconds", "Longest wait in the queue of an inference's observations.");
+  infer_.print(page, "shallowpi_infer_seconds", "Duration of an inference, preparation included.");
+  return page;
+}
+
+}  // namespace shallowpi

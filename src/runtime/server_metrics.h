@@ -1,0 +1,40 @@
+// What a server counts, as a Prometheus text page.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+
+namespace shallowpi {
+
+/// How a client's message ended.
+enum class RequestEnd { kAnswered, kBadMessage, kQueueFull, kStale, kNotFinite, kFailed, kAbandoned };
+
+/// Safe to use from several threads.
+class ServerMetrics {
+ public:
+  void count(RequestEnd end);
+  void observe_batch(std::size_t size, double queue_s, double infer_s);
+  void set_connections(std::size_t open);
+  void set_queued(std::size_t waiting);
+  std::string prometheus() const;
+
+ private:
+  /// Counts of values up to each bound of kSecondsBounds, and beyond.
+  struct Histogram {
+    std::array<std::uint64_t, 12> counts{};
+    double sum = 0;
+    void add(double seconds);
+    void print(std::string& page, const std::string& name, const std::string& help) const;
+  };
+
+  mutable std::mutex mutex_;
+  std::array<std::uint64_t, 7> ends_{};
+  std::uint64_t batches_ = 0, batched_ = 0;
+  std::size_t connections_ = 0, queued_ = 0;
+  Histogram queue_, infer_;
+};
+
+}  // namespace shallowpi

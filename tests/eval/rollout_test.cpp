@@ -1,0 +1,364 @@
+#include "shallowpi/eval/rollout.h"
+
+#include <cstdlib>
+#include <map>
+#include <set>
+
+#include "eval/rollout_results.h"
+#include "shallowpi/model/checkpoint.h"
+#include "test_util.h"
+
+namespace shallowpi {
+namespace {
+
+using testing::expect_error;
+using testing::TempDir;
+
+/// A variable of the environment while it lives.
+class Environment {
+ public:
+  Environment(const char* name, const std::string& value) : name_(name) { ::setenv(name, value.c_str(), 1); }
+  ~Environment() { ::unsetenv(name_); }
+
+ private:
+  const char* name_;
+};
+
+/// Each action says which observation it came from and its place in the chunk: [tick, i, f(state), ...].
+class ScriptedPolicy final : public RolloutPolicy {
+ public:
+  explicit ScriptedPolicy(std::int64_t horizon = 20) : horizon_(horizon) {}
+  Json identity() const override { return {{"kind", "scripted"}, {"horizon", horizon_}}; }
+  std::int64_t horizon() const override { return horizon_; }
+  std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
+    batch_sizes.insert(calls.size());
+    std::vector<RobotActions> out;
+    for (const PolicyCall& call : calls) {
+      EXPECT_EQ(call.observation.images.size(), 2u);
+      EXPECT_EQ(call.observation.state[0], float(call.tick));  // the fake's clock
+      out.emplace_back();
+      for (std::int64_t i = 0; i < horizon_; ++i)
+        out.back().push_back(
+            {float(call.tick), float(i), call.observation.state[4] * 0.5f, float(call.call), 0, 0, 1});
+    }
+    return out;
+  }
+  std::set<std::size_t> batch_sizes;
+
+ private:
+  std::int64_t horizon_;
+};
+
+class RolloutTest : public ::testing::Test {
+ protected:
+  RolloutTest() {
+    options_.suites = {"libero_object"};
+    options_.trials = 4;
+    options_.max_steps = 40;
+    options_.image_size = 16;
+    options_.quiet = true;
+    options_.python = "/usr/bin/python3";
+    options_.worker = std::string(SHALLOWPI_SOURCE_DIR) + "/tests/eval/fake_libero_worker.py";
+    options_.out = dir_ / "run";
+  }
+
+  RolloutResults run(const std::string& name, RolloutPolicy& policy) {
+    options_.out = dir_ / name;
+    ::testing::internal::CaptureStdout();
+    const int code = run_rollout(options_, policy);
+    table_ = ::testing::internal::GetCapturedStdout();
+    EXPECT_EQ(code, 0);
+    return read_results(options_.out / "results.json");
+  }
+  RolloutResults run(const std::string& name) {
+    ScriptedPolicy policy;
+    return run(name, policy);
+  }
+  /// The actions of every episode as the fake executed them.
+  std::map<std::string, Json> logged(const std::string& name) const {
+    std::map<std::string, Json> out;
+    for (const auto& entry : std::filesystem::directory_iterator(dir_ / name))
+      out[entry.path().filename().string()] = read_json(entry.path());
+    return out;
+  }
+
+  TempDir dir_;
+  RolloutOptions options_;
+  std::string table_;
+};
+
+/// Task, trial -> trace, success, steps.
+std::map<EpisodeKey, std::tuple<std::string, bool, std::int64_t>> outcomes(const RolloutResults& results) {
+  std::map<EpisodeKey, std::tuple<std::string, bool, std::int64_t>> out;
+  for (const auto& [key, record] : results.episodes) out[key] = {record.trace, record.success, record.steps};
+  return out;
+}
+
+TEST_F(RolloutTest, PlaysEveryEpisodeAndCountsSuccesses) {
+  const RolloutResults results = run("a");
+  ASSERT_EQ(results.episodes.size(), 12u);
+  for (const auto& [key, record] : results.episodes) {
+    EXPECT_EQ(record.init_state, key.trial);
+    EXPECT_EQ(record.seed, 7u + static_cast<std::uint64_t>(key.trial));
+    EXPECT_EQ(record.success, key.trial % 2 == 0);
+    EXPECT_EQ(record.steps, record.success ? 12 + key.task : 40);
+    EXPECT_EQ(record.calls, (record.steps + 4) / 5);
+    EXPECT_EQ(record.attempts, 1);
+  }
+  EXPECT_NE(table_.find("6/12"), std::string::npos) << table_;
+  const std::string html = read_file(dir_ / "a" / "report.html");
+  EXPECT_NE(html.find("6 of 12 episodes"), std::string::npos);
+  EXPECT_EQ(html.find("http"), std::string::npos) << "the page must not need anything else";
+}
+
+TEST_F(RolloutTest, ResultsDoNotDependOnTheNumberOfWorkers) {
+  const auto one = outcomes(run("one"));
+  for (std::int64_t workers : {2, 5}) {
+    options_.workers = workers;
+    EXPECT_EQ(outcomes(run(str("many", workers))), one);
+  }
+  options_.seed = 8;  // and the comparison can fail
+  EXPECT_NE(outcomes(run("other")), one);
+}
+
+TEST_F(RolloutTest, SimulatorsThatDieOrHangLoseNoEpisode) {
+  options_.trials = 34;
+  options_.workers = 3;
+  const RolloutResults calm = run("calm");
+  ASSERT_EQ(calm.episodes.size(), 102u);
+  Environment die("FAKE_DIE", "0.02"), hang("FAKE_HANG", "0.002");
+  options_.step_timeout_s = options_.reset_timeout_s = 2;
+  const RolloutResults stormy = run("stormy");
+  EXPECT_EQ(outcomes(stormy), outcomes(calm));
+  std::int64_t repeated = 0;
+  for (const auto& [key, record] : stormy.episodes) repeated += record.attempts - 1;
+  EXPECT_GT(repeated, 0);
+}
+
+TEST_F(RolloutTest, GivesUpOnASimulatorThatAlwaysDies) {
+  Environment die("FAKE_DIE", "1");
+  ScriptedPolicy policy;
+  expect_error<Error>([&] { run_rollout(options_, policy); }, "gave up on libero_object task 0 trial 0",
+                      "died", "fake worker dies", "simulator_0.log");
+}
+
+TEST_F(RolloutTest, SeveralObservationsShareAForwardPass) {
+  const auto single = outcomes(run("single"));
+  options_.workers = 4;
+  options_.batch = 3;
+  ScriptedPolicy policy;
+  const RolloutResults batched = run("batched", policy);
+  EXPECT_EQ(outcomes(batched), single);
+  EXPECT_EQ(*policy.batch_sizes.rbegin(), 3u);
+  EXPECT_TRUE(read_json(dir_ / "batched" / "results.json").contains("note"));
+  EXPECT_FALSE(read_json(dir_ / "single" / "results.json").contains("note"));
+}
+
+TEST_F(RolloutTest, WithoutLatencyEveryActionIsFromTheNewestChunk) {
+  std::filesystem::create_directories(dir_ / "log");
+  Environment log("FAKE_LOG", (dir_ / "log").string());
+  run("plain");
+  ASSERT_EQ(logged("log").size(), 12u);
+  for (const auto& [name, actions] : logged("log"))
+    for (std::size_t t = 0; t < actions.size(); ++t) {
+      EXPECT_EQ(actions[t][0], double(t / 5 * 5));
+      EXPECT_EQ(actions[t][1], double(t % 5));
+    }
+}
+
+TEST_F(RolloutTest, ActionsArriveExactlyAsLateAsAsked) {
+  for (const auto& [milliseconds, delay] : {std::pair{30.0, 1}, {110.0, 3}, {250.0, 5}, {364.0, 8}}) {
+    const std::string name = str("log", delay);
+    std::filesystem::create_directories(dir_ / name);
+    Environment log("FAKE_LOG", (dir_ / name).string());
+    options_.latency_ms = milliseconds;
+    run(str("late", delay));
+    for (const auto& [file, actions] : logged(name)) {
+      std::map<double, double> first_use;  // observation's tick -> the tick of its first action
+      for (std::size_t t = 0; t < actions.size(); ++t) {
+        if (t < static_cast<std::size_t>(delay)) {
+          EXPECT_EQ(actions[t], Json({0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0}))
+              << "the world goes on before the first chunk";
+          continue;
+        }
+        const double seen = actions[t][0];
+        EXPECT_EQ(actions[t][1], double(t) - seen) << "an action belongs to its tick";
+        first_use.try_emplace(seen, double(t));
+      }
+      ASSERT_GE(first_use.size(), 1u);
+      double previous = -1;
+      for (const auto& [seen, used] : first_use) {
+        EXPECT_EQ(used, seen + delay);
+        if (previous >= 0)
+          EXPECT_EQ(seen - previous, std::max(5, delay)) << "one request is under way at a time";
+        previous = seen;
+      }
+    }
+  }
+}
+
+TEST_F(RolloutTest, NoLatencyEqualsThePlainRollout) {
+  const auto plain = outcomes(run("plain"));
+  options_.latency_ms = 0.0;
+  EXPECT_EQ(outcomes(run("zero")), plain);
+  options_.latency_ms = 1;
+  EXPECT_NE(outcomes(run("one")), plain);
+  testing::write_text(dir_ / "bench.json", R"({"p50_ms": 1.0})");
+  const auto late = outcomes(run("one"));
+  options_.latency_ms = 0;
+  options_.latency_from = dir_ / "bench.json";
+  EXPECT_EQ(outcomes(run("from")), late);
+}
+
+TEST_F(RolloutTest, RefusesAChunkThatIsTooShortForTheLatency) {
+  options_.latency_ms = 364;
+  ScriptedPolicy policy(15);
+  expect_error<UsageError>([&] { run_rollout(options_, policy); }, "chunks of 15 actions are too short",
+                           "16");
+}
+
+TEST_F(RolloutTest, GoesOnWhereItWas) {
+  options_.trials = 1;
+  const RolloutResults first = run("a");
+  std::filesystem::create_directories(dir_ / "log");
+  Environment log("FAKE_LOG", (dir_ / "log").string());
+  options_.trials = 3;
+  const RolloutResults second = run("a");
+  EXPECT_EQ(logged("log").size(), 6u);
+  EXPECT_EQ(outcomes(second), outcomes([&] { return run("b"); }()));
+  for (const auto& [key, record] : first.episodes)
+    EXPECT_EQ(second.episodes.at(key).seconds, record.seconds) << "an episode that was done was played again";
+}
+
+TEST_F(RolloutTest, RefusesTheFolderOfAnotherRun) {
+  run("a");
+  ScriptedPolicy policy, other(30);
+  options_.replan = 4;
+  expect_error<UsageError>([&] { run_rollout(options_, policy); }, "holds another run",
+                           "settings.replan: 5 -> 4");
+  options_.replan = 5;
+  expect_error<UsageError>([&] { run_rollout(options_, other); }, "policy.horizon: 20 -> 30");
+  testing::write_text(options_.out / "results.json", "{\"format\": \"else\"}");
+  expect_error<CorruptError>([&] { run_rollout(options_, policy); }, "not a rollout's results.json");
+}
+
+TEST_F(RolloutTest, SaysWhatDoesNotFit) {
+  ScriptedPolicy policy;
+  const auto refused = [&](auto change, const std::string& reason, const std::string& more = "") {
+    RolloutOptions options = options_;
+    options.out = dir_ / str("bad", std::hash<std::string>{}(reason));
+    change(options);
+    expect_error<UsageError>([&] { run_rollout(options, policy); }, reason, more);
+  };
+  refused([](auto& o) { o.suites = {"libero_objct"}; }, "no suite 'libero_objct'", "libero_object");
+  refused([](auto& o) { o.suites.clear(); }, "no --suite");
+  refused([](auto& o) { o.tasks = {0, 3}; }, "libero_object has no task 3", "2  do task 2");
+  refused([](auto& o) { o.python = "/nowhere/python"; }, "/nowhere/python", "scripts/setup_libero.sh");
+  refused([](auto& o) { o.worker = "/nowhere.py"; }, "/nowhere.py");
+  refused([](auto& o) { o.perturb = {"target=0.03"}; }, "--perturb target=0.03", "_xy");
+  refused([](auto& o) { o.perturb = {"target_xy=3"}; }, "0 to 1 m");
+  refused([](auto& o) { o.move = {"basket"}; }, "expected NAME=VALUE");
+  refused([](auto& o) { o.move = {"basket=fast"}; }, "\"fast\" is not a number");
+  refused([](auto& o) { o.latency_ms = -1; }, "--latency-ms -1");
+  refused(
+      [](auto& o) {
+        o.latency_from = "/nowhere.json";
+        o.latency_ms = 3;
+      },
+      "contradict");
+  refused([](auto& o) { o.trials = 0; }, "--trials 0");
+  refused([](auto& o) { o.replan = 21; }, "chunks of 20 actions are too short");
+  refused([](auto& o) { o.seed = 1ull << 40; }, "--seed");
+  {
+    Environment cache("XDG_CACHE_HOME", dir_.path().string());
+    refused([](auto& o) { o.python.clear(); }, "no LIBERO simulator is installed", "scripts/setup_libero.sh");
+  }
+  Environment error("FAKE_ERROR", "render");
+  refused([](auto&) {}, "cannot render", "libEGL");
+}
+
+TEST_F(RolloutTest, AFolderIsUsedByOneRunAtATime) {
+  std::filesystem::create_directories(options_.out);
+  const FolderLock lock(options_.out);
+  ScriptedPolicy policy;
+  expect_error<UsageError>([&] { run_rollout(options_, policy); }, "run");
+}
+
+TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
+  run("a");
+  // The second run loses the first task's successes.
+  RolloutResults worse = read_results(dir_ / "a" / "results.json");
+  for (auto& [key, record] : worse.episodes) record.success = record.success && key.task > 0;
+  std::filesystem::create_directories(dir_ / "b");
+  write_results(dir_ / "b" / "results.json", worse);
+  CompareOptions compare;
+  compare.runs = {(dir_ / "a").string(), "worse=" + (dir_ / "b").string()};
+  compare.out = dir_ / "comparison.json";
+  ::testing::internal::CaptureStdout();
+  EXPECT_EQ(run_compare(compare), 0);
+  const std::string table = ::testing::internal::GetCapturedStdout();
+  EXPECT_NE(table.find("worse"), std::string::npos) << table;
+  const Json report = read_json(compare.out);
+  EXPECT_EQ(report[1]["successes"], 4);
+  EXPECT_EQ(report[1]["paired"]["only_first"], 2);
+  EXPECT_EQ(report[1]["paired"]["both"], 4);
+  EXPECT_NEAR(report[1]["paired"]["difference"].get<double>(), -2.0 / 12, 1e-12);
+  EXPECT_NEAR(report[1]["paired"]["mcnemar_p"].get<double>(), 0.5, 1e-12);
+  compare.runs = {"/nowhere", (dir_ / "a").string()};
+  expect_error<UsageError>([&] { run_compare(compare); }, "/nowhere", "results.json");
+  compare.runs = {(dir_ / "a").string(), (dir_ / "b").string()};
+  compare.video = dir_ / "videos";
+  expect_error<UsageError>([&] { run_compare(compare); }, "no episode was recorded");
+}
+
+std::vector<PolicyCall> call_at(const std::string& prompt, std::int64_t tick, std::int64_t trial = 0) {
+  return {{{"libero_object", 0, trial}, 0, tick, {{}, std::vector<float>(8), prompt}}};
+}
+
+TEST(BaselinePolicy, ReplaysADemonstrationWhateverItSees) {
+  const std::string file = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/alphabet_soup.hdf5";
+  const std::string prompt = "pick up the alphabet soup and place it in the basket";
+  const auto policy = baseline_policy("replay:" + file + "#1");
+  const RobotActions start = policy->infer(call_at(prompt, 0))[0],
+                     later = policy->infer(call_at(prompt, 7, 3))[0];
+  ASSERT_EQ(start.size(), later.size());
+  EXPECT_NE(start[0], start[7]);
+  for (std::size_t i = 7; i < start.size(); ++i) EXPECT_EQ(start[i], later[i - 7]);
+  const RobotActions end = policy->infer(call_at(prompt, 100000))[0];
+  EXPECT_EQ(end.front(), end.back());
+  const auto per_trial = baseline_policy("replay:" + file + "#trial");
+  EXPECT_EQ(per_trial->infer(call_at(prompt, 0, 1))[0], start);
+  EXPECT_NE(per_trial->infer(call_at(prompt, 0, 0))[0], start);
+  expect_error<UsageError>([&] { policy->infer(call_at("open the drawer", 0)); }, "open the drawer",
+                           "alphabet soup");
+  const auto mean = baseline_policy("mean-action:" + file);
+  const RobotActions constant = mean->infer(call_at(prompt, 0))[0];
+  EXPECT_EQ(constant.front(), constant.back());
+  EXPECT_LT(std::abs(constant[0][0]), 1.0f);
+  for (const char* bad : {"reply:x", "noop:x", "replay", "mean-action"})
+    expect_error<UsageError>([&] { baseline_policy(bad); }, bad, "replay:FILE.hdf5");
+  expect_error<UsageError>([&] { baseline_policy("replay:" + file + "#x"); }, "neither a number nor trial");
+}
+
+TEST(CheckpointPolicy, RefusesACheckpointThatDoesNotFitLibero) {
+  TempDir dir;
+  PolicyConfig config;
+  config.vision = {1, 32, 32, 16, 16, 32};
+  config.backbone = {2, 16, 32, 8, 1, 8};
+  config.expert = {2, 16, 32, 8, 1, 8};
+  config.vocab = 512;
+  Policy policy(config);
+  CheckpointContents contents;
+  contents.config = config;
+  contents.spec.robot = {RobotKind::kAloha, 14, 14, {}};
+  contents.spec.image_keys = {"cam_high"};
+  publish_folder(dir / "aloha", [&](const std::filesystem::path& folder) {
+    write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32);
+  });
+  expect_error<UsageError>([&] { checkpoint_policy((dir / "aloha").string(), 7, {}); }, "does not fit LIBERO",
+                           "cam_high", "its state has 14 dims, LIBERO's has 8",
+                           "its actions have 14 dims, LIBERO's have 7");
+}
+
+}  // namespace
+}  // namespace shallowpi

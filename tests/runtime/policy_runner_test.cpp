@@ -1,0 +1,146 @@
+#include "shallowpi/runtime/policy_runner.h"
+
+#include <cmath>
+
+#include "data/fake_episodes.h"
+#include "parity_fixture.h"
+#include "shallowpi/data/loader.h"
+
+namespace shallowpi {
+namespace {
+
+using testing::expect_error;
+using testing::expect_tensor_near;
+
+const std::filesystem::path kTeacher = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher";
+constexpr std::int64_t kHorizon = 16;
+
+/// The quickstart's teacher, and its real demonstrations as a robot would send them.
+class Runner : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    runner_ = new PolicyRunner(PolicyRunner::load(kTeacher, torch::kCPU, torch::kFloat32));
+    const std::string folder = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/";
+    dataset_ = new Dataset(open_dataset({{folder + "*.hdf5", 1.0}}, "auto"));
+    pipeline_ = new SamplePipeline(*dataset_, runner_->info().spec, *runner_->info().stats,
+                                   std::make_shared<const Tokenizer>(testing::quickstart_tokenizer()),
+                                   runner_->info().config.vocab);
+  }
+  static void TearDownTestSuite() {
+    delete pipeline_;
+    delete dataset_;
+    delete runner_;
+  }
+
+  static InferRequest request(std::int32_t step, std::uint64_t seed = 1) {
+    const auto generator = torch::make_generator<torch::CPUGeneratorImpl>(seed);
+    return {pipeline_->robot_observation({0, 0, step}), torch::randn({kHorizon, 32}, generator)};
+  }
+
+  static PolicyRunner* runner_;
+  static Dataset* dataset_;
+  static SamplePipeline* pipeline_;
+};
+PolicyRunner* Runner::runner_;
+Dataset* Runner::dataset_;
+SamplePipeline* Runner::pipeline_;
+
+TEST_F(Runner, EqualsThePolicyOnADatasetsBatch) {
+  const TrainingBatch batch = pipeline_->make_batch({{0, 0, 3}, {0, 0, 40}});
+  const std::vector<InferRequest> requests{request(3), request(40, 2)};
+  const torch::Tensor noise = torch::stack({requests[0].noise_hd, requests[1].noise_hd});
+  Policy policy = load_policy(runner_->info());
+  const torch::Tensor expected = policy->sample_actions(batch.observation, noise, 5);
+  const std::vector<InferResult> results = runner_->infer(requests, {.steps = 5});
+  ASSERT_EQ(results.size(), 2u);
+  for (int b = 0; b < 2; ++b) {
+    expect_tensor_near(results[b].normalized_hd, expected[b], 1e-5);
+    const RobotActions robot = pipeline_->to_robot(expected[b], requests[b].observation.state);
+    ASSERT_EQ(results[b].actions.size(), static_cast<std::size_t>(kHorizon));
+    for (int h = 0; h < kHorizon; ++h) {
+      ASSERT_EQ(results[b].actions[h].size(), 7u);
+      for (int d = 0; d < 7; ++d) EXPECT_NEAR(results[b].actions[h][d], robot[h][d], 1e-5);
+    }
+    EXPECT_GT(results[b].prepare_ms, 0);
+    EXPECT_GT(results[b].model_ms, 0);
+  }
+}
+
+TEST_F(Runner, RunsWithoutACameraAndBatchesItWithFullObservations) {
+  InferRequest full = request(3), masked = full;
+  const std::string camera = runner_->info().spec.image_keys.at(1);
+  ASSERT_EQ(masked.observation.images.erase(camera), 1u);
+  const InferResult alone = runner_->infer({masked}, {.steps = 2})[0];
+  const std::vector<InferResult> both = runner_->infer({full, masked, full}, {.steps = 2});
+  expect_tensor_near(both[1].normalized_hd, alone.normalized_hd, 1e-5);
+  expect_tensor_near(both[2].normalized_hd, both[0].normalized_hd, 1e-5);
+  EXPECT_GT((both[0].normalized_hd - alone.normalized_hd).abs().max().item<double>(), 1e-4);
+}
+
+TEST_F(Runner, ContinuesGivenActions) {
+  InferRequest next = request(3);
+  const torch::Tensor chunk = runner_->infer({request(3, 2)})[0].normalized_hd;
+  next.prefix_actions_hd = chunk.narrow(0, 0, 4);
+  const std::vector<InferResult> results = runner_->infer({next, request(3)});
+  EXPECT_TRUE(torch::equal(results[0].normalized_hd.narrow(0, 0, 4), next.prefix_actions_hd));
+  expect_tensor_near(results[1].normalized_hd, runner_->infer({request(3)})[0].normalized_hd, 1e-5);
+  next.prefix_actions_hd = chunk;
+  expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions", "16 actions");
+  next.prefix_actions_hd = torch::zeros({2, 7});
+  expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions", "[2, 7]", "[2, 32]");
+  next.prefix_actions_hd = torch::full({2, 32}, NAN);
+  expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions is not finite");
+}
+
+TEST_F(Runner, NamesTheFieldThatDoesNotFit) {
+  const auto refused = [](const std::function<void(InferRequest&)>& change, const auto&... parts) {
+    InferRequest broken = request(3);
+    change(broken);
+    expect_error<UsageError>([&] { runner_->infer({broken}); }, parts...);
+  };
+  refused([](InferRequest& r) { r.observation.state.pop_back(); }, "state has 7 values", "has 8");
+  refused([](InferRequest& r) { r.observation.state[2] = INFINITY; }, "state is not finite", "value 2");
+  refused([](InferRequest& r) { r.observation.prompt.clear(); }, "prompt");
+  refused([](InferRequest& r) { r.observation.images.clear(); }, "no image", "base_0_rgb");
+  refused([](InferRequest& r) { r.observation.images["front"] = r.observation.images.begin()->second; },
+          "camera front");
+  refused([](InferRequest& r) { r.observation.images.begin()->second.bytes.pop_back(); }, "base_0_rgb",
+          "no RGB image");
+  refused([](InferRequest& r) { r.noise_hd = torch::zeros({3, 32}); }, "noise", "[3, 32]", "[16, 32]");
+  refused([](InferRequest& r) { r.noise_hd = torch::Tensor(); }, "noise is missing");
+  refused([](InferRequest& r) { r.noise_hd[0][0] = NAN; }, "noise is not finite");
+  expect_error<UsageError>([] { runner_->infer({}); }, "at least one observation");
+  EXPECT_NO_THROW(runner_->infer({request(3)}, {.steps = 1}));
+}
+
+TEST(PolicyRunner, WithholdsActionsThatAreNotFinite) {
+  PolicyRunner runner = PolicyRunner::load(kTeacher, torch::kCPU, torch::kFloat32);
+  Policy policy = load_policy(runner.info());
+  policy->named_tensors().at("action_out_proj.bias").fill_(NAN);
+  testing::TempDir dir;
+  publish_folder(dir / "broken", [&](const std::filesystem::path& folder) {
+    CheckpointContents contents;
+    contents.config = runner.info().config;
+    contents.spec = runner.info().spec;
+    contents.stats = runner.info().stats;
+    contents.tokenizer = testing::quickstart_tokenizer();
+    write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32);
+  });
+  PolicyRunner broken = PolicyRunner::load(dir / "broken", torch::kCPU, torch::kFloat32);
+  InferRequest request{{{}, std::vector<float>(8, 0.0f), "pick up the soup"}, torch::zeros({kHorizon, 32})};
+  request.observation.images["base_0_rgb"] = {2, 2, std::vector<std::uint8_t>(12)};
+  expect_error<Error>([&] { broken.infer({request}); }, "not finite");
+}
+
+TEST(PolicyRunner, SaysWhatACheckpointLacks) {
+  testing::TempDir dir;
+  testing::write_parity_openpi(dir / "teacher", "pi05");
+  const auto load = [&](std::optional<std::int64_t> horizon) {
+    PolicyRunner::load(dir / "teacher", torch::kCPU, torch::kFloat32, horizon);
+  };
+  expect_error<UsageError>([&] { load({}); }, "--horizon");
+  expect_error<UsageError>([&] { load(10); }, "no normalisation statistics", "norm_stats.json");
+}
+
+}  // namespace
+}  // namespace shallowpi
