@@ -246,28 +246,30 @@ def collect(args, tasks, names):
     for task in tasks:
         print(files[task].path)
     if jobs:
-        print(f"{len(jobs)} demonstrations, {np.mean(steps):.0f} steps each, {len(jobs)} of {sum(tries)} episodes succeeded")
+        print(f"{len(jobs)} demonstrations of {np.mean(steps):.0f} steps; {len(jobs)} of {sum(tries)} episodes succeeded")
 
 
 def check(args, tasks, names):
-    results = {task: [] for task in tasks}
+    results, rows = {task: [] for task in tasks}, {}
     jobs = [(task, names[task], init) for task in tasks for init in range(args.episodes)]
     for task, init, success, steps in run(check_one, jobs, args):
         results[task].append({"init": init, "success": success, "steps": steps})
-    rows, reached = [], []
-    for task in tasks:
-        episodes = sorted(results[task], key=lambda episode: episode["init"])
-        if episodes[0]["success"] is None:
-            rows.append({"task": task, "name": names[task], "unreachable": episodes[0]["steps"]})
-            print(f"{task:4}        -                  {names[task]}: {episodes[0]['steps']}")
-            continue
-        reached += episodes
-        rows.append({"task": task, "name": names[task], "episodes": episodes, **summary(episodes)})
-        print_row(f"{task:4}", episodes, names[task])
+        if len(results[task]) == args.episodes:  # a row as soon as it is known
+            rows[task] = report(task, names[task], sorted(results[task], key=lambda episode: episode["init"]))
+    reached = [episode for row in rows.values() for episode in row.get("episodes", ())]
     print_row(" all", reached, args.suite)
     if args.json:
         with Replaced(args.json) as temporary:
-            temporary.write_text(json.dumps({"suite": args.suite, **summary(reached), "tasks": rows}, indent=1) + "\n")
+            found = {"suite": args.suite, **summary(reached), "tasks": [rows[task] for task in tasks]}
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def report(task, name, episodes):
+    if episodes[0]["success"] is None:
+        print(f"{task:4}       -                   {name}: {episodes[0]['steps']}", flush=True)
+        return {"task": task, "name": name, "unreachable": episodes[0]["steps"]}
+    print_row(f"{task:4}", episodes, name)
+    return {"task": task, "name": name, **summary(episodes), "episodes": episodes}
 
 
 def summary(episodes):
@@ -279,7 +281,7 @@ def summary(episodes):
 def print_row(label, episodes, name):
     s = summary(episodes)
     share = f"{100 * s['successes'] / s['trials']:3.0f} %" if episodes else "-"
-    print(f"{label} {s['successes']:4}/{s['trials']:<4} {share} [{100 * s['low']:3.0f}, {100 * s['high']:3.0f}] {name}")
+    print(f"{label} {s['successes']:4}/{s['trials']:<4} {share} [{100 * s['low']:3.0f}, {100 * s['high']:3.0f}] {name}", flush=True)
 
 
 def parse_tasks(text, count):
@@ -302,8 +304,8 @@ def parse_arguments():
     parser.add_argument("--start", type=float, default=0.05, metavar="M",
                         help="the gripper starts up to that far from its official pose; default: 0.05")
     parser.add_argument("--disturb", type=float, default=0.18, metavar="A",
-                        help="standard deviation of what is added to executed translations, in action units (0.35 is too"
-                        " strong); default: 0.18")
+                        help="standard deviation of what is added to executed translations, in action units; 0.35 is too"
+                        " strong; default: 0.18")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes, 2 GB of memory each; default: 1")
     parser.add_argument("--out", type=pathlib.Path, help="folder for <task>_demo.hdf5")
@@ -338,7 +340,7 @@ def main():
     try:
         (check if args.check else collect)(args, tasks, names)
     except BrokenProcessPool:
-        sys.exit("error: a simulator's process was killed (2 GB of memory each): the same command goes on, with fewer --workers")
+        sys.exit("error: a simulator's process was killed (they need 2 GB each); the same command goes on: try fewer --workers")
     except (Unreachable, simulator.RenderError, ExpertFailed, NoFreePlace) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -38,7 +38,7 @@ def displacements(rng, movable, fixed, distance, table=None, margin=0.02, tries=
     """Draws [N, 2], uniform within +-distance, for N rectangles: on the table, and no closer to each other and to the
     fixed ones than margin (or than they were)."""
     def fits(box, index, placed):
-        if table is not None and not (box[0] >= table[0] and box[1] >= table[1] and box[2] <= table[2] and box[3] <= table[3]):
+        if table is not None and (min(box[0] - table[0], box[1] - table[1], table[2] - box[2], table[3] - box[3]) < 0):
             return False
         before = movable[index]
         return all(gap(box, new) >= min(margin, gap(before, old)) - 1e-9
