@@ -13,15 +13,17 @@ what is missing, and a larger --episodes adds to what is there. Only successful 
 import argparse
 import json
 import multiprocessing
-import os
 import pathlib
+import signal
 import sys
 import time
 import zlib
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 
 import libero_worker as simulator  # sets the variables of the renderer and of the threads: before numpy
 import numpy as np
-from libero_demos import Disturbance, Recording, Replaced, TaskFile, claim_folder, displacements, wilson
+from libero_demos import Disturbance, NoFreePlace, Recording, Replaced, TaskFile, claim_folder, displacements, wilson
 
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 SETTLE_STEPS = 10
@@ -29,6 +31,10 @@ AFTER_SUCCESS = 8   # steps recorded after success: the gripper's opening
 ATTEMPTS = 20
 FINE_STATES = ("descend", "close")  # half the disturbance: the fingers are as wide as the tolerance is
 IMAGE_SIZE = 128
+
+
+class ExpertFailed(Exception):
+    """The expert does not succeed under these settings."""
 
 
 class Simulator:
@@ -187,7 +193,7 @@ def collect_one(job):
         if recording is not None:
             TaskFile(worker_args.out, name).write_part(index, recording)
             return task, index, attempt + 1, len(recording), worker_simulator.attributes(task)
-    raise RuntimeError(f"the expert failed {ATTEMPTS} times in a row at task {task}: displace or disturb less")
+    raise ExpertFailed(f"the expert failed {ATTEMPTS} times in a row at task {task}: displace or disturb less")
 
 
 def check_one(job):
@@ -202,16 +208,19 @@ def run(function, jobs, args):
     """Yields results as they come, with progress on stderr."""
     started, last = time.monotonic(), 0.0
     context = multiprocessing.get_context("spawn")  # rendering contexts do not survive a fork
-    with context.Pool(min(args.workers, len(jobs)) or 1, start_worker, (args,)) as pool:
-        for done, result in enumerate(pool.imap_unordered(function, jobs), start=1):
-            yield result
-            left = (time.monotonic() - started) / done * (len(jobs) - done)
-            text = f"{done}/{len(jobs)} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
-            if sys.stderr.isatty():
-                print(f"\r{text} ", end="\n" if done == len(jobs) else "", file=sys.stderr, flush=True)
-            elif done == len(jobs) or time.monotonic() - last > 30:
-                print(text, file=sys.stderr, flush=True)
-                last = time.monotonic()
+    with ProcessPoolExecutor(min(args.workers, len(jobs)), context, start_worker, (args,)) as pool:
+        try:
+            for done, job in enumerate(as_completed([pool.submit(function, job) for job in jobs]), start=1):
+                yield job.result()
+                left = (time.monotonic() - started) / done * (len(jobs) - done)
+                text = f"{done}/{len(jobs)} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
+                if sys.stderr.isatty():
+                    print(f"\r{text} ", end="\n" if done == len(jobs) else "", file=sys.stderr, flush=True)
+                elif done == len(jobs) or time.monotonic() - last > 30:
+                    print(text, file=sys.stderr, flush=True)
+                    last = time.monotonic()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def collect(args, tasks, names):
@@ -237,28 +246,30 @@ def collect(args, tasks, names):
     for task in tasks:
         print(files[task].path)
     if jobs:
-        print(f"{len(jobs)} demonstrations, {np.mean(steps):.0f} steps each, {len(jobs)} of {sum(tries)} episodes succeeded")
+        print(f"{len(jobs)} demonstrations of {np.mean(steps):.0f} steps; {len(jobs)} of {sum(tries)} episodes succeeded")
 
 
 def check(args, tasks, names):
-    results = {task: [] for task in tasks}
+    results, rows = {task: [] for task in tasks}, {}
     jobs = [(task, names[task], init) for task in tasks for init in range(args.episodes)]
     for task, init, success, steps in run(check_one, jobs, args):
         results[task].append({"init": init, "success": success, "steps": steps})
-    rows, reached = [], []
-    for task in tasks:
-        episodes = sorted(results[task], key=lambda episode: episode["init"])
-        if episodes[0]["success"] is None:
-            rows.append({"task": task, "name": names[task], "unreachable": episodes[0]["steps"]})
-            print(f"{task:4}        -                  {names[task]}: {episodes[0]['steps']}")
-            continue
-        reached += episodes
-        rows.append({"task": task, "name": names[task], "episodes": episodes, **summary(episodes)})
-        print_row(f"{task:4}", episodes, names[task])
+        if len(results[task]) == args.episodes:  # a row as soon as it is known
+            rows[task] = report(task, names[task], sorted(results[task], key=lambda episode: episode["init"]))
+    reached = [episode for row in rows.values() for episode in row.get("episodes", ())]
     print_row(" all", reached, args.suite)
     if args.json:
         with Replaced(args.json) as temporary:
-            temporary.write_text(json.dumps({"suite": args.suite, **summary(reached), "tasks": rows}, indent=1) + "\n")
+            found = {"suite": args.suite, **summary(reached), "tasks": [rows[task] for task in tasks]}
+            temporary.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def report(task, name, episodes):
+    if episodes[0]["success"] is None:
+        print(f"{task:4}       -                   {name}: {episodes[0]['steps']}", flush=True)
+        return {"task": task, "name": name, "unreachable": episodes[0]["steps"]}
+    print_row(f"{task:4}", episodes, name)
+    return {"task": task, "name": name, **summary(episodes), "episodes": episodes}
 
 
 def summary(episodes):
@@ -270,7 +281,7 @@ def summary(episodes):
 def print_row(label, episodes, name):
     s = summary(episodes)
     share = f"{100 * s['successes'] / s['trials']:3.0f} %" if episodes else "-"
-    print(f"{label} {s['successes']:4}/{s['trials']:<4} {share} [{100 * s['low']:3.0f}, {100 * s['high']:3.0f}] {name}")
+    print(f"{label} {s['successes']:4}/{s['trials']:<4} {share} [{100 * s['low']:3.0f}, {100 * s['high']:3.0f}] {name}", flush=True)
 
 
 def parse_tasks(text, count):
@@ -293,8 +304,8 @@ def parse_arguments():
     parser.add_argument("--start", type=float, default=0.05, metavar="M",
                         help="the gripper starts up to that far from its official pose; default: 0.05")
     parser.add_argument("--disturb", type=float, default=0.18, metavar="A",
-                        help="standard deviation of what is added to executed translations, in action units (0.35 is too"
-                        " strong); default: 0.18")
+                        help="standard deviation of what is added to executed translations, in action units; 0.35 is too"
+                        " strong; default: 0.18")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes, 2 GB of memory each; default: 1")
     parser.add_argument("--out", type=pathlib.Path, help="folder for <task>_demo.hdf5")
@@ -311,16 +322,29 @@ def parse_arguments():
     return args
 
 
+def stop(*_):
+    raise KeyboardInterrupt  # the episodes under way are kept
+
+
 def main():
     args = parse_arguments()
+    signal.signal(signal.SIGTERM, stop)
     try:
         benchmark, _, _ = simulator.load_libero()
+        from libero_expert import Unreachable
     except (simulator.UsageError, simulator.RenderError) as error:
         sys.exit(f"error: {error}")
     suite = benchmark.get_benchmark(args.suite)()
     tasks = parse_tasks(args.tasks, suite.n_tasks)
     names = {task: suite.get_task(task).name for task in tasks}
-    (check if args.check else collect)(args, tasks, names)
+    try:
+        (check if args.check else collect)(args, tasks, names)
+    except BrokenProcessPool:
+        sys.exit("error: a simulator's process was killed (they need 2 GB each); the same command goes on: try fewer --workers")
+    except (Unreachable, simulator.RenderError, ExpertFailed, NoFreePlace) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted: the same command collects what is missing")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ import numpy as np
 FRAMES = ("agentview_rgb", "eye_in_hand_rgb")
 
 
+class NoFreePlace(Exception):
+    """Objects cannot be displaced that far."""
+
+
 class Disturbance:
     """An Ornstein-Uhlenbeck process on the translation of an action: as strong at any time, and slow enough to push the
     arm off its path, which white noise is not."""
@@ -34,7 +38,7 @@ def displacements(rng, movable, fixed, distance, table=None, margin=0.02, tries=
     """Draws [N, 2], uniform within +-distance, for N rectangles: on the table, and no closer to each other and to the
     fixed ones than margin (or than they were)."""
     def fits(box, index, placed):
-        if table is not None and not (box[0] >= table[0] and box[1] >= table[1] and box[2] <= table[2] and box[3] <= table[3]):
+        if table is not None and (min(box[0] - table[0], box[1] - table[1], table[2] - box[2], table[3] - box[3]) < 0):
             return False
         before = movable[index]
         return all(gap(box, new) >= min(margin, gap(before, old)) - 1e-9
@@ -50,7 +54,7 @@ def displacements(rng, movable, fixed, distance, table=None, margin=0.02, tries=
             placed.append(moved)
         if len(placed) == len(movable):
             return drawn
-    raise ValueError(f"no free places within {distance} m: displace less")
+    raise NoFreePlace(f"no free places within {distance} m: displace less")
 
 
 class Recording:
@@ -74,8 +78,7 @@ class Recording:
         group.attrs.update(num_samples=length, model_file=self.model_file, init_state=self.rows["states"][0])
         for name in ("actions", "states", "robot_states"):
             group[name] = np.stack(self.rows[name])
-        group["dones"] = group["rewards"] = at_end
-        group["rewards"][...] = at_end
+        group["dones"], group["rewards"] = at_end, at_end
         obs = group.create_group("obs")
         for name in ("ee_states", "gripper_states", "joint_states"):
             obs[name] = np.stack(self.rows[name])

@@ -135,7 +135,8 @@ class Grasps:
         z = top - RIM_DEPTH
         low = self.others[self.others[:, 2] > z - 0.012]
         # What rises beside the object, or beside the place where it will stand, must not be hit by the hand.
-        around_place = self.others[:0] if self.target is None else self.others[self.others[:, 2] > self.target[2] + 0.07]
+        above_place = np.inf if self.target is None else self.target[2] + 0.07
+        around_place = self.others[self.others[:, 2] > above_place]
         around = self.others[self.others[:, 2] > z + HAND_ABOVE]
         for angle in np.arange(-np.pi, np.pi, np.pi / 8):
             out = np.array([np.cos(angle), np.sin(angle)])
@@ -202,7 +203,9 @@ class Expert:
                 yield from self.move(name, target)
                 yield from self.lower(name, target, predicate)
                 yield from self.open(name)
-                return
+                if np.linalg.norm((self.scene.position(name) - self.scene.position(target))[:2]) < 0.08:
+                    return  # otherwise it was lost on the way
+                continue
             failed.append(grasp)
             yield from self.open(name)
 

@@ -13,8 +13,9 @@ ctest --test-dir build --output-on-failure -j "$(nproc)"
 tested=$SECONDS
 
 say "simulator"
-./scripts/setup_libero.sh "$@"
+simulator_python=$(./scripts/setup_libero.sh "$@")
 python3 tests/integration/libero_rollout.py build/bin/shallowpi-eval
+"$simulator_python" tests/integration/collect_demos_test.py
 simulated=$SECONDS
 
 say "quickstart"

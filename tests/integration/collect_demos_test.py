@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Collects one demonstration in the real simulator and looks at what is in it; about 30 s.
+
+    tests/integration/collect_demos_test.py     with the simulator's python: $(scripts/setup_libero.sh)
+"""
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import h5py
+import numpy as np
+from libero_layout import check_layout
+
+PROJECT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPT = PROJECT / "scripts" / "collect_libero_demos.py"
+
+
+class CollectDemos(unittest.TestCase):
+    def setUp(self):
+        self.out = pathlib.Path(tempfile.mkdtemp(prefix="shallowpi-collect-"))
+        self.addCleanup(shutil.rmtree, self.out)
+
+    def collect(self, *options, fails=False):
+        result = subprocess.run([sys.executable, SCRIPT, "--out", self.out, *options], capture_output=True, text=True,
+                                env={**os.environ, "OMP_NUM_THREADS": "1"})
+        self.assertEqual(result.returncode != 0, fails, result.stderr)
+        return result.stderr if fails else result.stdout
+
+    def test_one_demonstration(self):
+        options = ("--suite", "libero_object", "--tasks", "6", "--episodes", "1")
+        self.collect(*options)
+        path = self.out / "pick_up_the_butter_and_place_it_in_the_basket_demo.hdf5"
+        length = check_layout(self, path)["demo_0"]
+        self.assertTrue(60 < length < 400, length)
+        with h5py.File(path) as file:
+            self.check_numbers(file["data/demo_0"])
+            self.check_images(file["data/demo_0/obs"])
+        written = path.stat().st_mtime_ns
+        self.collect(*options)  # nothing is missing
+        self.assertEqual(path.stat().st_mtime_ns, written)
+        self.assertIn("seed 0, not 1", self.collect(*options, "--seed", "1", fails=True))
+
+    def check_numbers(self, demo):
+        actions, states, hand = demo["actions"][:], demo["states"][:], demo["obs/ee_pos"][:]
+        np.testing.assert_allclose(np.diff(states[:, 0]), 0.05, atol=1e-9)  # the simulator's time: no step is missing
+        self.assertLessEqual(np.abs(actions).max(), 1)
+        self.assertEqual(set(np.unique(actions[:, 6])), {-1.0, 1.0})
+        gripper = actions[:, 6]
+        self.assertEqual((gripper[0], gripper[-1]), (-1, -1))  # opens again before the end
+        # The hand goes where the label says, on the whole; it is disturbed, so not exactly.
+        moved, wanted = np.diff(hand, axis=0)[1:], actions[1:-1, :3]
+        for axis in range(3):
+            agreement = np.corrcoef(moved[:, axis], wanted[:, axis])[0, 1]
+            self.assertTrue(0.6 < agreement < 0.999, agreement)
+
+    def check_images(self, obs):
+        for name in ("agentview_rgb", "eye_in_hand_rgb"):
+            frames = obs[name][:].astype(float)
+            self.assertGreater(frames.std(axis=(1, 2, 3)).min(), 15, name)  # something is drawn in each
+            self.assertGreater(np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3)).max(), 1, name)  # and it moves
+        # OpenGL's row order: the floor with its light boards is at the top, the dark wall at the bottom.
+        scene = obs["agentview_rgb"][0].mean(axis=(1, 2))
+        self.assertGreater(scene[:100].mean(), scene[-20:].mean())
+
+    def test_bad_input(self):
+        self.assertIn("--tasks 12", self.collect("--tasks", "12", fails=True))
+        self.assertIn("--disturb", self.collect("--disturb", "3", fails=True))
+        self.assertIn("picking and placing", self.collect("--suite", "libero_goal", "--tasks", "7", fails=True))
+
+
+if __name__ == "__main__":
+    unittest.main()
