@@ -1,24 +1,47 @@
 #!/usr/bin/env bash
-# What does not fit in scripts/test.sh; run it before a release.   usage: scripts/test_long.sh [--no-install] [PART...]
+# What does not fit in scripts/test.sh; run it before a release (all parts but autobahn where none is named).
+#   usage: scripts/test_long.sh [--no-install] [PART...]
 #   kills        1000 kill -9 during training                                    about 30 min
 #   lerobot      exports loaded and run in the real LeRobot 0.6.1                 about 3 min beyond 7 GB of downloads
 #   full-size    3.3 B parameters: load, run, make a student (24 GiB, 13 GB disk) about 15 min
 #   serve        64 clients x 1000 requests, 200 half-open connections             about 5 min
 #   autobahn     websocket conformance; needs a python2.7 (PYTHON2=...)            about 5 min
+#   damaged-hdf5 10,000 damaged demonstration files                               about 10 min
+#   sanitizers   all C++ tests with address and undefined-behaviour sanitizers, and
+#                those of the threads with the thread sanitizer (clang)           about 60 min
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
 options=() parts=()
 for argument in "$@"; do
   case $argument in
     --no-install) install=0; options+=("$argument") ;;
-    kills | lerobot | full-size | serve | autobahn) parts+=("$argument") ;;
-    -h | --help) sed -n '2,7s/^# //p' "$0"; exit 0 ;;
+    kills | lerobot | full-size | serve | autobahn | damaged-hdf5 | sanitizers) parts+=("$argument") ;;
+    -h | --help) sed -n '2,11s/^# //p' "$0"; exit 0 ;;
     *) die "unknown argument $argument (see --help)" ;;
   esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(kills lerobot full-size serve autobahn)
+[ ${#parts[@]} -gt 0 ] || parts=(kills lerobot full-size serve damaged-hdf5 sanitizers)
 ./scripts/build.sh --tests --cpu "${options[@]}"
 python_env testenv "$project/tests/requirements.txt"
+
+# sanitized PRESET FOLDER PROGRAM...: builds the test programs with a sanitizer and runs them; reports are failures.
+# LeakSanitizer stays off: LibTorch keeps most of what it allocates until the process ends.
+sanitized() {
+  local preset=$1 folder=$2 program; shift 2
+  need_packages libclang-rt-19-dev llvm-19
+  need_compiler
+  need_libtorch cpu
+  cmake --preset "$preset" -DSHALLOWPI_TESTS=ON -DSHALLOWPI_TEST_PYTHON= >/dev/null
+  cmake --build "$folder" --target "$@"
+  # Also from child processes, whose stderr is closed.
+  local reports; reports=$(mktemp -d)
+  export ASAN_OPTIONS="detect_leaks=0:log_path=$reports/asan" UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan"
+  export TSAN_OPTIONS="suppressions=$project/tests/tsan.supp:log_path=$reports/tsan"
+  for program in "$@"; do
+    OMP_NUM_THREADS=1 "$folder/bin/$program" --gtest_brief=1 --gtest_filter="${filter:-*}"
+  done
+  [ -z "$(ls "$reports")" ] || { cat "$reports"/*; die "the sanitizers found something"; }
+}
 
 for part in "${parts[@]}"; do
   say "$part"
@@ -37,6 +60,12 @@ for part in "${parts[@]}"; do
     serve) "$python_env_bin/python" tests/integration/serve_load.py build/bin/fake_policy_server ;;
     autobahn)
       "$python_env_bin/python" tests/integration/autobahn.py build/bin/fake_policy_server "${PYTHON2:-python2.7}"
+      ;;
+    damaged-hdf5) SHALLOWPI_HDF5_MUTATIONS=2500 build/bin/data_tests --gtest_filter='Hdf5Mutations.*' ;;
+    sanitizers)
+      sanitized asan-ubsan build-asan base_tests data_tests model_tests distill_tests runtime_tests eval_tests
+      # What has threads of its own: the loader, the background task and the trainer that uses both.
+      filter='*Loader*:*Thread*:*Background*:*Trainer*:*Resume*' sanitized tsan build-tsan data_tests distill_tests
       ;;
   esac
 done
