@@ -1,5 +1,6 @@
-// Runs a policy once on a tensor file, serves one to robots, inspects checkpoints.
+// Runs a policy once on a tensor file, serves one to robots, measures speed, inspects checkpoints.
 #include "common.h"
+#include "shallowpi/runtime/bench.h"
 #include "shallowpi/runtime/inspect.h"
 #include "shallowpi/runtime/run.h"
 #include "shallowpi/runtime/serve.h"
@@ -14,6 +15,8 @@ constexpr const char* kExamples = R"(Examples:
   shallowpi-infer inspect runs/l6/last
   shallowpi-infer serve --checkpoint runs/l6/last --port 8000
   shallowpi-infer simulate-loop --checkpoint runs/l6/last --data demos/*.hdf5 --latency-ms 364 110
+  shallowpi-infer bench --checkpoint runs/l6/last
+  shallowpi-infer bench --random-weights --model pi05 --sweep layers=4,6,9,18 --json speed.json
 )";
 
 CLI::App* add_run(CLI::App& app, RunOptions& options) {
@@ -114,6 +117,57 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
   return loop;
 }
 
+struct BenchCommand {
+  BenchOptions options;
+  bool random_weights = false;
+  std::string size = "full";
+};
+
+CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
+  BenchOptions& options = command.options;
+  CLI::App* bench =
+      app.add_subcommand("bench", "time each stage of a chunk, and compare with the device's limit");
+  CLI::Option* checkpoint =
+      bench->add_option("--checkpoint", options.checkpoint, "policy to measure")->type_name("DIR");
+  bench
+      ->add_flag("--random-weights", command.random_weights,
+                 "measure random weights instead, of these sizes:")
+      ->excludes(checkpoint);
+  bench->add_option("--model", options.model, "pi0 or pi05")->type_name("MODEL")->capture_default_str();
+  bench->add_option("--layers", options.layers, "layers of both stacks")
+      ->type_name("N")
+      ->capture_default_str();
+  bench->add_option("--size", command.size, "full, or tiny to try the program")
+      ->type_name("SIZE")
+      ->capture_default_str();
+  const auto count = [&](const char* name, std::int64_t& value, const char* help, std::int64_t least = 1) {
+    bench->add_option(name, value, help)
+        ->type_name("N")
+        ->check(CLI::Range(least, std::int64_t{1000000}))
+        ->capture_default_str();
+  };
+  count("--cameras", options.cameras, "images per observation", 0);
+  count("--prompt-tokens", options.prompt_tokens, "tokens of the prompt");
+  count("--horizon", options.horizon, "actions per chunk");
+  count("--steps", options.steps, "Euler steps");
+  count("--batch", options.batch, "observations per pass");
+  count("--iterations", options.iterations, "chunks to time");
+  count("--warmup", options.warmup, "chunks before that", 0);
+  bench->add_option("--sweep", options.sweeps, "layers=4,6,9,18 or vision-tokens=64,128,256; may be repeated")
+      ->type_name("AXIS=N,...")
+      ->allow_extra_args(false);
+  bench->add_flag("--compare", options.compare, "time the policy without the engine too");
+  bench->add_option("--json", options.json, "write the result as JSON")->type_name("FILE.json");
+  return bench;
+}
+
+int run_bench_command(BenchCommand& command) {
+  if (command.options.checkpoint.empty() && !command.random_weights)
+    throw UsageError("bench needs --checkpoint DIR or --random-weights");
+  command.options.size = parse_enum<BenchSize>(command.size, "--size");
+  return run_bench(command.options);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -122,7 +176,9 @@ int main(int argc, char** argv) {
   InspectOptions inspect_options;
   ServeOptions serve_options;
   SimulateLoopOptions loop_options;
-  CLI::App app("Runs pi0 and pi0.5 policies and looks into their checkpoints.", "shallowpi-infer");
+  BenchCommand bench_command;
+  CLI::App app("Runs and serves pi0 and pi0.5 policies, measures them and looks into their checkpoints.",
+               "shallowpi-infer");
   app.footer(kExamples);
   app.require_subcommand(1);
 
@@ -137,6 +193,8 @@ int main(int argc, char** argv) {
   add_common_options(*serve, common);
   CLI::App* loop = add_simulate_loop(app, loop_options);
   add_common_options(*loop, common);
+  CLI::App* bench = add_bench(app, bench_command);
+  add_common_options(*bench, common);
 
   const auto place = [&](auto& options) {
     options.device = parse_device(common.device);
@@ -153,6 +211,10 @@ int main(int argc, char** argv) {
       place(loop_options);
       loop_options.quiet = common.quiet;
       return run_simulate_loop(loop_options);
+    }
+    if (bench->parsed()) {
+      place(bench_command.options);
+      return run_bench_command(bench_command);
     }
     place(run_options);
     return run_policy_on_file(run_options);

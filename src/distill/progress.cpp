@@ -6,23 +6,10 @@
 #include <iostream>
 #include <sstream>
 
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
-namespace {
-
-// A line "NAME:   123 kB" of /proc/self/status.
-std::uint64_t status_bytes(const std::string& name) {
-  std::istringstream status(read_file("/proc/self/status"));
-  std::string line;
-  while (std::getline(status, line))
-    if (line.compare(0, name.size(), name) == 0) return std::stoull(line.substr(name.size() + 1)) * 1024;
-  return 0;
-}
-
-}  // namespace
 
 Progress::Progress(std::int64_t steps, bool quiet)
     : steps_(steps), quiet_(quiet), terminal_(isatty(STDERR_FILENO)) {}
@@ -58,13 +45,6 @@ std::string progress_bar(std::int64_t done, std::int64_t total) {
   const std::int64_t filled = total > 0 ? done * kWidth / total : kWidth;
   return str("[", std::string(static_cast<std::size_t>(filled), '='),
              std::string(static_cast<std::size_t>(kWidth - filled), ' '), "] ");
-}
-
-std::uint64_t resident_bytes() {
-  return status_bytes("VmRSS");
-}
-std::uint64_t peak_resident_bytes() {
-  return status_bytes("VmHWM");
 }
 
 }  // namespace shallowpi

@@ -39,8 +39,4 @@ std::string progress_line(std::int64_t step, std::int64_t steps, const Scalars& 
 /// "[=====     ] " with `done` of `total` filled.
 std::string progress_bar(std::int64_t done, std::int64_t total);
 
-/// Resident memory of this process now and at its peak.
-std::uint64_t resident_bytes();
-std::uint64_t peak_resident_bytes();
-
 }  // namespace shallowpi
