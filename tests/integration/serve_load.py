@@ -43,7 +43,7 @@ def soak(program, clients, requests):
         except BaseException as problem:
             problems.append(f"client {index}: {problem!r}")
 
-    with Server([program, "--queue", str(clients)]) as server:
+    with Server([program, "--queue", str(2 * clients), "--connections", str(2 * clients)]) as server:
         descriptors = server.descriptors()
         threads = [threading.Thread(target=client, args=(index,)) for index in range(clients)]
         start = time.monotonic()
