@@ -43,7 +43,7 @@ def soak(program, clients, requests):
         except BaseException as problem:
             problems.append(f"client {index}: {problem!r}")
 
-    with Server([program, "--queue", str(clients)]) as server:
+    with Server([program, "--delay-ms", "1", "--queue", str(2 * clients), "--connections", str(2 * clients)]) as server:
         descriptors = server.descriptors()
         threads = [threading.Thread(target=client, args=(index,)) for index in range(clients)]
         start = time.monotonic()
@@ -57,8 +57,8 @@ def soak(program, clients, requests):
         answered = server.metric('shallowpi_requests_total{end="answered"}')
         abandoned = server.metric('shallowpi_requests_total{end="abandoned"}')
         fairness = max(shares) / min(shares)
-        print(f"soak: {clients} clients x {requests} requests in {seconds:.0f} s: {answered:.0f} answered, {abandoned:.0f} "
-              f"abandoned, fairness max/min {fairness:.2f}, memory {early:.1f} -> {late:.1f} MiB", flush=True)
+        print(f"soak: {clients} clients x {requests} requests in {seconds:.0f} s: {answered:.0f} answered, "
+              f"{abandoned:.0f} abandoned, fairness max/min {fairness:.2f}, memory {early:.1f} -> {late:.1f} MiB", flush=True)
         assert fairness <= 2 and late - early < 8
         for _ in range(100):
             if server.descriptors() <= descriptors:
@@ -68,8 +68,8 @@ def soak(program, clients, requests):
 
 
 def loris(program, count, seconds):
-    """`count` connections that send their request a byte a second, renewed as the server drops them; the p99 of one good
-    client, which an inference of 20 ms dominates, stays within 1.2 times what it is alone."""
+    """`count` connections that send their request a byte a second, renewed as the server drops them; the p99 of one
+    good client, which an inference of 20 ms dominates, stays within 1.2 times what it is alone."""
     def measure(server, duration, meanwhile):
         times = []
         ws = connect(server)
@@ -101,8 +101,8 @@ def loris(program, count, seconds):
                     attackers[index] = socket.create_connection(("127.0.0.1", server.port))
 
         under_attack = measure(server, seconds, attack)
-        print(f"slow-loris: {count} half-open connections for {seconds} s: p99 {alone:.1f} ms alone, {under_attack:.1f} ms "
-              f"under attack, ratio {under_attack / alone:.2f}", flush=True)
+        print(f"slow-loris: {count} half-open connections for {seconds} s: p99 {alone:.1f} ms alone, "
+              f"{under_attack:.1f} ms under attack, ratio {under_attack / alone:.2f}", flush=True)
         assert under_attack <= 1.2 * alone
 
 

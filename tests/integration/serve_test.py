@@ -134,10 +134,12 @@ def bad_messages():
         ({**small, "observation/state": np.full(8, np.nan)}, state),
         ({**small, "observation/state": np.zeros((8, 1))}, state),
         ({k: v for k, v in small.items() if k != "prompt"}, "prompt: is missing"),
-        ({**small, "prompt": "x" * (1 << 20)}, "prompt: longer"), ({**small, "prompt": b"\xff"}, "prompt: is not UTF-8"),
+        ({**small, "prompt": "x" * (1 << 20)}, "prompt: longer"),
+        ({**small, "prompt": b"\xff"}, "prompt: is not UTF-8"),
         ({**small, "prompt": {"a": 1}}, "prompt: expected text"),
         ({**small, "noise": np.zeros((4, 7), np.float32)}, "noise: "), ({**small, "num_steps": 10**6}, "num_steps: "),
-        ({**small, "prefix_actions": np.zeros((9, 7))}, "prefix_actions: "), ({**small, "timestamp": "x"}, "timestamp: "),
+        ({**small, "prefix_actions": np.zeros((9, 7))}, "prefix_actions: "),
+        ({**small, "timestamp": "x"}, "timestamp: "),
         ({**small, "prompt": "blame"}, "observation/state: the policy cannot"),
         ({**small, "prompt": "nan"}, "actions: the policy's answer is not finite"),
     ]
@@ -252,7 +254,8 @@ UPGRADE = (b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgr
 def access():
     key = "0123456789abcdef"
     with Server([fake_program, "--api-key", key, "--connections", "2"]) as server:
-        for header in (b"", b"Authorization: Api-Key 0123456789abcdeX\r\n", b"Authorization: Bearer " + key.encode() + b"\r\n"):
+        for header in (b"", b"Authorization: Api-Key 0123456789abcdeX\r\n",
+                       b"Authorization: Bearer " + key.encode() + b"\r\n"):
             assert raw(server, UPGRADE + header + b"\r\n").startswith(b"HTTP/1.1 401 ")
         good = b"Authorization: Api-Key " + key.encode() + b"\r\n"
         assert raw(server, UPGRADE + good + b"\r\n").startswith(b"HTTP/1.1 101 ")
@@ -270,7 +273,8 @@ def access():
 
 def command_line():
     def refused(*options):
-        run = subprocess.run([infer_program, "serve", "--checkpoint", checkpoint, *options], capture_output=True, text=True)
+        command = [infer_program, "serve", "--checkpoint", checkpoint, *options]
+        run = subprocess.run(command, capture_output=True, text=True)
         assert run.returncode == 2, run
         return run.stderr
     assert "--api-key-file" in refused("--host", "0.0.0.0")
@@ -279,7 +283,8 @@ def command_line():
 
 
 def too_much():
-    with Server([fake_program, "--message-ms", "700", "--idle-ms", "2000"]) as server, connect(server) as good:
+    limits = ["--message-ms", "700", "--write-ms", "700", "--idle-ms", "2000"]
+    with Server([fake_program, *limits]) as server, connect(server) as good:
         before = server.memory_mib()
         head = UPGRADE + b"\r\n"
 
@@ -326,7 +331,25 @@ def too_much():
             while silent.recv(4096):
                 pass
             assert 1.5 < time.monotonic() - start < 5
+        deaf(server, head)
+        check_answer(msgpack_numpy.unpackb(ask(good, observation(9.0))), 9.0)
         return f"memory rose by {rise:.0f} MiB"
+
+
+def deaf(server, head):
+    """A client that asks and never reads is cut off once the answers do not fit into the sockets any more."""
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.settimeout(5)
+        plain.connect(("127.0.0.1", server.port))
+        plain.sendall(head)
+        try:
+            for _ in range(2000):
+                plain.sendall(b"\x82\x81\0\0\0\0\xc1" * 100)
+        except OSError:
+            wait_until(lambda: server.metric("shallowpi_connections") == 1, "a deaf client stays")
+            return
+    raise AssertionError("200000 answers that nobody reads went somewhere")
 
 
 def slow_loris():
