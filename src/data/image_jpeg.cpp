@@ -11,13 +11,9 @@ namespace {
 
 constexpr int kMaxSide = 8192;
 
-tjhandle decoder() {
-  struct Destroy {
-    void operator()(void* handle) const { tjDestroy(handle); }
-  };
-  thread_local const std::unique_ptr<void, Destroy> handle(tjInitDecompress());
-  return handle.get();
-}
+struct Destroy {
+  void operator()(void* handle) const { tjDestroy(handle); }
+};
 
 [[noreturn]] void fail(std::string_view where, const std::string& problem) {
   throw CorruptError(str(where, " is not a readable JPEG: ", problem));
@@ -26,7 +22,9 @@ tjhandle decoder() {
 }  // namespace
 
 Image decode_jpeg(const std::uint8_t* bytes, std::size_t size, std::string_view where) {
-  const tjhandle handle = decoder();
+  // One for each image: a used decoder keeps the tables of the image before, and damaged ones spoil the next.
+  const std::unique_ptr<void, Destroy> decoder(tjInitDecompress());
+  const tjhandle handle = decoder.get();
   int width = 0, height = 0, subsampling = 0, colorspace = 0;
   const auto length = static_cast<unsigned long>(size);
   if (tjDecompressHeader3(handle, bytes, length, &width, &height, &subsampling, &colorspace) != 0) {

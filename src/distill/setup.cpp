@@ -155,9 +155,11 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
     has_policy &= problems.attempt([&] { setup.teacher = read_info(config.teacher.checkpoint, resolved); });
   if (!config.student.checkpoint.empty())
     has_policy &= problems.attempt([&] { setup.start = read_info(config.student.checkpoint, resolved); });
+  // Where the checkpoint cannot be read, that its tokenizer is missing too is no problem of its own.
+  const bool knows_tokenizer = has_policy || !config.data.tokenizer.empty();
   has_policy = has_policy && problems.attempt([&] { choose_architecture(setup); });
   bool has_inputs = problems.attempt([&] { open_data(setup); });
-  has_inputs &= problems.attempt([&] {
+  has_inputs &= knows_tokenizer && problems.attempt([&] {
     const auto& origin = setup.start ? setup.start : setup.teacher;
     setup.tokenizer =
         find_tokenizer(config.data.tokenizer, origin ? origin->tokenizer : std::filesystem::path());

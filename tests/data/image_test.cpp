@@ -196,5 +196,24 @@ TEST(Jpeg, DecodesAndRefuses) {
   expect_error<CorruptError>([&] { decode_jpeg(junk.data(), junk.size(), "frame 5"); }, "frame 5");
 }
 
+// A decoder that is used again remembers the tables of the image before.
+TEST(Jpeg, ADamagedImageLeavesTheNextAlone) {
+  std::vector<std::uint8_t> rgb;
+  for (int i = 0; i < 16 * 16; ++i) rgb.insert(rgb.end(), {200, static_cast<std::uint8_t>(i), 50});
+  const std::vector<std::uint8_t> jpeg = encode_jpeg(rgb, 16, 16);
+  const Image sound = decode_jpeg(jpeg.data(), jpeg.size(), "sound");
+  for (std::size_t at = 0; at < jpeg.size(); ++at) {
+    for (const std::uint8_t flip : {0x01, 0x80, 0xff}) {
+      std::vector<std::uint8_t> damaged = jpeg;
+      damaged[at] ^= flip;
+      try {
+        decode_jpeg(damaged.data(), damaged.size(), "damaged");
+      } catch (const CorruptError&) {
+      }
+      ASSERT_EQ(decode_jpeg(jpeg.data(), jpeg.size(), "sound").bytes, sound.bytes) << "byte " << at;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace shallowpi
