@@ -1,5 +1,6 @@
-// Runs a policy once on a tensor file, serves one to robots, inspects checkpoints.
+// Runs a policy once on a tensor file, serves one to robots, inspects checkpoints, measures speed.
 #include "common.h"
+#include "shallowpi/runtime/bench.h"
 #include "shallowpi/runtime/inspect.h"
 #include "shallowpi/runtime/run.h"
 #include "shallowpi/runtime/serve.h"
@@ -12,6 +13,8 @@ constexpr const char* kExamples = R"(Examples:
   shallowpi-infer run --checkpoint runs/l6/last --input observation.safetensors --output actions.safetensors
   shallowpi-infer inspect runs/l6/last
   shallowpi-infer serve --checkpoint runs/l6/last --port 8000
+  shallowpi-infer bench --checkpoint runs/l6/last
+  shallowpi-infer bench --random-weights --model pi05 --sweep layers=4,6,9,18 --json speed.json
 )";
 
 CLI::App* add_run(CLI::App& app, RunOptions& options) {
@@ -70,6 +73,57 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   return serve;
 }
 
+struct BenchCommand {
+  BenchOptions options;
+  bool random_weights = false;
+  std::string size = "full";
+};
+
+CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
+  BenchOptions& options = command.options;
+  CLI::App* bench =
+      app.add_subcommand("bench", "time each stage of a chunk, and compare with the device's limit");
+  CLI::Option* checkpoint =
+      bench->add_option("--checkpoint", options.checkpoint, "policy to measure")->type_name("DIR");
+  bench
+      ->add_flag("--random-weights", command.random_weights,
+                 "measure random weights instead, of these sizes:")
+      ->excludes(checkpoint);
+  bench->add_option("--model", options.model, "pi0 or pi05")->type_name("MODEL")->capture_default_str();
+  bench->add_option("--layers", options.layers, "layers of both stacks")
+      ->type_name("N")
+      ->capture_default_str();
+  bench->add_option("--size", command.size, "full, or tiny to try the program")
+      ->type_name("SIZE")
+      ->capture_default_str();
+  const auto count = [&](const char* name, std::int64_t& value, const char* help, std::int64_t least = 1) {
+    bench->add_option(name, value, help)
+        ->type_name("N")
+        ->check(CLI::Range(least, std::int64_t{1000000}))
+        ->capture_default_str();
+  };
+  count("--cameras", options.cameras, "images per observation", 0);
+  count("--prompt-tokens", options.prompt_tokens, "tokens of the prompt");
+  count("--horizon", options.horizon, "actions per chunk");
+  count("--steps", options.steps, "Euler steps");
+  count("--batch", options.batch, "observations per pass");
+  count("--iterations", options.iterations, "chunks to time");
+  count("--warmup", options.warmup, "chunks before that", 0);
+  bench->add_option("--sweep", options.sweeps, "layers=4,6,9,18 or vision-tokens=64,128,256; may be repeated")
+      ->type_name("AXIS=N,...")
+      ->allow_extra_args(false);
+  bench->add_flag("--compare", options.compare, "time the policy without the engine too");
+  bench->add_option("--json", options.json, "write the result as JSON")->type_name("FILE.json");
+  return bench;
+}
+
+int run_bench_command(BenchCommand& command) {
+  if (command.options.checkpoint.empty() && !command.random_weights)
+    throw UsageError("bench needs --checkpoint DIR or --random-weights");
+  command.options.size = parse_enum<BenchSize>(command.size, "--size");
+  return run_bench(command.options);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -77,6 +131,7 @@ int main(int argc, char** argv) {
   RunOptions run_options;
   InspectOptions inspect_options;
   ServeOptions serve_options;
+  BenchCommand bench_command;
   CLI::App app("Runs pi0 and pi0.5 policies and looks into their checkpoints.", "shallowpi-infer");
   app.footer(kExamples);
   app.require_subcommand(1);
@@ -90,6 +145,8 @@ int main(int argc, char** argv) {
   add_common_options(*inspect, common);
   CLI::App* serve = add_serve(app, serve_options);
   add_common_options(*serve, common);
+  CLI::App* bench = add_bench(app, bench_command);
+  add_common_options(*bench, common);
 
   return parse_and_run(app, argc, argv, common, [&] {
     if (inspect->parsed()) return run_inspect(inspect_options);
@@ -98,6 +155,13 @@ int main(int argc, char** argv) {
       serve_options.dtype = parse_dtype(common.dtype, serve_options.device);
       serve_options.seed = common.seed.value_or(serve_options.seed);
       return serve_policy(serve_options);
+    }
+    if (bench->parsed()) {
+      BenchOptions& options = bench_command.options;
+      options.device = parse_device(common.device);
+      options.dtype = parse_dtype(common.dtype, options.device);
+      options.seed = common.seed.value_or(options.seed);
+      return run_bench_command(bench_command);
     }
     run_options.device = parse_device(common.device);
     run_options.dtype = parse_dtype(common.dtype, run_options.device);

@@ -2,13 +2,16 @@
 # The words come from the programs themselves (--help, --dump-config=keys), so they fit the installed version.
 _shallowpi() {
   local program=${COMP_WORDS[0]} word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} subcommand="" words
-  case ${COMP_WORDS[1]} in export | offline | run | inspect) subcommand=${COMP_WORDS[1]} ;; esac
+  case ${COMP_WORDS[1]} in export | offline | run | inspect | bench) subcommand=${COMP_WORDS[1]} ;; esac
   case $previous in
     --to) words="openpi lerobot" ;;
     --device) words="auto cpu cuda:0" ;;
     --dtype) words="auto float32 bfloat16" ;;
     --log-level) words="debug info warning error off" ;;
-    --config | --held-out | --checkpoint | --teacher | --data | --batch | --input | --output | --out | --init-only | =)
+    --model) words="pi0 pi05" ;;
+    --size) words="full tiny" ;;
+    --sweep) words="layers= vision-tokens=" ;;
+    --config | --held-out | --checkpoint | --teacher | --data | --batch | --input | --output | --out | --json | --init-only | =)
       COMPREPLY=($(compgen -f -- "${word#=}"))
       compopt -o filenames
       return
@@ -20,7 +23,7 @@ _shallowpi() {
         words="$("$program" --dump-config=keys 2>/dev/null | sed 's/$/=/') export"
         compopt -o nospace
       elif [[ $COMP_CWORD -eq 1 ]]; then
-        [[ $program == *eval ]] && words="offline" || words="run inspect"
+        [[ $program == *eval ]] && words="offline" || words="run inspect bench"
       else
         COMPREPLY=($(compgen -f -- "$word"))
         compopt -o filenames

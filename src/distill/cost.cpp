@@ -20,7 +20,7 @@ struct PassSizes {
   std::int64_t tower_tokens, prefix_tokens, suffix_tokens, suffix_keys;
 };
 PassSizes sizes_of(const PolicyConfig& config, const PassShape& shape) {
-  const std::int64_t tokens = shape.horizon + (config.kind == PolicyKind::kPi0 ? 1 : 0);
+  const std::int64_t tokens = suffix_tokens(config, shape.horizon);
   return {shape.images * config.vision.tokens(), shape.batch * shape.prefix,
           shape.batch * shape.draws * tokens, shape.prefix + shape.draws * tokens};
 }
@@ -76,30 +76,6 @@ std::uint64_t inference_activation_bytes(const PolicyConfig& config, const PassS
   const std::int64_t backbone = caches + p.prefix_tokens * (3 * b.width + 4 * b.mlp);
   const std::int64_t expert = caches + p.suffix_tokens * (3 * e.width + 4 * e.mlp);
   return static_cast<std::uint64_t>(std::max({tower, backbone, expert}) * bytes_per_value);
-}
-
-ForwardFlops forward_flops(const PolicyConfig& config, const PassShape& shape) {
-  const PassSizes p = sizes_of(config, shape);
-  const VisionConfig& v = config.vision;
-  const auto tower_tokens = static_cast<double>(p.tower_tokens),
-             prefix_tokens = static_cast<double>(p.prefix_tokens),
-             suffix_tokens = static_cast<double>(p.suffix_tokens);
-  const auto gemma = [](const GemmaConfig& g, std::int64_t keys) {
-    const std::int64_t attention = g.heads * g.head_dim;
-    return 2.0 * static_cast<double>(g.width * (2 * attention + 2 * g.head_dim) + 2 * attention * keys +
-                                     3 * g.width * g.mlp);
-  };
-  ForwardFlops flops;
-  flops.tower =
-      tower_tokens * 2.0 *
-      static_cast<double>(v.depth * (4 * v.width * v.width + 2 * v.width * v.tokens() + 2 * v.width * v.mlp) +
-                          3 * v.patch * v.patch * v.width + v.width * config.backbone.width);
-  // The last backbone layer only makes keys and values.
-  flops.backbone =
-      prefix_tokens * (static_cast<double>(config.depth() - 1) * gemma(config.backbone, shape.prefix) +
-                       4.0 * static_cast<double>(config.backbone.width * config.backbone.head_dim));
-  flops.expert = suffix_tokens * static_cast<double>(config.depth()) * gemma(config.expert, p.suffix_keys);
-  return flops;
 }
 
 }  // namespace shallowpi

@@ -1,21 +1,12 @@
-// Memory and arithmetic of a training step, from the sizes alone. The counts follow the model's code: what
+// Memory of a training step, from the sizes alone. The counts follow the model's code: what
 // autograd keeps of each layer, in float32.
 #pragma once
 
 #include <cstdint>
 
-#include "shallowpi/model/config.h"
+#include "shallowpi/model/cost.h"
 
 namespace shallowpi {
-
-/// One forward pass over a (micro-)batch.
-struct PassShape {
-  std::int64_t batch = 1;    ///< B
-  std::int64_t images = 1;   ///< image count over all cameras and samples
-  std::int64_t prefix = 1;   ///< P, valid prefix tokens per sample
-  std::int64_t horizon = 1;  ///< H
-  std::int64_t draws = 1;    ///< R
-};
 
 struct ActivationSizes {
   bool tower_trained = true;     ///< else its activations are not kept
@@ -31,11 +22,5 @@ std::uint64_t training_activation_bytes(const PolicyConfig& config, const PassSh
 /// Peak of a pass without gradient, such as the teacher's.
 std::uint64_t inference_activation_bytes(const PolicyConfig& config, const PassShape& shape,
                                          std::int64_t bytes_per_value);
-
-/// Floating-point operations (2 per multiply-add) of the matrix products of one forward pass, by part.
-struct ForwardFlops {
-  double tower = 0, backbone = 0, expert = 0;
-};
-ForwardFlops forward_flops(const PolicyConfig& config, const PassShape& shape);
 
 }  // namespace shallowpi

@@ -5,6 +5,7 @@
 #include "cost.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/files.h"
+#include "shallowpi/base/memory.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/distill/progress.h"
 
@@ -113,7 +114,7 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   sizes.bytes_per_value = static_cast<std::int64_t>(value_bytes(setup.dtype));
   plan.activation_bytes = training_activation_bytes(setup.policy, shape, sizes);
 
-  const ForwardFlops student = forward_flops(setup.policy, shape);
+  const PassCost student = forward_flops(setup.policy, shape);
   const double micro_batches = static_cast<double>(config.train.accumulate);
   const double again =
       sizes.recompute ? 1 : 0;  // a backward pass is two forward passes, and one more to recompute
@@ -121,7 +122,7 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
       micro_batches * (student.tower * (parts.tower ? 3 + again : 1) +
                        student.backbone * (parts.prefix ? 3 + again : 1) + student.expert * (3 + again));
   if (plan.teacher_layers > 0) {
-    const ForwardFlops teacher = forward_flops(setup.teacher->config, shape);
+    const PassCost teacher = forward_flops(setup.teacher->config, shape);
     plan.flops += micro_batches * (teacher.tower + teacher.backbone + teacher.expert);
     plan.activation_bytes =
         std::max(plan.activation_bytes,

@@ -6,21 +6,11 @@
 #include <iostream>
 #include <sstream>
 
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
 namespace {
-
-// A line "NAME:   123 kB" of /proc/self/status.
-std::uint64_t status_bytes(const std::string& name) {
-  std::istringstream status(read_file("/proc/self/status"));
-  std::string line;
-  while (std::getline(status, line))
-    if (line.compare(0, name.size(), name) == 0) return std::stoull(line.substr(name.size() + 1)) * 1024;
-  return 0;
-}
 
 std::string bar(std::int64_t step, std::int64_t steps) {
   constexpr std::int64_t kWidth = 20;
@@ -58,13 +48,6 @@ std::string progress_line(std::int64_t step, std::int64_t steps, const Scalars& 
        << fixed(100 * timing.wait_share, 0) << " %  " << human_bytes(timing.memory_bytes) << "  left "
        << human_duration(timing.seconds_left);
   return std::move(line).str();
-}
-
-std::uint64_t resident_bytes() {
-  return status_bytes("VmRSS");
-}
-std::uint64_t peak_resident_bytes() {
-  return status_bytes("VmHWM");
 }
 
 }  // namespace shallowpi

@@ -4,6 +4,7 @@
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/memory.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/distill/schedule.h"

@@ -1,5 +1,6 @@
 #include "shallowpi/distill/metrics.h"
 
+#include "shallowpi/base/memory.h"
 #include "shallowpi/distill/progress.h"
 #include "test_util.h"
 

@@ -36,8 +36,4 @@ class Progress {
 std::string progress_line(std::int64_t step, std::int64_t steps, const Scalars& values,
                           const StepTiming& timing);
 
-/// Resident memory of this process now and at its peak.
-std::uint64_t resident_bytes();
-std::uint64_t peak_resident_bytes();
-
 }  // namespace shallowpi

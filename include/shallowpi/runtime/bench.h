@@ -1,0 +1,61 @@
+// `shallowpi-infer bench`: where the time of one chunk goes, and how far that is from the device's limit.
+#pragma once
+
+#include <torch/types.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "shallowpi/base/enum_names.h"
+#include "shallowpi/base/json.h"
+#include "shallowpi/model/config.h"
+
+namespace shallowpi {
+
+enum class BenchSize { kFull, kTiny };
+template <>
+inline constexpr auto kEnumNames<BenchSize> = std::to_array<EnumName<BenchSize>>({
+    {BenchSize::kFull, "full"},
+    {BenchSize::kTiny, "tiny"},
+});
+
+struct BenchOptions {
+  std::filesystem::path checkpoint;  ///< empty: random weights of the sizes below
+  std::string model = "pi05";        ///< pi0 or pi05
+  BenchSize size = BenchSize::kFull;
+  std::int64_t layers = 18;  ///< of random weights
+  std::int64_t cameras = 2, prompt_tokens = 64, horizon = 10, steps = 10, batch = 1;
+  std::int64_t iterations = 20, warmup = 3;
+  /// "layers=4,6,9,18", "vision-tokens=64,128,256": all combinations are measured. Fewer vision tokens means
+  /// that many per camera reach the backbone, as where a policy prunes them behind its vision tower.
+  std::vector<std::string> sweeps;
+  bool compare = false;        ///< time Policy::sample_actions, without the engine, beside it
+  std::filesystem::path json;  ///< empty: none
+  torch::Device device = torch::kCPU;
+  torch::Dtype dtype = torch::kFloat32;
+  std::uint64_t seed = 42;
+};
+
+/// Values at 50, 90 and 99 % of the sorted samples (nearest rank), which must not be empty.
+struct Percentiles {
+  double p50 = 0, p90 = 0, p99 = 0;
+};
+Percentiles percentiles(std::vector<double> samples);
+
+/// The values of one axis, from "layers=4,6,9,18". Throws UsageError for other axes and for values that are
+/// not positive whole numbers.
+struct SweepAxis {
+  std::string name;
+  std::vector<std::int64_t> values;
+};
+SweepAxis parse_sweep(const std::string& text);
+
+/// Measures. The result has "device", "settings" and one entry of "results" per combination of the sweeps.
+Json run_bench_json(const BenchOptions& options);
+/// The result as tables for people.
+std::string bench_text(const Json& report);
+/// Measures, prints the tables on stdout and writes options.json. Returns the exit code.
+int run_bench(const BenchOptions& options);
+
+}  // namespace shallowpi

@@ -1,0 +1,87 @@
+#include "runtime/device_info.h"
+
+#include <c10/core/CachingDeviceAllocator.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "shallowpi/base/memory.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+namespace {
+
+/// What a command prints on stdout, in one line; empty where it is not there or fails.
+std::string output_of(const std::string& command) {
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen((command + " 2>/dev/null").c_str(), "r"), pclose);
+  if (!pipe) return "";
+  std::string text;
+  std::array<char, 256> buffer{};
+  while (std::fgets(buffer.data(), buffer.size(), pipe.get()) != nullptr) text += buffer.data();
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return std::string(trim(text));
+}
+
+/// The value of "`key` : value" in /proc/cpuinfo.
+std::string cpu_field(const std::string& key) {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.compare(0, key.size(), key) == 0) return std::string(trim(line.substr(line.find(':') + 1)));
+  return "";
+}
+
+std::string first_line(const char* path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+void set_if_known(Json& info, const char* key, const std::string& value) {
+  if (!value.empty()) info[key] = value;
+}
+
+}  // namespace
+
+Json device_info(torch::Device device) {
+  Json info;
+  info["name"] = "CPU";
+  info["threads"] = torch::get_num_threads();
+  if (device.is_cuda()) {
+    const auto query = [&](const std::string& fields) {
+      return output_of(str("nvidia-smi --format=csv,noheader -i ", std::max<int>(device.index(), 0),
+                           " --query-gpu=", fields));
+    };
+    info["name"] = "CUDA device";
+    set_if_known(info, "name", query("name"));
+    set_if_known(info, "clocks", query("clocks.sm,clocks.mem"));
+    set_if_known(info, "power_mode", query("power.limit"));
+    set_if_known(info, "power_mode", output_of("nvpmodel -q"));  // Jetson
+    return info;
+  }
+  set_if_known(info, "name", cpu_field("model name"));
+  const std::string mhz = cpu_field("cpu MHz");
+  if (!mhz.empty()) info["clocks"] = mhz + " MHz";
+  set_if_known(info, "power_mode", first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"));
+  return info;
+}
+
+std::uint64_t peak_memory(torch::Device device) {
+  if (!device.is_cuda()) return peak_resident_bytes();
+  const auto index = std::max<c10::DeviceIndex>(device.index(), 0);
+  // The first entry of a statistic is the sum over the allocator's pools.
+  return static_cast<std::uint64_t>(
+      c10::getDeviceAllocator(device.type())->getDeviceStats(index).allocated_bytes[0].peak);
+}
+
+void reset_peak_memory(torch::Device device) {
+  if (device.is_cuda())
+    c10::getDeviceAllocator(device.type())->resetPeakStats(std::max<c10::DeviceIndex>(device.index(), 0));
+}
+
+}  // namespace shallowpi
