@@ -129,7 +129,7 @@ TEST(PolicyRunner, WithholdsActionsThatAreNotFinite) {
   PolicyRunner broken = PolicyRunner::load(dir / "broken", torch::kCPU, torch::kFloat32);
   InferRequest request{{{}, std::vector<float>(8, 0.0f), "pick up the soup"}, torch::zeros({kHorizon, 32})};
   request.observation.images["base_0_rgb"] = {2, 2, std::vector<std::uint8_t>(12)};
-  expect_error<Error>([&] { broken.infer({request}); }, "not finite");
+  expect_error<NotFiniteError>([&] { broken.infer({request}); }, "not finite");
 }
 
 TEST(PolicyRunner, SaysWhatACheckpointLacks) {
