@@ -18,8 +18,9 @@ import signal
 import sys
 import time
 import zlib
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 
 import libero_worker as simulator  # sets the variables of the renderer and of the threads: before numpy
 import numpy as np
@@ -205,13 +206,17 @@ def check_one(job):
 
 
 def run(function, jobs, args):
-    """Yields results as they come, with progress on stderr."""
-    started, last = time.monotonic(), 0.0
+    """Yields results as they come, with progress on stderr. An interruption waits for the episodes under way only."""
+    started, last, done = time.monotonic(), 0.0, 0
     context = multiprocessing.get_context("spawn")  # rendering contexts do not survive a fork
     with ProcessPoolExecutor(min(args.workers, len(jobs)), context, start_worker, (args,)) as pool:
-        try:
-            for done, job in enumerate(as_completed([pool.submit(function, job) for job in jobs]), start=1):
+        waiting, running = iter(jobs), set()
+        while done < len(jobs):
+            running |= {pool.submit(function, job) for job in islice(waiting, args.workers - len(running))}
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for job in finished:
                 yield job.result()
+                done += 1
                 left = (time.monotonic() - started) / done * (len(jobs) - done)
                 text = f"{done}/{len(jobs)} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
                 if sys.stderr.isatty():
@@ -219,8 +224,6 @@ def run(function, jobs, args):
                 elif done == len(jobs) or time.monotonic() - last > 30:
                     print(text, file=sys.stderr, flush=True)
                     last = time.monotonic()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def collect(args, tasks, names):
