@@ -416,6 +416,7 @@ TEST(CheckpointPolicy, RefusesACheckpointThatDoesNotFitLibero) {
   Policy policy(config);
   CheckpointContents contents;
   contents.config = config;
+  contents.spec.image_size = config.vision.image_size;
   contents.spec.robot = {RobotKind::kAloha, 14, 14, {}};
   contents.spec.image_keys = {"cam_high"};
   publish_folder(dir / "aloha", [&](const std::filesystem::path& folder) {

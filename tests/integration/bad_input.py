@@ -197,7 +197,7 @@ def main():
             except AssertionError as error:
                 failures.append(str(error))
             del held
-    sys.exit("\n".join(failures))
+    sys.exit("\n".join(failures) or 0)
 
 
 if __name__ == "__main__":
