@@ -28,7 +28,7 @@ struct EpisodeInfo {
 };
 
 /// One demonstration file. Everything is validated when it is opened (CorruptError naming file, demo and dataset).
-/// Thread-safe: reads are serialised where the HDF5 library demands it.
+/// Thread-safe: several threads read frames in parallel.
 class EpisodeFile {
  public:
   virtual ~EpisodeFile() = default;
