@@ -1,7 +1,7 @@
 #include "shallowpi/distill/optimizer.h"
 
-#include "shallowpi/base/safetensors.h"
-#include "test_util.h"
+#include "parity_fixture.h"
+#include "shallowpi/distill/flat_parameters.h"
 
 namespace shallowpi {
 namespace {
@@ -27,6 +27,48 @@ TEST(AdamW, EqualsPyTorchAfterOneAndSeveralSteps) {
   expect_tensor_near(optimizer.first_moment, golden.at("exp_avg"), 1e-12, 1e-5);
   expect_tensor_near(optimizer.second_moment, golden.at("exp_avg_sq"), 1e-14, 1e-5);
 }
+
+class OneStep : public ::testing::TestWithParam<const char*> {};
+
+// The flat update of a whole policy against PyTorch's own optimiser on separate tensors.
+TEST_P(OneStep, EqualsPyTorchOnEveryLiveTensor) {
+  const NamedTensors io = testing::parity_io(GetParam());
+  Policy policy = testing::parity_policy(testing::parity_weights(GetParam()));
+  std::vector<ParameterGroup> live;
+  for (const ParameterGroup& group : policy->parameter_groups())
+    if (!group.dead) live.push_back(group);
+  FlatParameters flat(live);
+  const Observation observation = testing::parity_observation(io);
+  const torch::Tensor velocity = policy->velocity(policy->encode(observation), observation.state_bd,
+                                                  io.at("in.noise"), io.at("in.time"));
+  velocity.square().mean().backward();
+  flat.collect_gradient();
+
+  constexpr double kLearningRate = 1e-3;
+  const OptimizerConfig config = golden_config();
+  NamedTensors expected;
+  std::vector<torch::Tensor> parameters;
+  const NamedTensors gradients = flat.named(flat.gradient());
+  for (const auto& [name, weights] : flat.named(flat.master())) {
+    torch::Tensor parameter = weights.clone().set_requires_grad(true);
+    parameter.mutable_grad() = gradients.at(name).clone();
+    parameters.push_back(expected[name] = parameter);
+  }
+  torch::optim::AdamW(parameters, torch::optim::AdamWOptions(kLearningRate)
+                                      .betas({config.beta1, config.beta2})
+                                      .eps(config.eps)
+                                      .weight_decay(config.weight_decay))
+      .step();
+  AdamW(config, flat.master()).step(flat.master(), flat.gradient(), kLearningRate);
+
+  const NamedTensors live_tensors = policy->named_tensors(/*with_dead=*/false);
+  ASSERT_GT(live_tensors.size(), 300u);
+  ASSERT_EQ(expected.size(), live_tensors.size());
+  for (const auto& [name, weights] : live_tensors)
+    expect_tensor_near(weights, expected.at(name).detach(), 1e-7, 1e-6, name);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, OneStep, ::testing::Values("pi0", "pi05"));
 
 TEST(AdamW, DecaysWeightsApartFromTheGradient) {
   torch::Tensor weights = torch::full({3}, 2.0);
