@@ -93,6 +93,18 @@ void unnormalize(const FeatureStats& stats, NormMode mode, std::vector<float>& v
   }
 }
 
+void hide_dims(FeatureStats& stats, const std::vector<std::int64_t>& dims) {
+  constexpr double kFar = 1e6, kBinMiddle = 0.004;  // a bin is 1/128 wide
+  for (const std::int64_t dim : dims) {
+    if (dim < 0 || dim >= static_cast<std::int64_t>(stats.width()))
+      throw UsageError(str("cannot hide state dim ", dim, ": there are ", stats.width(), ", counted from 0"));
+    stats.mean[dim] = -kFar * kBinMiddle;
+    stats.std[dim] = kFar;
+    stats.q01[dim] = -kFar;
+    stats.q99[dim] = kFar * (1 - 2 * kBinMiddle);
+  }
+}
+
 void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, std::string_view what) {
   const std::size_t have = stats_width(stats, mode);
   const std::string_view needed = uses_quantiles(mode) ? "q01 and q99" : "mean and std";

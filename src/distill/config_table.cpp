@@ -49,6 +49,7 @@ std::string write_data_files(const std::vector<DataFile>& files) {
 }
 
 std::vector<std::int64_t> read_integers(const YamlNode& node) {
+  if (node.kind != YamlNode::Kind::kList) throw UsageError("is not a list of whole numbers");
   std::vector<std::int64_t> numbers;
   for (const YamlNode& item : node.children) numbers.push_back(yaml_integer(item));
   return numbers;
@@ -232,6 +233,12 @@ void add_data(ConfigTable& table, DataConfig& data) {
   table.number("min_norm_range", data.min_norm_range,
                "Smallest half-range (or standard deviation) in computed statistics, in raw units.",
                at_least(0));
+  add(
+      table, "hidden_state_dims", "list of whole numbers",
+      "State dims, counted from 0, that computed statistics make the policy blind to, such as [3, 4, 5]: in "
+      "scripted demonstrations an orientation that hardly moves works as a clock.",
+      [&data](const YamlNode& node) { data.hidden_state_dims = read_integers(node); },
+      [&data] { return to_yaml(data.hidden_state_dims); });
   table.text("tokenizer", data.tokenizer,
              "A SentencePiece model; empty takes the checkpoint's, else openpi's or Hugging Face's cached "
              "PaliGemma one.");

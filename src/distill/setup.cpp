@@ -6,6 +6,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/data/normalize.h"
 
 namespace shallowpi {
 namespace {
@@ -122,7 +123,9 @@ NormStats choose_stats(const TrainingSetup& setup) {
   const auto& origin = setup.start ? setup.start : setup.teacher;
   if (origin && origin->stats) return *origin->stats;
   log::info("computing normalisation statistics from ", setup.split.train.size(), " training frames");
-  return compute_norm_stats(*setup.dataset, setup.split.train, setup.spec, data.min_norm_range);
+  NormStats stats = compute_norm_stats(*setup.dataset, setup.split.train, setup.spec, data.min_norm_range);
+  hide_dims(stats.state, data.hidden_state_dims);
+  return stats;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include "data/fake_episodes.h"
 #include "shallowpi/base/json.h"
+#include "shallowpi/data/tokenizer.h"
 #include "test_util.h"
 
 namespace shallowpi::testing {
@@ -82,6 +83,24 @@ TEST(StatsBuilder, WidensNarrowDimsAroundTheirMiddle) {
   EXPECT_DOUBLE_EQ(stats.std[0], 0.25);
   EXPECT_DOUBLE_EQ(stats.q01[1], 1.0);
   EXPECT_DOUBLE_EQ(stats.q99[1], 99.0);
+}
+
+TEST(HideDims, MakesEveryValueTheSameBin) {
+  FeatureStats stats{{0, 0}, {1, 1}, {-1, -1}, {1, 1}};
+  hide_dims(stats, {1});
+  for (const NormMode mode :
+       {NormMode::kZScore, NormMode::kQuantile, NormMode::kLeRobotMeanStd, NormMode::kLeRobotQuantiles}) {
+    for (const float value : {-1000.0f, -3.1416f, 0.0f, 3.1416f, 1000.0f}) {
+      std::vector<float> row{0.5f, value};
+      normalize(stats, mode, row);
+      EXPECT_NEAR(row[0], 0.5, 1e-5);
+      EXPECT_NEAR(row[1], 0.004, 0.0021);
+      EXPECT_EQ(state_bin(row[1]), 128);
+    }
+    EXPECT_NO_THROW(check_stats(stats, mode, 2, "state"));
+    EXPECT_TRUE(stats_warnings({stats, stats}, mode).empty());
+  }
+  expect_error<UsageError>([&] { hide_dims(stats, {2}); }, "cannot hide state dim 2: there are 2");
 }
 
 TEST(StatsBuilder, RefusesRaggedRowsAndNoRows) {

@@ -1,6 +1,7 @@
 // Normalisation in the four conventions of openpi and LeRobot, and statistics computed from demonstrations.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,11 @@ void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, st
 /// Sentences on dimensions that are nearly constant (normalised values would explode); empty where all is
 /// well.
 std::vector<std::string> stats_warnings(const NormStats& stats, NormMode mode);
+
+/// Gives these dims a range so wide that every value within +-1000 normalises to 0.004 +- 0.002 in any mode:
+/// the middle of pi0.5's state bin 128. A policy trained so can learn nothing from them, wherever it is
+/// deployed. Throws UsageError for a dim that the statistics do not have.
+void hide_dims(FeatureStats& stats, const std::vector<std::int64_t>& dims);
 
 /// Accumulates rows; population std and exact quantiles (linear interpolation) over all rows. Holds one float
 /// per value.
