@@ -17,7 +17,7 @@ namespace {
 
 struct Run {
   std::string label;
-  fs::path folder;
+  fs::path folder;  ///< or a copy of its results.json
   RolloutResults results;
 };
 
@@ -25,13 +25,14 @@ Run read_run(const std::string& text) {
   const auto equals = text.find('=');
   Run run;
   run.folder = equals == std::string::npos ? text : text.substr(equals + 1);
-  run.label = equals == std::string::npos ? fs::path(text).lexically_normal().filename().string()
+  run.label = equals == std::string::npos ? fs::path(text).lexically_normal().stem().string()
                                           : text.substr(0, equals);
   if (run.label.empty()) run.label = run.folder.string();
-  if (!fs::exists(run.folder / "results.json"))
+  const fs::path file = fs::is_regular_file(run.folder) ? run.folder : run.folder / "results.json";
+  if (!fs::exists(file))
     throw UsageError(
         str(run.folder.string(), ": there is no results.json; give the --out folders of rollouts"));
-  run.results = read_results(run.folder / "results.json");
+  run.results = read_results(file);
   return run;
 }
 

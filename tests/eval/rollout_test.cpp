@@ -300,7 +300,7 @@ TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
   std::filesystem::create_directories(dir_ / "b");
   write_results(dir_ / "b" / "results.json", worse);
   CompareOptions compare;
-  compare.runs = {(dir_ / "a").string(), "worse=" + (dir_ / "b").string()};
+  compare.runs = {(dir_ / "a").string(), "worse=" + (dir_ / "b" / "results.json").string()};
   compare.out = dir_ / "comparison.json";
   ::testing::internal::CaptureStdout();
   EXPECT_EQ(run_compare(compare), 0);
