@@ -62,10 +62,9 @@ int run_rollout(const RolloutOptions& options);
 int run_rollout(const RolloutOptions& options, RolloutPolicy& policy);
 
 struct CompareOptions {
-  std::vector<std::string>
-      runs;  ///< folders of run_rollout or their results.json, optionally named: "LABEL=DIR"
-  std::filesystem::path video;  ///< write the runs' videos side by side into this folder; empty: no
-  std::filesystem::path out;    ///< the comparison as JSON; empty: none
+  std::vector<std::string> runs;  ///< "LABEL=DIR" or "DIR": folders of run_rollout, or results.json files
+  std::filesystem::path video;    ///< write the runs' videos side by side into this folder; empty: no
+  std::filesystem::path out;      ///< the comparison as JSON; empty: none
 };
 
 /// Prints each run's success, and each against the first on the episodes that both have: exact McNemar test

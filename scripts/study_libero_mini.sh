@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# The study of docs/results.md: a small 18-layer pi0.5 teacher, its students and its layer-skipped selections, in the
+# LIBERO simulator. Every cell is MODEL.CONDITION; its episodes are docs/results/MODEL.CONDITION.json, and a cell that has
+# one is not run again. Interrupted, it goes on where it was.
+#   usage: scripts/study_libero_mini.sh [--list | --table | CELL...]
+#   --list    the cells in order of value, what each is and how long it takes; runs nothing
+#   --table   the tables of docs/results.md from docs/results
+#   CELL...   only these, such as l6.official; default: all. JOBS=2 plays two episodes at once (default: 1)
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$project"
+runs=runs/libero_mini results=docs/results tasks=0,5,6
+demos=data/libero_mini jobs=${JOBS:-1}
+distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval
+
+cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official skip_least.official
+  skip_cosine.official replay.official mean_action.official teacher.displaced l6.displaced skip_uniform.displaced
+  teacher.moving l6.moving teacher.latency0 teacher.latency364 l6.latency110 l6.latency0 l6_seed2.official)
+
+# What a condition changes; the official one has LIBERO's own 50 initial states.
+condition_options() {
+  case $1 in
+    official) echo --trials 50 ;;
+    displaced) echo --trials 20 --perturb target_xy=0.02 ;;
+    moving) echo --trials 20 --move target=0.008 ;;
+    latency*) echo --trials 20 --latency-ms "${1#latency}" ;;
+    *) die "unknown condition $1" ;;
+  esac
+}
+
+# 24 disturbed demonstrations of each task, objects displaced; the official initial states are never used.
+collect() {
+  "$(./scripts/setup_libero.sh)" scripts/collect_libero_demos.py --suite libero_object --tasks $tasks --episodes 24 \
+    --displace 0.02 --disturb 0.18 --workers 2 --out $demos
+}
+
+# Takes the checkpoint that succeeds most often on 30 displaced placements of another seed than any cell's.
+choose_teacher() {
+  local folder=$runs/teacher_pi05 step best=-1 successes
+  for step in 007000 009000 011000; do
+    rollout $runs/choice/$step --checkpoint $folder/checkpoints/step_$step --trials 10 --perturb target_xy=0.02 --seed 100
+    successes=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["summary"]["successes"])' \
+      $runs/choice/$step/results.json)
+    if [ "$successes" -ge "$best" ]; then best=$successes; ln -sfn checkpoints/step_$step $folder/chosen; fi
+  done
+}
+
+# Makes a model if it is not there; sets $model to its folder.
+make_model() {
+  case $1 in
+    teacher)
+      model=$runs/teacher_pi05/chosen
+      [ -e $model ] || { collect; $distill --config configs/libero_mini/teacher_pi05.yaml; choose_teacher; }
+      ;;
+    l6 | l6_task | l9) make_model teacher; model=$runs/$1/last; $distill --config configs/libero_mini/$1.yaml ;;
+    l6_seed2)
+      make_model teacher; model=$runs/$1/last
+      $distill --config configs/libero_mini/l6.yaml seed=8 output_dir=$runs/$1
+      ;;
+    skip_uniform) skip_layers "$1" uniform ;;
+    skip_least | skip_cosine) skip_layers "$1" "$(ranking "$1")" ;;
+    *) die "unknown model $1" ;;
+  esac
+}
+
+skip_layers() {
+  make_model teacher; model=$runs/$1
+  [ -e "$model" ] || $distill --config configs/libero_mini/l6.yaml "student.layer_map=$2" --init-only "$model"
+}
+
+# rollout FOLDER OPTIONS...: one torch thread per process, the simulator draws 128 pixels as in the demonstrations.
+rollout() {
+  local folder=$1; shift
+  $eval rollout --suite libero_object --tasks $tasks --image-size 128 --threads 1 --workers "$jobs" --out "$folder" "$@"
+}
+
+run_cell() {
+  local name=${1%.*} folder=$runs/rollouts/$1 policy
+  case $name in
+    replay) collect; policy=(--policy "replay:$demos/*.hdf5#trial") ;;
+    mean_action) collect; policy=(--policy "mean-action:$demos/*.hdf5") ;;
+    *) make_model "$name"; policy=(--checkpoint "$model") ;;
+  esac
+  # shellcheck disable=SC2046  # options, word by word
+  rollout "$folder" "${policy[@]}" $(condition_options "${1#*.}")
+  mkdir -p $results
+  cp "$folder/results.json" "$results/$1.json.tmp" && mv "$results/$1.json.tmp" "$results/$1.json"
+}
+
+# Minutes on one core: an episode is about 9 s of simulation with the policy's own time, a failed one up to 14 s.
+list_cells() {
+  local cell episodes
+  for cell in "${cells[@]}"; do
+    episodes=$(($(condition_options "${cell#*.}" | cut -d' ' -f2) * 3))
+    printf '%-24s %4d episodes, about %2d min on one core%s\n' "$cell" $episodes $((episodes * 9 / 60)) \
+      "$([ ! -e "$results/$cell.json" ] || echo ', done')"
+  done
+  echo "before the first of each: demonstrations 15 min on 2 cores, teacher 70 min, its choice 15 min, a student 10 to 20 min"
+}
+
+# Each condition's cells against its teacher's.
+tables() {
+  local condition cell runs_of
+  for condition in official displaced moving; do
+    runs_of=()
+    for cell in "${cells[@]}"; do
+      [ "${cell#*.}" != $condition ] || [ ! -e "$results/$cell.json" ] || runs_of+=("${cell%.*}=$results/$cell.json")
+    done
+    [ ${#runs_of[@]} -lt 2 ] || { say "$condition"; $eval compare "${runs_of[@]}"; }
+  done
+}
+
+case ${1:-} in
+  --list) list_cells; exit ;;
+  --table) tables; exit ;;
+  -h | --help) sed -n '2,9s/^# \?//p' "$0"; exit ;;
+esac
+for cell in "${@:-${cells[@]}}"; do
+  [[ " ${cells[*]} " == *" $cell "* ]] || die "unknown cell $cell (see --list)"
+  if [ -e "$results/$cell.json" ]; then say "$cell: done"; else say "$cell"; run_cell "$cell"; fi
+done
+tables
