@@ -53,7 +53,7 @@ Trainer::Trainer(TrainingSetup setup, TrainingModels models, RunFolder& folder,
     log::info("student and teacher share one run of the frozen vision tower");
   }
   if (setup_.teacher) {
-    teacher_fingerprint_ = weights_fingerprint(setup_.teacher->folder);
+    teacher_fingerprint_ = weights_fingerprint(*setup_.teacher);
   } else if (setup_.start) {
     teacher_fingerprint_ = setup_.start->teacher_fingerprint;
   }

@@ -163,7 +163,7 @@ class Comparison {
   void load_teacher(const std::vector<Named>& all) {
     const Named named = read_named(str("teacher=", options_.teacher.string()), options_);
     teacher_info_ = named.info;
-    teacher_fingerprint_ = weights_fingerprint(options_.teacher);
+    teacher_fingerprint_ = weights_fingerprint(named.info);
     teacher_ = load(named, options_);
     for (const Named& other : all)
       if (same_folder(other.info.folder, options_.teacher)) return;

@@ -47,11 +47,10 @@ std::map<std::string, std::string> canonical_names(const SafetensorsFolder& file
   return names;
 }
 
-std::string weights_fingerprint(const std::filesystem::path& folder) {
-  const SafetensorsFolder file(folder);
+std::string weights_fingerprint(const CheckpointInfo& checkpoint) {
+  const SafetensorsFolder file(checkpoint.folder);
   const auto names = canonical_names(file);
-  const auto expected =
-      expected_tensors(checkpoint::infer_config_of(folder, checkpoint::shapes_of(file, names)));
+  const auto expected = expected_tensors(checkpoint.config);
   std::string summary;
   for (const auto& [name, stored] : names) {
     const auto it = expected.find(name);

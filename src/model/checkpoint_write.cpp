@@ -108,7 +108,7 @@ void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>
   contents.stats = teacher.stats;
   contents.tokenizer = teacher.tokenizer;
   contents.kept_layers = kept;
-  contents.teacher_fingerprint = weights_fingerprint(teacher.folder);
+  contents.teacher_fingerprint = weights_fingerprint(teacher);
   contents.card = "Not trained yet: the weights are the teacher's.";
   publish_folder(out, [&](const fs::path& folder) {
     checkpoint::write_own_side_files(folder, contents, checkpoint::stored_dtype(file));

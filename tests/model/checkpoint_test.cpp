@@ -298,7 +298,7 @@ TEST(Checkpoint, InitialisesAStudentFromFileToFile) {
   verify_manifest(dir / "student");
   const CheckpointInfo info = read_checkpoint_info(dir / "student");
   EXPECT_EQ(info.kept_layers, (std::vector<std::int64_t>{0, 2}));
-  EXPECT_EQ(info.teacher_fingerprint, weights_fingerprint(dir / "teacher"));
+  EXPECT_EQ(info.teacher_fingerprint, weights_fingerprint(teacher));
   EXPECT_EQ(info.spec.horizon, 5);
   const NamedTensors stored = load_safetensors(dir / "student/model.safetensors");
   EXPECT_EQ(stored.at(kExpertLayer + "1.self_attn.q_proj.weight").scalar_type(), torch::kBFloat16)
@@ -309,21 +309,32 @@ TEST(Checkpoint, InitialisesAStudentFromFileToFile) {
   EXPECT_FALSE(fs::exists(dir / "other"));
 }
 
+TEST(Checkpoint, FingerprintsWhateverTheNumberOfHeads) {
+  const TempDir dir;
+  CheckpointContents contents = small_contents();
+  for (GemmaConfig* gemma : {&contents.config.backbone, &contents.config.expert}) gemma->heads = 2;
+  write_checkpoint_files(dir.path(), contents, without_heads(random_weights(contents.config)));
+  EXPECT_EQ(weights_fingerprint(read_checkpoint_info(dir.path())).size(), 64u);
+}
+
 TEST(Checkpoint, FingerprintsLiveWeightsWhateverTheirNames) {
   const TempDir dir;
   NamedTensors weights = random_weights(small_config());
   write_weights_file(dir / "openpi", weights);
   write_weights_file(dir / "lerobot", renamed(weights, "model."));
-  const std::string fingerprint = weights_fingerprint(dir / "openpi");
+  const auto fingerprint_of = [&](const char* name) {
+    return weights_fingerprint(read_checkpoint_info(dir / name, 5));
+  };
+  const std::string fingerprint = fingerprint_of("openpi");
   EXPECT_EQ(fingerprint.size(), 64u);
-  EXPECT_EQ(weights_fingerprint(dir / "lerobot"), fingerprint);
+  EXPECT_EQ(fingerprint_of("lerobot"), fingerprint);
   weights[kDeadHeadName] = weights[kDeadHeadName] + 1;
   weights[kBackboneLayer + "3.mlp.up_proj.weight"] = weights[kBackboneLayer + "3.mlp.up_proj.weight"] + 1;
   write_weights_file(dir / "dead", weights);
-  EXPECT_EQ(weights_fingerprint(dir / "dead"), fingerprint) << "dead tensors do not count";
+  EXPECT_EQ(fingerprint_of("dead"), fingerprint) << "dead tensors do not count";
   weights["action_out_proj.bias"][0] += 1;
   write_weights_file(dir / "live", weights);
-  EXPECT_NE(weights_fingerprint(dir / "live"), fingerprint);
+  EXPECT_NE(fingerprint_of("live"), fingerprint);
 }
 
 }  // namespace

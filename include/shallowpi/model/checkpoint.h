@@ -49,7 +49,7 @@ Policy load_student(const CheckpointInfo& teacher, const std::vector<std::int64_
                     torch::Dtype dtype = torch::kFloat32, torch::Device device = torch::kCPU, PolicyOptions options = {});
 
 /// SHA-256 over the names, shapes and bytes of the live tensors in the folder's files: identifies a teacher.
-std::string weights_fingerprint(const std::filesystem::path& folder);
+std::string weights_fingerprint(const CheckpointInfo& checkpoint);
 
 /// What goes into a folder of ours beside the weights.
 struct CheckpointContents {
