@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "eval/rollout_results.h"
+#include "eval/video.h"
 #include "runtime/policy_service.h"
 #include "shallowpi/model/checkpoint.h"
 #include "test_util.h"
@@ -404,6 +405,18 @@ TEST(BaselinePolicy, ReplaysADemonstrationWhateverItSees) {
   for (const char* bad : {"reply:x", "noop:x", "replay", "mean-action"})
     expect_error<UsageError>([&] { baseline_policy(bad); }, bad, "replay:FILE.hdf5");
   expect_error<UsageError>([&] { baseline_policy("replay:" + file + "#x"); }, "neither a number nor trial");
+}
+
+TEST(VideoWriter, TakesOddSides) {
+  TempDir dir;
+  VideoWriter video(dir / "odd.mp4", 34, 17, 20);
+  video.write(std::string(5 * 34 * 17 * 3, 'x'));
+  video.finish(dir / "odd.mp4");
+  const std::string probe = str("ffprobe -v error -select_streams v -count_frames -show_entries ",
+                                "stream=width,height,nb_read_frames -of csv=p=0 ", (dir / "odd.mp4").string(),
+                                " > ", (dir / "probe").string());
+  ASSERT_EQ(std::system(probe.c_str()), 0);
+  EXPECT_EQ(read_file(dir / "probe"), "34,18,5\n");
 }
 
 TEST(CheckpointPolicy, RefusesACheckpointThatDoesNotFitLibero) {
