@@ -80,7 +80,8 @@ void add_how(CLI::App& app, RolloutOptions& options) {
       ->type_name("FILE");
   app.add_option("--worker", options.worker, "another simulator process than libero_worker.py")
       ->type_name("FILE.py");
-  app.add_option("--timeout", options.step_timeout_s, "seconds after which a simulator counts as hung")
+  app.add_option("--timeout", options.step_timeout_s,
+                 "seconds after which a simulator counts as hung, and a server as gone")
       ->type_name("S")
       ->capture_default_str();
 }
@@ -95,7 +96,10 @@ RolloutCommand::RolloutCommand(CLI::App& app, CommonOptions& common)
       ->type_name("NAME")
       ->capture_default_str();
   add_protocol(*command_, options_);
-  command_->add_option("--chunking", chunking_, "receding, or ensemble (overlapping chunks are blended)")
+  command_
+      ->add_option("--chunking", chunking_,
+                   "receding, ensemble (overlapping chunks are blended) or rtc (each chunk continues the "
+                   "one before)")
       ->type_name("MODE")
       ->capture_default_str();
   add_how(*command_, options_);

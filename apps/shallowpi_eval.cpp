@@ -1,6 +1,7 @@
 // Measures policies.
 #include "common.h"
 #include "rollout_options.h"
+#include "shallowpi/eval/layers.h"
 #include "shallowpi/eval/offline.h"
 
 using namespace shallowpi;
@@ -12,6 +13,8 @@ constexpr const char* kExamples = R"(Examples:
   shallowpi-eval offline --checkpoint l6=runs/l6/last --checkpoint l9=runs/l9/last --teacher checkpoints/pi05_libero \
       --held-out runs/l6/config.yaml --skipped --out report.json
   shallowpi-eval offline --checkpoint runs/l6/last --batch batch.safetensors
+  shallowpi-eval similarity --checkpoint checkpoints/pi05_libero --data demos/*.hdf5
+  shallowpi-eval skip --checkpoint checkpoints/pi05_libero --held-out runs/l6/config.yaml --layers 6
   shallowpi-eval rollout --checkpoint runs/l6/last --suite libero_object --trials 10 --workers 2 --out rollouts/l6
   shallowpi-eval compare rollouts/teacher rollouts/l6
 )";
@@ -21,7 +24,46 @@ struct Options {
   OfflineOptions offline;
   std::string held_out;
   std::vector<std::string> data, settings;
+  LayerStudyOptions study;  ///< of similarity and skip, without `offline`
+  std::string rank_by = "velocity";
 };
+
+/// What every measurement on demonstrations takes.
+void add_data_options(CLI::App& command, Options& options) {
+  OfflineOptions& offline = options.offline;
+  command.add_option("--data", options.data, "demonstrations in HDF5 (globs)")->type_name("FILE...");
+  command
+      .add_option("--held-out", options.held_out,
+                  "only the episodes that a run with this configuration held out, "
+                  "with its data settings")
+      ->type_name("CONFIG");
+  command.add_option("--frames", offline.frames, "measure this many frames, evenly spread; 0: all")
+      ->type_name("N")
+      ->capture_default_str();
+  command.add_option("--steps", offline.measure.steps, "Euler steps")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command.add_option("--batch-size", offline.measure.batch_size, "frames per forward pass")
+      ->type_name("N")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  command.add_option("--horizon", offline.horizon, "action steps, where a checkpoint does not say it")
+      ->type_name("H")
+      ->check(CLI::Range(1, 1024));
+  command
+      .add_option("--set", options.settings, "a data setting, as in data.alignment=aligned; may be repeated")
+      ->type_name("key=value")
+      ->allow_extra_args(false);
+  command.add_option("--out", offline.out, "write the report as JSON")->type_name("FILE.json");
+}
+
+void add_draws(CLI::App& command, OfflineOptions& offline) {
+  command.add_option("--draws", offline.measure.draws, "draws of noise and time per frame")
+      ->type_name("R")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+}
 
 CLI::App* add_offline(CLI::App& app, Options& options) {
   OfflineOptions& offline = options.offline;
@@ -32,71 +74,90 @@ CLI::App* add_offline(CLI::App& app, Options& options) {
       ->required()
       ->allow_extra_args(false);
   command->add_option("--teacher", offline.teacher, "policy to compare with")->type_name("DIR");
-  command->add_option("--data", options.data, "demonstrations in HDF5 (globs)")->type_name("FILE...");
-  command
-      ->add_option("--held-out", options.held_out,
-                   "only the episodes that a run with this configuration held out, "
-                   "with its data settings")
-      ->type_name("CONFIG");
   command->add_option("--batch", offline.batch, "a tensor file instead of demonstrations")
       ->type_name("FILE.safetensors");
-  command->add_option("--frames", offline.frames, "measure this many frames, evenly spread; 0: all")
-      ->type_name("N");
   command->add_flag("--skipped", offline.skipped, "measure each student as it was before its training too");
-  command->add_option("--steps", offline.measure.steps, "Euler steps")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  command->add_option("--draws", offline.measure.draws, "draws of noise and time per frame")
-      ->type_name("R")
-      ->check(CLI::Range(1, 256))
-      ->capture_default_str();
-  command->add_option("--batch-size", offline.measure.batch_size, "frames per forward pass")
-      ->type_name("N")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
-  command->add_option("--horizon", offline.horizon, "action steps, where a checkpoint does not say it")
-      ->type_name("H")
-      ->check(CLI::Range(1, 1024));
-  command
-      ->add_option("--set", options.settings, "a data setting, as in data.alignment=aligned; may be repeated")
-      ->type_name("key=value")
-      ->allow_extra_args(false);
-  command->add_option("--out", offline.out, "write the report as JSON")->type_name("FILE.json");
   command
       ->add_option("--per-frame", offline.per_frame,
                    "write each frame's losses (JSON lines, or CSV by its name)")
       ->type_name("FILE");
+  add_data_options(*command, options);
+  add_draws(*command, offline);
   add_common_options(*command, options.common);
   return command;
 }
 
-int run(Options& options) {
+/// The two commands about the layers of one policy.
+CLI::App* add_layer_study(CLI::App& app, Options& options, CommonOptions& common, const char* name,
+                          const char* description) {
+  constexpr std::int64_t kFrames = 32;
+  options.offline.frames = kFrames;
+  LayerStudyOptions& study = options.study;
+  CLI::App* command = app.add_subcommand(name, description);
+  command->add_option("--checkpoint", options.offline.checkpoints, "policy to study")
+      ->type_name("[LABEL=]DIR")
+      ->required()
+      ->expected(1);
+  command->add_option("--layers", study.keep, "how many layers to keep")
+      ->type_name("L")
+      ->capture_default_str();
+  command->add_flag("--json", study.json, "print the report as JSON instead of tables");
+  add_data_options(*command, options);
+  add_common_options(*command, common);
+  return command;
+}
+
+CLI::App* add_skip(CLI::App& app, Options& options, CommonOptions& common) {
+  CLI::App* command =
+      add_layer_study(app, options, common, "skip", "what a policy's output loses without single layers");
+  add_draws(*command, options.offline);
+  command->add_option("--rank-by", options.rank_by, "velocity (against the whole policy) or action (error)")
+      ->type_name("NAME")
+      ->capture_default_str();
+  command->add_flag("!--no-greedy", options.study.greedy, "only the ranking by single layers: much faster");
+  return command;
+}
+
+void finish_options(Options& options, const CommonOptions& common) {
   OfflineOptions& offline = options.offline;
   use_run_config(offline, load_distill_config(options.held_out, options.settings, ConfigUse::kAny).config);
   offline.held_out = !options.held_out.empty();
   if (!options.data.empty()) offline.data.files.clear();
   for (const std::string& file : options.data) offline.data.files.push_back({file, 1.0});
-  offline.quiet = options.common.quiet;
-  offline.measure.device = parse_device(options.common.device);
-  offline.dtype = parse_dtype(options.common.dtype, offline.measure.device);
-  offline.measure.seed = options.common.seed.value_or(offline.measure.seed);
-  return run_offline(offline);
+  offline.quiet = common.quiet;
+  offline.measure.device = parse_device(common.device);
+  offline.dtype = parse_dtype(common.dtype, offline.measure.device);
+  offline.measure.seed = common.seed.value_or(offline.measure.seed);
+}
+
+int run_study(Options& options, const CommonOptions& common, int (*run)(const LayerStudyOptions&)) {
+  finish_options(options, common);
+  options.study.offline = options.offline;
+  options.study.rank_by = parse_enum<SkipMetric>(options.rank_by, "--rank-by");
+  return run(options.study);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  Options options;
+  Options options, of_similarity, of_skip;
   CLI::App app("Measures policies: success in the LIBERO simulator, or errors on demonstrations.",
                "shallowpi-eval");
   app.footer(kExamples);
   app.require_subcommand(1);
   CLI::App* offline = add_offline(app, options);
+  CLI::App* similarity = add_layer_study(app, of_similarity, options.common, "similarity",
+                                         "cosine similarity of hidden states between layers");
+  CLI::App* skip = add_skip(app, of_skip, options.common);
   RolloutCommand rollout(app, options.common);
   CompareCommand compare(app, options.common);
   return parse_and_run(app, argc, argv, options.common, [&] {
-    if (offline->parsed()) return run(options);
+    if (offline->parsed()) {
+      finish_options(options, options.common);
+      return run_offline(options.offline);
+    }
+    if (similarity->parsed()) return run_study(of_similarity, options.common, run_similarity);
+    if (skip->parsed()) return run_study(of_skip, options.common, run_skip);
     return rollout.parsed() ? rollout.run() : compare.run();
   });
 }

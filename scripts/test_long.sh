@@ -6,6 +6,7 @@
 #   full-size    3.3 B parameters: load, run, make a student (24 GiB, 13 GB disk) about 15 min
 #   serve        64 clients x 1000 requests, 200 half-open connections             about 5 min
 #   autobahn     websocket conformance; needs a python2.7 (PYTHON2=...)            about 5 min
+#   simulators   kill -9 of LIBERO simulators during an evaluation of 20 episodes   about 15 min
 #   damaged-hdf5 10,000 damaged demonstration files                               about 10 min
 #   sanitizers   all C++ tests with address and undefined-behaviour sanitizers, and
 #                those of the threads with the thread sanitizer (clang)           about 60 min
@@ -15,12 +16,12 @@ options=() parts=()
 for argument in "$@"; do
   case $argument in
     --no-install) install=0; options+=("$argument") ;;
-    kills | lerobot | full-size | serve | autobahn | damaged-hdf5 | sanitizers) parts+=("$argument") ;;
-    -h | --help) sed -n '2,11s/^# //p' "$0"; exit 0 ;;
+    kills | lerobot | full-size | serve | autobahn | simulators | damaged-hdf5 | sanitizers) parts+=("$argument") ;;
+    -h | --help) sed -n '2,12s/^# //p' "$0"; exit 0 ;;
     *) die "unknown argument $argument (see --help)" ;;
   esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(kills lerobot full-size serve damaged-hdf5 sanitizers)
+[ ${#parts[@]} -gt 0 ] || parts=(kills lerobot full-size serve simulators damaged-hdf5 sanitizers)
 ./scripts/build.sh --tests --cpu "${options[@]}"
 python_env testenv "$project/tests/requirements.txt"
 
@@ -60,6 +61,10 @@ for part in "${parts[@]}"; do
     serve) "$python_env_bin/python" tests/integration/serve_load.py build/bin/fake_policy_server ;;
     autobahn)
       "$python_env_bin/python" tests/integration/autobahn.py build/bin/fake_policy_server "${PYTHON2:-python2.7}"
+      ;;
+    simulators)
+      ./scripts/setup_libero.sh >/dev/null
+      python3 tests/integration/libero_kills.py build/bin/shallowpi-eval --trials 20 --kills 20
       ;;
     damaged-hdf5) SHALLOWPI_HDF5_MUTATIONS=2500 build/bin/data_tests --gtest_filter='Hdf5Mutations.*' ;;
     sanitizers)

@@ -1,15 +1,13 @@
 #include "shallowpi/eval/measure.h"
 
-#include <ATen/CPUGeneratorImpl.h>
-
 #include <algorithm>
 #include <chrono>
 #include <numeric>
 
+#include "eval/frame_draws.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/normalize.h"
-#include "shallowpi/data/random.h"
 #include "shallowpi/data/robot.h"
 #include "shallowpi/distill/flow.h"
 #include "shallowpi/distill/losses.h"
@@ -53,41 +51,6 @@ AttentionTap tap_of_sample(const AttentionTap& tap, std::int64_t b, std::int64_t
   one.prefix_keys_bpk = tap.prefix_keys_bpk.narrow(0, b, 1);
   one.mask_bp = tap.mask_bp.narrow(0, b, 1);
   return one;
-}
-
-std::uint64_t frame_seed(const Dataset::Sample& sample, std::uint64_t seed) {
-  return Random({seed, static_cast<std::uint64_t>(sample.source), static_cast<std::uint64_t>(sample.episode),
-                 static_cast<std::uint64_t>(sample.step)})
-      .next();
-}
-
-/// Flow draws that depend on the frame and the seed alone, rows ordered b * R + r.
-FlowDraw draw_for_frames(const torch::Tensor& actions_bhd, const std::vector<Dataset::Sample>& frames,
-                         const MeasureOptions& options) {
-  std::vector<torch::Tensor> noise, t, x_t, target;
-  for (std::size_t b = 0; b < frames.size(); ++b) {
-    const FlowDraw draw = draw_flow(actions_bhd.narrow(0, static_cast<std::int64_t>(b), 1), options.draws,
-                                    frame_seed(frames[b], options.seed));
-    noise.push_back(draw.noise);
-    t.push_back(draw.t);
-    x_t.push_back(draw.x_t);
-    target.push_back(draw.target);
-  }
-  const auto cat = [&](const std::vector<torch::Tensor>& parts) {
-    return torch::cat(parts).to(options.device);
-  };
-  return {cat(noise), cat(t), cat(x_t), cat(target)};
-}
-
-/// Noise to sample from, again a function of frame and seed.
-torch::Tensor sampling_noise(const torch::Tensor& actions_bhd, const std::vector<Dataset::Sample>& frames,
-                             std::uint64_t seed) {
-  torch::Tensor noise_bhd = torch::empty(actions_bhd.sizes(), torch::kFloat32);
-  for (std::size_t b = 0; b < frames.size(); ++b) {
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(frame_seed(frames[b], seed + 1));
-    noise_bhd[static_cast<std::int64_t>(b)].normal_(0.0, 1.0, generator);
-  }
-  return noise_bhd;
 }
 
 /// Mean of a [B*R, H, D] tensor over the rows of each sample: [B].

@@ -312,7 +312,8 @@ std::unique_ptr<RolloutPolicy> choose_policy(const RolloutOptions& options) {
   const int given = !options.checkpoint.empty() + !options.server.empty() + !options.policy.empty();
   if (given != 1)
     throw UsageError("give exactly one of --checkpoint DIR, --server ws://HOST:PORT and --policy NAME");
-  if (!options.server.empty()) return server_policy(options.server);
+  if (!options.server.empty())
+    return server_policy(options.server, resolve_settings(options).seed, options.step_timeout_s);
   if (!options.policy.empty()) return baseline_policy(options.policy);
   find_simulator_python(options.python);  // before a checkpoint is loaded
   return checkpoint_policy(options.checkpoint, resolve_settings(options).seed, options.network);

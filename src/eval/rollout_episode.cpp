@@ -71,7 +71,8 @@ void Episode::take_answer(SimulatorAnswer answer) {
 }
 
 void Episode::ask(std::int64_t tick) {
-  call_ = PolicyCall{record_.key, record_.calls, tick, observation(last_)};
+  call_ = PolicyCall{record_.key, record_.calls, tick, observation(last_),
+                     request_ ? request_->prefix : RobotActions{}};
 }
 
 RobotObservation Episode::observation(const SimulatorAnswer& answer) const {

@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <chrono>
 
+#include "data/policy_sample.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/eval/rollout_policy.h"
+#include "shallowpi/runtime/action_chunk_controller.h"
 #include "shallowpi/runtime/policy_client.h"
 #include "shallowpi/runtime/policy_runner.h"
 
@@ -50,6 +52,16 @@ std::string fingerprint(const std::filesystem::path& folder) {
   return sha256(join(lines, "\n")).substr(0, 16);
 }
 
+/// float32 [H, width], a function of seed, episode and call.
+torch::Tensor noise_of(const PolicyCall& call, std::uint64_t seed, std::int64_t horizon, std::int64_t width) {
+  std::uint64_t suite = 0;
+  for (unsigned char c : call.episode.suite) suite = Random({suite, c}).next();
+  const auto key = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
+  Random stream({seed, suite, key(call.episode.task), key(call.episode.trial), key(call.call)});
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(stream.next());
+  return torch::randn({horizon, width}, generator);
+}
+
 class CheckpointPolicy final : public RolloutPolicy {
  public:
   CheckpointPolicy(const std::string& folder, std::uint64_t seed, const NetworkOptions& options)
@@ -73,7 +85,10 @@ class CheckpointPolicy final : public RolloutPolicy {
     std::vector<InferRequest> requests;
     const auto& keys = runner_.transform().spec().image_keys;
     for (const PolicyCall& call : calls) {
-      requests.push_back({.observation = call.observation, .noise_hd = noise(call)});
+      requests.push_back(
+          {.observation = call.observation,
+           .noise_hd = noise_of(call, seed_, horizon(), runner_.info().config.action_dim),
+           .prefix_actions_hd = normalized_prefix(runner_.transform(), call.prefix, call.observation.state)});
       // A policy may do with fewer cameras than LIBERO has.
       std::erase_if(requests.back().observation.images, [&](const auto& image) {
         return std::find(keys.begin(), keys.end(), image.first) == keys.end();
@@ -86,15 +101,6 @@ class CheckpointPolicy final : public RolloutPolicy {
   }
 
  private:
-  torch::Tensor noise(const PolicyCall& call) {
-    std::uint64_t suite = 0;
-    for (unsigned char c : call.episode.suite) suite = Random({suite, c}).next();
-    const auto key = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
-    Random stream({seed_, suite, key(call.episode.task), key(call.episode.trial), key(call.call)});
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(stream.next());
-    return torch::randn({horizon(), runner_.info().config.action_dim}, generator);
-  }
-
   std::string folder_;
   std::uint64_t seed_;
   NetworkOptions options_;
@@ -103,7 +109,12 @@ class CheckpointPolicy final : public RolloutPolicy {
 
 class ServerPolicy final : public RolloutPolicy {
  public:
-  explicit ServerPolicy(const std::string& url) : url_(url), client_(url) {}
+  ServerPolicy(const std::string& url, std::uint64_t seed, double timeout_s)
+      : url_(url), seed_(seed), client_(url, "", timeout_s) {
+    const Json& metadata = client_.metadata();
+    if (metadata.is_object() && metadata.contains("robot"))
+      horizon_ = json_get_or<std::int64_t>(metadata, "action_horizon", 0, url);
+  }
   Json identity() const override {
     return {{"kind", "server"}, {"url", url_}, {"metadata", client_.metadata()}};
   }
@@ -112,15 +123,26 @@ class ServerPolicy final : public RolloutPolicy {
   std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
     std::vector<RobotActions> out;
     for (const PolicyCall& call : calls) {
-      out.push_back(client_.infer(call.observation));
+      out.push_back(client_.infer(call.observation, RobotKind::kLibero, extras(call)));
       if (out.back().empty()) throw Error(str(url_, " answered with no action"));
     }
     return out;
   }
 
  private:
+  ClientExtras extras(const PolicyCall& call) const {
+    if (horizon_ > 0) return {noise_of(call, seed_, horizon_, kPaddedDims), call.prefix};
+    if (!call.prefix.empty())
+      throw UsageError(str("--chunking rtc: ", url_,
+                           " does not say that it takes prefix_actions, as shallowpi-infer serve does; use"
+                           " receding or ensemble"));
+    return {};
+  }
+
   std::string url_;
+  std::uint64_t seed_;
   PolicyClient client_;
+  std::int64_t horizon_ = 0;  // of a server of ours
 };
 
 }  // namespace
@@ -132,8 +154,8 @@ std::unique_ptr<RolloutPolicy> checkpoint_policy(const std::string& folder, std:
   return std::make_unique<CheckpointPolicy>(folder, seed, options);
 }
 
-std::unique_ptr<RolloutPolicy> server_policy(const std::string& url) {
-  return std::make_unique<ServerPolicy>(url);
+std::unique_ptr<RolloutPolicy> server_policy(const std::string& url, std::uint64_t seed, double timeout_s) {
+  return std::make_unique<ServerPolicy>(url, seed, timeout_s);
 }
 
 }  // namespace shallowpi

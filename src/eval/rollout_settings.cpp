@@ -166,8 +166,6 @@ RolloutSettings resolve_settings(const RolloutOptions& options) {
   out.batch = options.batch;
   out.videos = options.videos;
   out.always_render = options.always_render;
-  if (out.chunking == ChunkMode::kRtc)
-    throw UsageError("--chunking rtc: rollouts know receding and ensemble");
   if (!std::isfinite(out.latency_ms) || out.latency_ms < 0)
     throw UsageError(str("--latency-ms ", out.latency_ms, ": must be at least 0"));
   if (out.max_steps) require_at_least("--max-steps", *out.max_steps, 1);

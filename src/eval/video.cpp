@@ -16,6 +16,9 @@ namespace {
 constexpr const char* kEncoder =
     " -c:v libx264 -preset veryfast -crf 23 -pix_fmt yuv420p -movflags +faststart -f mp4 ";
 
+// yuv420p halves both sides: an odd one gets a black line.
+constexpr const char* kEvenSides = " -vf 'pad=ceil(iw/2)*2:ceil(ih/2)*2'";
+
 /// For a shell.
 std::string quoted(const fs::path& path) {
   std::string out = "'";
@@ -41,7 +44,7 @@ VideoWriter::VideoWriter(fs::path file, std::int64_t width, std::int64_t height,
   std::signal(SIGPIPE, SIG_IGN);
   const std::string command =
       str("exec setsid ffmpeg -loglevel error -y -f rawvideo -pix_fmt rgb24 -s ", width, "x", height, " -r ",
-          frames_per_second, " -i -", kEncoder, quoted(temporary_));
+          frames_per_second, " -i -", kEvenSides, kEncoder, quoted(temporary_));
   pipe_ = ::popen(command.c_str(), "we");
   if (pipe_ == nullptr) throw IoError(str("cannot start ffmpeg for ", file.string()));
 }

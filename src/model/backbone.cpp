@@ -78,6 +78,7 @@ void Backbone::encode(Tensor x, PrefixCache& cache, AttentionTap* tap, bool reco
   x = x.to(torch::kFloat32);  // the residual stream
   for (std::int64_t i = 0; i < config_.depth; ++i) {
     const BackboneLayer& layer = layers_[i];
+    if (tap != nullptr && tap->layer_inputs != nullptr) tap->layer_inputs->push_back(x);
     const bool with_queries = tap != nullptr && tap->backbone_queries && tap->layer == i;
     const auto run = [&layer, context, with_queries](const TensorList& in) {
       return layer.forward(in[0], context, with_queries);

@@ -189,8 +189,12 @@ Tensor ActionExpert::velocity(const PrefixCache& cache, const Tensor& state_bd, 
                               bool recompute) const {
   const std::int64_t rows = x_t.size(0), horizon = x_t.size(1);
   Tensor x = embed(state_bd, x_t, time, rows / context.batch);  // the residual stream is float32
+  const auto show = [&] {
+    if (tap != nullptr && tap->layer_inputs != nullptr) tap->layer_inputs->push_back(x);
+  };
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const ExpertLayer& layer = layers_[i];
+    show();
     const auto run = [&layer, context](const TensorList& in) { return layer.forward(in, context); };
     TensorList in{x, cache.keys_bpk[i], cache.values_bpk[i]};
     if (!time.modulations.empty()) in.push_back(time.modulations[i]);
@@ -203,6 +207,7 @@ Tensor ActionExpert::velocity(const PrefixCache& cache, const Tensor& state_bd, 
       tap->mask_bp = cache.mask_bp;
     }
   }
+  show();
   const Tensor actions = x.narrow(1, state_tokens(), horizon);
   if (kind_ == PolicyKind::kPi0) {
     return torch::linear(rms_norm(actions, final_norm_, torch::kFloat32), action_out_, action_out_bias_);

@@ -323,7 +323,8 @@ torch::Tensor ObservationDecoder::normalized_prefix(std::vector<std::vector<floa
   return to_tensor(actions, options_.action_width);
 }
 
-std::string encode_observation(const RobotObservation& observation, RobotKind robot) {
+std::string encode_observation(const RobotObservation& observation, RobotKind robot,
+                               const ClientExtras& extras) {
   WireMap map, images;
   std::vector<std::string> chw;  // ALOHA's pictures, which are sent as CHW
   chw.reserve(observation.images.size());
@@ -359,6 +360,18 @@ std::string encode_observation(const RobotObservation& observation, RobotKind ro
     map.push_back({robot == RobotKind::kAloha ? "state" : "observation/state", numbers(0, state.size())});
   }
   map.push_back({"prompt", WireValue{std::string_view(observation.prompt)}});
+  const auto add_rows = [&map](const char* key, const float* values, std::int64_t rows, std::int64_t width) {
+    const std::string_view bytes(reinterpret_cast<const char*>(values),
+                                 static_cast<std::size_t>(rows * width) * sizeof(float));
+    map.push_back({key, WireValue{WireArray{'f', 4, {rows, width}, bytes}}});
+  };
+  const torch::Tensor noise_hd = extras.noise_hd.defined() ? extras.noise_hd.contiguous() : torch::Tensor();
+  if (noise_hd.defined()) add_rows("noise", noise_hd.data_ptr<float>(), noise_hd.size(0), noise_hd.size(1));
+  std::vector<float> prefix;
+  for (const auto& action : extras.prefix_actions) prefix.insert(prefix.end(), action.begin(), action.end());
+  const auto given = static_cast<std::int64_t>(extras.prefix_actions.size());
+  if (given > 0)
+    add_rows("prefix_actions", prefix.data(), given, static_cast<std::int64_t>(prefix.size()) / given);
   return encode_message({std::move(map)});
 }
 

@@ -8,6 +8,7 @@
 
 #include "shallowpi/base/norm_stats.h"
 #include "shallowpi/base/policy_spec.h"
+#include "shallowpi/runtime/policy_client.h"
 #include "shallowpi/runtime/policy_runner.h"
 
 namespace shallowpi {
@@ -44,7 +45,9 @@ class ObservationDecoder {
   DecoderOptions options_;
 };
 
-/// The message of openpi's client for that robot. Cameras that the robot kind does not know are a UsageError.
-std::string encode_observation(const RobotObservation& observation, RobotKind robot);
+/// The message of openpi's client for that robot, and what `extras` adds. Cameras that the robot kind does
+/// not know are a UsageError.
+std::string encode_observation(const RobotObservation& observation, RobotKind robot,
+                               const ClientExtras& extras = {});
 
 }  // namespace shallowpi

@@ -215,8 +215,9 @@ const Json& PolicyClient::metadata() const {
   return impl_->metadata;
 }
 
-RobotActions PolicyClient::infer(const RobotObservation& observation, RobotKind robot) {
-  std::string message = encode_observation(observation, robot);
+RobotActions PolicyClient::infer(const RobotObservation& observation, RobotKind robot,
+                                 const ClientExtras& extras) {
+  std::string message = encode_observation(observation, robot, extras);
   if (!impl_->connection || impl_->connection->lost()) impl_->connect();
   Impl::Frame answer;
   try {

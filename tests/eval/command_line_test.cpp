@@ -63,6 +63,13 @@ TEST(CommandLine, TheOptionsAreFrozen) {
       options_of("shallowpi-eval offline"),
       with_common({"--checkpoint", "--teacher", "--data", "--held-out", "--batch", "--frames", "--skipped",
                    "--steps", "--draws", "--batch-size", "--horizon", "--set", "--out", "--per-frame"}));
+  EXPECT_EQ(options_of("shallowpi-eval similarity"),
+            with_common({"--checkpoint", "--layers", "--json", "--data", "--held-out", "--frames", "--steps",
+                         "--batch-size", "--horizon", "--set", "--out"}));
+  EXPECT_EQ(
+      options_of("shallowpi-eval skip"),
+      with_common({"--checkpoint", "--layers", "--json", "--data", "--held-out", "--frames", "--steps",
+                   "--batch-size", "--horizon", "--set", "--out", "--draws", "--rank-by", "--no-greedy"}));
   EXPECT_EQ(options_of("shallowpi-eval rollout"),
             with_common({"--checkpoint",   "--server",     "--policy",   "--suite",     "--tasks",
                          "--trials",       "--out",        "--protocol", "--max-steps", "--settle",

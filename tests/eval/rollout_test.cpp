@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "eval/rollout_results.h"
+#include "eval/video.h"
 #include "runtime/policy_service.h"
 #include "shallowpi/model/checkpoint.h"
 #include "test_util.h"
@@ -218,6 +219,57 @@ TEST_F(RolloutTest, NoLatencyEqualsThePlainRollout) {
   expect_error<CorruptError>([&] { run_rollout(options_, policy); }, "bench.json", "results[0].ms.total.p50");
 }
 
+/// Continues what it is told will be executed, and remembers that.
+class ContinuingPolicy final : public RolloutPolicy {
+ public:
+  Json identity() const override { return {{"kind", "continuing"}}; }
+  std::int64_t horizon() const override { return 20; }
+  std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
+    std::vector<RobotActions> out;
+    for (const PolicyCall& call : calls) {
+      prefixes[{call.episode, call.tick}] = call.prefix;
+      out.push_back(call.prefix);
+      for (auto i = std::int64_t(call.prefix.size()); i < horizon(); ++i)
+        out.back().push_back({float(call.tick), float(i), 0, 0, 0, 0, 1});
+    }
+    return out;
+  }
+  std::map<std::pair<EpisodeKey, std::int64_t>, RobotActions> prefixes;
+};
+
+TEST_F(RolloutTest, RealTimeChunkingSaysWhatIsExecutedBeforeTheAnswer) {
+  constexpr std::int64_t kDelay = 3;
+  std::filesystem::create_directories(dir_ / "log");
+  Environment log("FAKE_LOG", (dir_ / "log").string());
+  options_.chunking = ChunkMode::kRtc;
+  options_.latency_ms = 110;
+  ContinuingPolicy policy;
+  run("rtc", policy);
+  std::size_t checked = 0;
+  for (const auto& [name, actions] : logged("log")) {
+    const EpisodeKey key{"libero_object", name[0] - '0', name[2] - '0'};
+    std::int64_t newest = -1;
+    for (const auto& [call, prefix] : policy.prefixes) {
+      if (call.first != key) continue;
+      ASSERT_EQ(prefix.size(), call.second == 0 ? 0u : std::size_t(kDelay))
+          << "before the first chunk there is no plan";
+      for (std::size_t i = 0; i < prefix.size() && std::size_t(call.second) + i < actions.size();
+           ++i, ++checked)
+        EXPECT_EQ(Json(prefix[i]), actions[std::size_t(call.second) + i]);
+      newest = call.second;
+    }
+    EXPECT_GT(newest, 0);
+  }
+  EXPECT_GT(checked, 100u);
+  // Without latency nothing is executed before an answer.
+  options_.latency_ms = 0;
+  ContinuingPolicy prompt;
+  const auto rtc = outcomes(run("prompt", prompt));
+  for (const auto& [call, prefix] : prompt.prefixes) EXPECT_TRUE(prefix.empty());
+  options_.chunking = ChunkMode::kReceding;
+  EXPECT_EQ(outcomes(run("receding", prompt)), rtc);
+}
+
 TEST_F(RolloutTest, RefusesAChunkThatIsTooShortForTheLatency) {
   options_.latency_ms = 364;
   ScriptedPolicy policy(15);
@@ -319,25 +371,29 @@ TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
   expect_error<UsageError>([&] { run_compare(compare); }, "no episode was recorded");
 }
 
-/// A server in this process, whose policy moves on from the state it is shown; call `fail_at` fails.
+/// A server in this process, whose policy moves on from the state and the noise it is shown; before call `at`
+/// it does something else.
 class Server {
  public:
-  explicit Server(int fail_at = -1) {
+  explicit Server(std::function<void()> something = {}, int at = -1, bool ours = true) {
     PolicySpec spec;
     spec.horizon = 8;
     spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb"};
-    const InferFunction infer = [this, fail_at](const std::vector<InferRequest>& requests,
-                                                const InferOptions&) {
-      if (calls_++ == fail_at) throw std::runtime_error("no");
+    const InferFunction infer = [this, something, at](const std::vector<InferRequest>& requests,
+                                                      const InferOptions&) {
+      if (calls_++ == at) something();
       const RobotObservation& seen = requests.at(0).observation;
       EXPECT_EQ(seen.images.size(), 2u);
       InferResult result;
       for (int i = 0; i < 8; ++i)
-        result.actions.push_back({seen.state[0] + float(i), seen.state[4] / 2, 0, 0, 0, 0, 1});
+        result.actions.push_back({seen.state[0] + float(i), seen.state[4] / 2,
+                                  requests.at(0).noise_hd[i][31].item<float>(), 0, 0, 0, 1});
+      if (const torch::Tensor& prefix = requests.at(0).prefix_actions_hd; prefix.defined())
+        given_ = prefix.size(0);
       return std::vector<InferResult>{result};
     };
     service_ = std::make_unique<PolicyService>(ObservationDecoder(spec, {}, {}), infer, QueueOptions{},
-                                               policy_metadata(spec), [] {});
+                                               ours ? policy_metadata(spec) : Json::object(), [] {});
     ServerOptions options;
     options.port = 0;
     server_ = std::make_unique<WebsocketServer>(options, *service_);
@@ -348,9 +404,11 @@ class Server {
     thread_.join();
   }
   std::string url() const { return str("ws://127.0.0.1:", server_->port()); }
+  std::int64_t given() const { return given_; }  // actions of the last prefix
 
  private:
   std::atomic<int> calls_{0};
+  std::atomic<std::int64_t> given_{0};
   std::unique_ptr<PolicyService> service_;
   std::unique_ptr<WebsocketServer> server_;
   std::thread thread_;
@@ -359,22 +417,48 @@ class Server {
 TEST_F(RolloutTest, PlaysAgainstAServer) {
   const Server server;
   options_.workers = 2;
-  const auto policy = server_policy(server.url());
+  const auto policy = server_policy(server.url(), 7);
   const RolloutResults results = run("served", *policy);
   EXPECT_EQ(count_all(results).successes, 6);
   EXPECT_EQ(results.policy.at("url"), server.url());
+  EXPECT_EQ(outcomes(run("again", *policy)), outcomes(results)) << "noise is a function of seed and episode";
+  const auto other = server_policy(server.url(), 8);
+  EXPECT_NE(outcomes(run("other", *other)), outcomes(results));
+}
+
+TEST_F(RolloutTest, AServerOfOursContinuesAPrefixAndAnotherOneIsNotAsked) {
+  options_.chunking = ChunkMode::kRtc;
+  options_.latency_ms = 110;
+  const Server server, foreign({}, -1, false);
+  const auto policy = server_policy(server.url(), 7);
+  EXPECT_EQ(count_all(run("rtc", *policy)).episodes, 12);
+  EXPECT_EQ(server.given(), 3);
+  const auto unaware = server_policy(foreign.url(), 7);
+  options_.out = dir_ / "foreign";
+  expect_error<UsageError>([&] { run_rollout(options_, *unaware); }, "--chunking rtc", foreign.url());
 }
 
 TEST_F(RolloutTest, AServerThatFailsLosesNoEpisodeEither) {
-  const Server failing(20);
-  const auto policy = server_policy(failing.url());
-  options_.out = dir_ / "run";
-  expect_error<Error>([&] { run_rollout(options_, *policy); }, "the policy failed");
-  EXPECT_GT(read_results(options_.out / "results.json").episodes.size(), 0u);
-  usleep(50000);
-  EXPECT_EQ(run("run", *policy).episodes.size(), 12u);
-  expect_error<Error>([&] { server_policy("ws://127.0.0.1:1"); }, "127.0.0.1:1");
-  expect_error<UsageError>([&] { server_policy("ftp://x"); }, "ftp");
+  const Server calm;
+  const auto expected = outcomes(run("calm", *server_policy(calm.url(), 7)));
+  const auto fails = [] { throw std::runtime_error("no"); };  // and the server closes the connection
+  const auto refuses = [] { throw UsageError("observation/state: too cold"); };
+  const auto hangs = [] { usleep(1500000); };
+  const std::vector<std::tuple<std::function<void()>, std::string>> cases = {
+      {fails, "the policy failed"}, {refuses, "too cold"}, {hangs, "no answer from 127.0.0.1:"}};
+  for (const auto& [something, message] : cases) {
+    const Server failing(something, 20);
+    const auto policy = server_policy(failing.url(), 7, 1.0);
+    options_.out = dir_ / message.substr(0, 8);
+    expect_error<Error>([&] { run_rollout(options_, *policy); }, message);
+    const auto before = read_results(options_.out / "results.json").episodes.size();
+    EXPECT_GT(before, 0u);
+    EXPECT_LT(before, 12u);
+    usleep(1000000);  // until a server that hung is back
+    EXPECT_EQ(outcomes(run(message.substr(0, 8), *policy)), expected) << message;
+  }
+  expect_error<Error>([&] { server_policy("ws://127.0.0.1:1", 7); }, "127.0.0.1:1");
+  expect_error<UsageError>([&] { server_policy("ftp://x", 7); }, "ftp");
 }
 
 std::vector<PolicyCall> call_at(const std::string& prompt, std::int64_t tick, std::int64_t trial = 0) {
@@ -404,6 +488,33 @@ TEST(BaselinePolicy, ReplaysADemonstrationWhateverItSees) {
   for (const char* bad : {"reply:x", "noop:x", "replay", "mean-action"})
     expect_error<UsageError>([&] { baseline_policy(bad); }, bad, "replay:FILE.hdf5");
   expect_error<UsageError>([&] { baseline_policy("replay:" + file + "#x"); }, "neither a number nor trial");
+}
+
+TEST(CheckpointPolicy, ContinuesAPrefix) {
+  const std::string teacher = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher";
+  const auto policy = checkpoint_policy(teacher, 7, {});
+  std::vector<PolicyCall> calls = call_at("pick up the alphabet soup and place it in the basket", 0);
+  for (const char* camera : {"base_0_rgb", "left_wrist_0_rgb"})
+    calls[0].observation.images[camera] = {8, 8, std::vector<std::uint8_t>(8 * 8 * 3, 100)};
+  const RobotActions free = policy->infer(calls)[0];
+  EXPECT_EQ(policy->infer(calls)[0], free);
+  calls[0].prefix = {free[1], free[0]};
+  const RobotActions continued = policy->infer(calls)[0];
+  for (std::size_t i = 0; i < 2; ++i)
+    for (std::size_t d = 0; d < 7; ++d) EXPECT_NEAR(continued[i][d], calls[0].prefix[i][d], 1e-5);
+  EXPECT_NE(continued[3], free[3]) << "the rest does not follow the prefix";
+}
+
+TEST(VideoWriter, TakesOddSides) {
+  TempDir dir;
+  VideoWriter video(dir / "odd.mp4", 34, 17, 20);
+  video.write(std::string(5 * 34 * 17 * 3, 'x'));
+  video.finish(dir / "odd.mp4");
+  const std::string probe = str("ffprobe -v error -select_streams v -count_frames -show_entries ",
+                                "stream=width,height,nb_read_frames -of csv=p=0 ", (dir / "odd.mp4").string(),
+                                " > ", (dir / "probe").string());
+  ASSERT_EQ(std::system(probe.c_str()), 0);
+  EXPECT_EQ(read_file(dir / "probe"), "34,18,5\n");
 }
 
 TEST(CheckpointPolicy, RefusesACheckpointThatDoesNotFitLibero) {

@@ -1,5 +1,5 @@
 """Short rollouts in the real simulator, which scripts/setup_libero.sh has installed.
-usage: libero_rollout.py SHALLOWPI_EVAL   (run in the project's root)"""
+usage: libero_rollout.py SHALLOWPI_EVAL   (shallowpi-infer beside it; run in the project's root)"""
 
 import json
 import os
@@ -50,6 +50,37 @@ def test_images_on_demand(folder):
     check(one[0, 0]["trace"] != one[0, 1]["trace"], "two initial states gave the same episode")
     videos = list((folder / "on_demand" / "videos").glob("*.mp4"))
     check(len(videos) == 1 and videos[0].stat().st_size > 2000, f"videos: {videos}")
+    return one
+
+
+def serve(port=0):
+    """shallowpi-infer serve with the teacher, and its URL."""
+    program_of_server = pathlib.Path(program).with_name("shallowpi-infer")
+    server = subprocess.Popen([program_of_server, "serve", "--checkpoint", str(teacher), "--port", str(port), "--threads", "1"],
+                              stdout=subprocess.PIPE, text=True)
+    line = server.stdout.readline()
+    check(line.startswith("listening on ws://"), f"the server printed {line!r}")
+    return server, line.split()[-1]
+
+
+def test_server(folder, expected):
+    """shallowpi-infer serve plays the episodes of --checkpoint, bit for bit; one that is killed loses none."""
+    server, url = serve()
+    options = ["--server", url, "--max-steps", "15", "--image-size", "128"]
+    try:
+        first = rollout(folder / "served", *options, "--trials", "1")
+        check(first.returncode == 0, first.stderr)
+        server.kill()
+        server.wait()
+        gone = rollout(folder / "served", *options, "--trials", "2")
+        check(gone.returncode == 1 and "cannot connect to 127.0.0.1" in gone.stderr, gone.stderr)
+        server, _ = serve(url.rsplit(":", 1)[1])
+        second = rollout(folder / "served", *options, "--trials", "2")
+        check(second.returncode == 0, second.stderr)
+    finally:
+        server.kill()
+    check({k: e["trace"] for k, e in episodes(folder / "served").items()} == {k: e["trace"] for k, e in expected.items()},
+          "the served policy did not play the same episodes")
 
 
 def test_replay_succeeds(folder):
@@ -77,5 +108,8 @@ def test_says_what_is_wrong(folder):
 
 
 with tempfile.TemporaryDirectory() as scratch:
-    for test in (test_images_on_demand, test_replay_succeeds, test_says_what_is_wrong):
-        timed(test.__name__, lambda: test(pathlib.Path(scratch)))
+    folder = pathlib.Path(scratch)
+    played = timed("test_images_on_demand", lambda: test_images_on_demand(folder))
+    timed("test_server", lambda: test_server(folder, played))
+    for test in (test_replay_succeeds, test_says_what_is_wrong):
+        timed(test.__name__, lambda: test(folder))

@@ -30,6 +30,8 @@ struct PolicyCall {
   std::int64_t call = 0;  ///< of the episode, from 0
   std::int64_t tick = 0;  ///< control steps executed before the observation
   RobotObservation observation;
+  /// --chunking rtc: [D][7], what will be executed from the observation on, until the answer is there.
+  RobotActions prefix{};
 };
 
 class RolloutPolicy {
@@ -56,8 +58,11 @@ struct NetworkOptions {
 /// actions do not fit LIBERO.
 std::unique_ptr<RolloutPolicy> checkpoint_policy(const std::string& folder, std::uint64_t seed,
                                                  const NetworkOptions& options);
-/// Anything that speaks openpi's websocket protocol at `url`.
-std::unique_ptr<RolloutPolicy> server_policy(const std::string& url);
+/// Anything that speaks openpi's websocket protocol at `url` and answers within `timeout_s` seconds. A server
+/// of ours, known by its metadata, gets the noise that checkpoint_policy draws, so that its answers are the
+/// same. Throws what PolicyClient throws, and UsageError for a prefix and a server that is not ours.
+std::unique_ptr<RolloutPolicy> server_policy(const std::string& url, std::uint64_t seed,
+                                             double timeout_s = 120);
 /// A policy without a network, by its description:
 ///   noop                   stands still
 ///   replay:FILE[#K]        replays demonstration K (default 0) of those in FILE, a LIBERO HDF5, whatever

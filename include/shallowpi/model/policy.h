@@ -43,6 +43,9 @@ struct AttentionTap {
   torch::Tensor prefix_queries_bnpk{};  ///< [B, N, P, K] after RoPE
   torch::Tensor prefix_keys_bpk{};      ///< [B, P, K] after RoPE
   torch::Tensor mask_bp{};              ///< bool [B, P] valid prefix keys
+  /// Where given, the residual stream is added to it, float32: the input of each layer, [B, P, W] in `encode`
+  /// and [B*R, S, W] in `velocity` (pi0's state token first), and in `velocity` the last layer's output.
+  std::vector<torch::Tensor>* layer_inputs = nullptr;
 };
 
 /// The expert's conditioning on the flow times of a sampler: it depends on the weights and the number of

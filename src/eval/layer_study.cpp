@@ -1,0 +1,73 @@
+#include "eval/layer_study.h"
+
+#include <unistd.h>
+
+#include <iostream>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+
+StatusLine::StatusLine(bool quiet) : show_(!quiet && isatty(STDERR_FILENO) != 0) {}
+
+StatusLine::~StatusLine() {
+  if (show_) std::cerr << "\r\033[K" << std::flush;
+}
+
+void StatusLine::show(const std::string& text) {
+  if (show_) std::cerr << "\r\033[K" << text << std::flush;
+}
+
+namespace {
+
+Named read_checked(const LayerStudyOptions& options) {
+  const OfflineOptions& offline = options.offline;
+  if (offline.checkpoints.size() != 1) throw UsageError("give one --checkpoint DIR");
+  if (offline.data.files.empty())
+    throw UsageError("give --data FILE... (demonstrations), or --held-out CONFIG of a run");
+  if (offline.frames < 0) throw UsageError(str("--frames ", offline.frames, ": must not be negative"));
+  Named named = read_named(offline.checkpoints.front(), offline);
+  const std::int64_t depth = named.info.config.depth();
+  if (options.keep < 1 || options.keep > depth)
+    throw UsageError(
+        str("--layers ", options.keep, ": ", named.label, " has ", depth, " layers; give 1 to ", depth));
+  return named;
+}
+
+}  // namespace
+
+LayerSubject::LayerSubject(const LayerStudyOptions& options)
+    : options_(options),
+      named_(read_checked(options)),
+      dataset_(open_data(options.offline.data)),
+      samples_(choose_samples(dataset_, options.offline)),
+      pipeline_(make_pipeline(dataset_, named_, options.offline.data)),
+      policy_(load_policy(named_.info, options.offline.dtype, options.offline.measure.device)) {}
+
+Json LayerSubject::circumstances() const {
+  const OfflineOptions& offline = options_.offline;
+  return {{"policy", named_.label},
+          {"layers", named_.info.config.depth()},
+          {"frames", samples_.size()},
+          {"held_out", offline.held_out},
+          {"seed", offline.measure.seed},
+          {"euler_steps", offline.measure.steps},
+          {"dtype", c10::toString(offline.dtype)},
+          {"device", offline.measure.device.str()},
+          {"keep", options_.keep}};
+}
+
+int finish_study(const Json& report, const std::string& tables, const LayerStudyOptions& options) {
+  const std::string text = report.dump(2) + "\n";
+  std::cout << (options.json ? text : tables);
+  if (!options.offline.out.empty()) write_file_atomically(options.offline.out, text);
+  return static_cast<int>(ExitCode::kDone);
+}
+
+std::string layer_map_setting(const std::vector<std::int64_t>& kept) {
+  return str("student.layer_map=[", join(kept, ","), "]");
+}
+
+}  // namespace shallowpi
