@@ -379,15 +379,17 @@ class Server {
     PolicySpec spec;
     spec.horizon = 8;
     spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb"};
-    const InferFunction infer = [this, something, at](const std::vector<InferRequest>& requests,
-                                                      const InferOptions&) {
+    const InferFunction infer = [this, something, at, ours](const std::vector<InferRequest>& requests,
+                                                            const InferOptions&) {
       if (calls_++ == at) something();
       const RobotObservation& seen = requests.at(0).observation;
       EXPECT_EQ(seen.images.size(), 2u);
+      const torch::Tensor& noise = requests.at(0).noise_hd;
+      EXPECT_EQ(noise.defined(), ours);
       InferResult result;
       for (int i = 0; i < 8; ++i)
         result.actions.push_back({seen.state[0] + float(i), seen.state[4] / 2,
-                                  requests.at(0).noise_hd[i][31].item<float>(), 0, 0, 0, 1});
+                                  noise.defined() ? noise[i][31].item<float>() : 0, 0, 0, 0, 1});
       if (const torch::Tensor& prefix = requests.at(0).prefix_actions_hd; prefix.defined())
         given_ = prefix.size(0);
       return std::vector<InferResult>{result};
@@ -447,15 +449,16 @@ TEST_F(RolloutTest, AServerThatFailsLosesNoEpisodeEither) {
   const std::vector<std::tuple<std::function<void()>, std::string>> cases = {
       {fails, "the policy failed"}, {refuses, "too cold"}, {hangs, "no answer from 127.0.0.1:"}};
   for (const auto& [something, message] : cases) {
+    const std::string folder = str("failing", message.size());
     const Server failing(something, 20);
     const auto policy = server_policy(failing.url(), 7, 1.0);
-    options_.out = dir_ / message.substr(0, 8);
+    options_.out = dir_ / folder;
     expect_error<Error>([&] { run_rollout(options_, *policy); }, message);
     const auto before = read_results(options_.out / "results.json").episodes.size();
     EXPECT_GT(before, 0u);
     EXPECT_LT(before, 12u);
     usleep(1000000);  // until a server that hung is back
-    EXPECT_EQ(outcomes(run(message.substr(0, 8), *policy)), expected) << message;
+    EXPECT_EQ(outcomes(run(folder, *policy)), expected) << message;
   }
   expect_error<Error>([&] { server_policy("ws://127.0.0.1:1", 7); }, "127.0.0.1:1");
   expect_error<UsageError>([&] { server_policy("ftp://x", 7); }, "ftp");
