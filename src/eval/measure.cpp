@@ -3,10 +3,10 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/normalize.h"
 #include "shallowpi/data/random.h"
@@ -171,11 +171,10 @@ class Measurement {
         sampling_noise(batch.actions_bhd, {sample}, options_.seed).to(options_.device);
     std::vector<double> milliseconds;
     for (std::int64_t i = 0; i <= options_.latency_repetitions; ++i) {
-      const auto start = std::chrono::steady_clock::now();
+      const Stopwatch watch;
       subject_.policy->sample_actions(observation, noise_bhd, options_.steps)
           .to(torch::kCPU);  // waits for the device
-      const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
-      if (i > 0) milliseconds.push_back(elapsed.count());
+      if (i > 0) milliseconds.push_back(watch.milliseconds());
     }
     std::sort(milliseconds.begin(), milliseconds.end());
     return milliseconds;

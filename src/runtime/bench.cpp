@@ -3,7 +3,6 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <iostream>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/image.h"
 #include "shallowpi/model/checkpoint.h"
@@ -25,9 +25,9 @@ namespace {
 constexpr std::int64_t kCameraHeight = 480, kCameraWidth = 640;  // of the images that are prepared
 
 double milliseconds(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   work();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return watch.milliseconds();
 }
 
 /// One combination of the sweeps.
@@ -59,7 +59,7 @@ PolicyConfig random_config(const BenchOptions& options, std::int64_t layers) {
     config.expert = {layers, 32, 64, 8, 1, 16};
     config.vocab = 256;
   }
-  config.backbone.depth = config.expert.depth = layers;
+  config.set_depth(layers);
   return config;
 }
 
