@@ -19,6 +19,16 @@ constexpr const char* kExamples = R"(Examples:
   shallowpi-infer bench --random-weights --model pi05 --sweep layers=4,6,9,18 --json speed.json
 )";
 
+/// The program reads the name, so that its message lists the valid ones.
+void add_engine_option(CLI::App& command, EngineKind& engine) {
+  command
+      .add_option_function<std::string>(
+          "--engine",
+          [&engine](const std::string& name) { engine = parse_enum<EngineKind>(name, "--engine"); },
+          "auto (graph on a GPU, else eager), eager or graph: one CUDA graph per chunk")
+      ->type_name("ENGINE");
+}
+
 CLI::App* add_run(CLI::App& app, RunOptions& options) {
   CLI::App* run = app.add_subcommand("run", "sample one action chunk for each observation of a tensor file");
   run->add_option("--checkpoint", options.checkpoint, "our, openpi's or LeRobot's folder")
@@ -38,6 +48,7 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
   run->add_option("--horizon", options.horizon, "action steps, where the checkpoint does not say it")
       ->type_name("H")
       ->check(CLI::Range(1, 1024));
+  add_engine_option(*run, options.engine);
   return run;
 }
 
@@ -72,6 +83,7 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   number("--max-age-ms", options.max_age_ms, "refuse observations whose timestamp is older", 1, 3600000);
   number("--max-connections", options.max_connections, "websockets open at a time", 1, 4096)
       ->capture_default_str();
+  add_engine_option(*serve, options.engine);
   return serve;
 }
 
@@ -156,6 +168,7 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
   bench->add_option("--sweep", options.sweeps, "layers=4,6,9,18 or vision-tokens=64,128,256; may be repeated")
       ->type_name("AXIS=N,...")
       ->allow_extra_args(false);
+  add_engine_option(*bench, options.engine);
   bench->add_flag("--compare", options.compare, "time the policy without the engine too");
   bench->add_option("--json", options.json, "write the result as JSON")->type_name("FILE.json");
   return bench;

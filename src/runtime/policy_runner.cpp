@@ -30,7 +30,7 @@ void check_finite(const RobotActions& actions) {
 
 PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::Device device,
                                 torch::Dtype dtype, std::optional<std::int64_t> horizon,
-                                const std::string& tokenizer) {
+                                const std::string& tokenizer, EngineKind engine) {
   CheckpointInfo info = read_checkpoint_info(checkpoint, horizon);
   if (!info.horizon_known && !horizon)
     throw UsageError(
@@ -42,8 +42,8 @@ PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::
   auto transform = std::make_unique<const PolicyTransform>(
       info.spec, *info.stats, std::make_shared<const Tokenizer>(find_tokenizer(tokenizer, info.tokenizer)),
       info.config.vocab);
-  Engine engine(load_policy(info, dtype, device), device);
-  return PolicyRunner(std::move(info), std::move(transform), std::move(engine));
+  auto made = make_engine(load_policy(info, dtype, device), device, engine);
+  return PolicyRunner(std::move(info), std::move(transform), std::move(made));
 }
 
 EngineRequest PolicyRunner::engine_request(const std::vector<InferRequest>& batch,
@@ -82,7 +82,7 @@ std::vector<InferResult> PolicyRunner::infer(const std::vector<InferRequest>& ba
   Stopwatch watch;
   const EngineRequest request = engine_request(batch, options);
   const double prepare_ms = 1e3 * watch.lap();
-  const torch::Tensor actions_bhd = engine_.sample(request);
+  const torch::Tensor actions_bhd = engine_->sample(request);
   const double model_ms = 1e3 * watch.lap();
   std::vector<InferResult> results;
   for (std::size_t b = 0; b < batch.size(); ++b) {

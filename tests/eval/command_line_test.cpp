@@ -73,7 +73,7 @@ TEST(CommandLine, TheOptionsAreFrozen) {
   EXPECT_EQ(options_of("shallowpi-eval compare"), with_common({"--video", "--out"}));
   EXPECT_EQ(options_of("shallowpi-infer"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(options_of("shallowpi-infer run"),
-            with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon"}));
+            with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon", "--engine"}));
   EXPECT_EQ(options_of("shallowpi-infer inspect"), with_common({"--json"}));
   EXPECT_EQ(options_of("shallowpi-infer simulate-loop"),
             with_common({"--data", "--checkpoint", "--latency-ms", "--control-hz", "--execute", "--mode",
@@ -110,6 +110,9 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-eval rollout --suite libero_object --out /tmp/none --policy nap", "\"nap\" is none of"},
       {"shallowpi-eval compare a", "at least two runs"},
       {"shallowpi-infer run --checkpoint a", "--input"},
+      {"shallowpi-infer bench --random-weights --size tiny --device cpu --engine graph", "needs a GPU"},
+      {"shallowpi-infer bench --random-weights --size tiny --engine fast",
+       "'fast' is not one of auto, eager, graph"},
       {"shallowpi-infer inspect /nowhere", "/nowhere"},
       {"shallowpi-infer inspect", "folder"},
       {"shallowpi-infer simulate-loop", "--data"},
