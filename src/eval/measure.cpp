@@ -1,15 +1,13 @@
 #include "shallowpi/eval/measure.h"
 
-#include <ATen/CPUGeneratorImpl.h>
-
 #include <algorithm>
 #include <numeric>
 
+#include "eval/frames.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/normalize.h"
-#include "shallowpi/data/random.h"
 #include "shallowpi/data/robot.h"
 #include "shallowpi/distill/flow.h"
 #include "shallowpi/distill/losses.h"
@@ -55,12 +53,6 @@ AttentionTap tap_of_sample(const AttentionTap& tap, std::int64_t b, std::int64_t
   return one;
 }
 
-std::uint64_t frame_seed(const Dataset::Sample& sample, std::uint64_t seed) {
-  return Random({seed, static_cast<std::uint64_t>(sample.source), static_cast<std::uint64_t>(sample.episode),
-                 static_cast<std::uint64_t>(sample.step)})
-      .next();
-}
-
 /// Flow draws that depend on the frame and the seed alone, rows ordered b * R + r.
 FlowDraw draw_for_frames(const torch::Tensor& actions_bhd, const std::vector<Dataset::Sample>& frames,
                          const MeasureOptions& options) {
@@ -77,17 +69,6 @@ FlowDraw draw_for_frames(const torch::Tensor& actions_bhd, const std::vector<Dat
     return torch::cat(parts).to(options.device);
   };
   return {cat(noise), cat(t), cat(x_t), cat(target)};
-}
-
-/// Noise to sample from, again a function of frame and seed.
-torch::Tensor sampling_noise(const torch::Tensor& actions_bhd, const std::vector<Dataset::Sample>& frames,
-                             std::uint64_t seed) {
-  torch::Tensor noise_bhd = torch::empty(actions_bhd.sizes(), torch::kFloat32);
-  for (std::size_t b = 0; b < frames.size(); ++b) {
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(frame_seed(frames[b], seed + 1));
-    noise_bhd[static_cast<std::int64_t>(b)].normal_(0.0, 1.0, generator);
-  }
-  return noise_bhd;
 }
 
 /// Mean of a [B*R, H, D] tensor over the rows of each sample: [B].
@@ -156,7 +137,8 @@ class Measurement {
     velocity_errors(pass, draw, first);
     if (teacher_ != nullptr) compare_with_teacher(pass, observation, draw, first);
     const torch::Tensor noise_bhd =
-        sampling_noise(batch.actions_bhd, frames, options_.seed).to(options_.device);
+        sampling_noise(frames, batch.actions_bhd.size(1), batch.actions_bhd.size(2), options_.seed)
+            .to(options_.device);
     const torch::Tensor sampled_bhd =
         subject_.policy->sample_actions(pass.cache, observation.state_bd, noise_bhd, options_.steps)
             .to(torch::kCPU);
@@ -168,7 +150,8 @@ class Measurement {
     const TrainingBatch batch = pipeline_.make_batch({sample});
     const Observation observation = batch.observation.to(options_.device);
     const torch::Tensor noise_bhd =
-        sampling_noise(batch.actions_bhd, {sample}, options_.seed).to(options_.device);
+        sampling_noise({sample}, batch.actions_bhd.size(1), batch.actions_bhd.size(2), options_.seed)
+            .to(options_.device);
     std::vector<double> milliseconds;
     for (std::int64_t i = 0; i <= options_.latency_repetitions; ++i) {
       const Stopwatch watch;

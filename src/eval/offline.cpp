@@ -6,6 +6,7 @@
 #include <set>
 
 #include "eval/frame_file.h"
+#include "eval/frames.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
@@ -108,28 +109,6 @@ int run_on_batch(const OfflineOptions& options) {
   return static_cast<int>(ExitCode::kDone);
 }
 
-Dataset open_data(const DataConfig& data) {
-  std::vector<std::pair<std::string, double>> patterns;
-  for (const DataFile& file : data.files) patterns.emplace_back(file.path, file.weight);
-  const LiberoOptions libero{.raw_alignment = data.alignment == LiberoAlignment::kRaw,
-                             .drop_noops = data.drop_noops};
-  return open_dataset(patterns, std::string(enum_name(data.format)), libero);
-}
-
-SamplePipeline make_pipeline(const Dataset& dataset, const Named& named, const DataConfig& data) {
-  const CheckpointInfo& info = named.info;
-  if (!info.horizon_known)
-    throw UsageError(
-        str(info.folder.string(), " does not say how many steps an action chunk has: give --horizon H"));
-  std::optional<NormStats> stats = info.stats;
-  if (!data.norm_stats.empty()) stats = read_norm_stats(data.norm_stats);
-  if (!stats)
-    throw UsageError(
-        str(info.folder.string(), " has no normalisation statistics: give data.norm_stats=FILE"));
-  const auto tokenizer = std::make_shared<Tokenizer>(find_tokenizer(data.tokenizer, info.tokenizer));
-  return SamplePipeline(dataset, info.spec, *stats, tokenizer, info.config.vocab);
-}
-
 /// Measures all policies of one call and collects their reports.
 class Comparison {
  public:
@@ -140,7 +119,7 @@ class Comparison {
     if (!options_.teacher.empty()) load_teacher(all);
     std::set<std::vector<std::int64_t>> skipped;
     for (const Named& named : all) {
-      const SamplePipeline pipeline = make_pipeline(dataset_, named, options_.data);
+      const SamplePipeline pipeline = make_pipeline(dataset_, named.info, options_.data);
       const bool is_teacher = teacher_ && same_folder(named.info.folder, options_.teacher);
       const auto& kept = named.info.kept_layers;
       if (teacher_ && !is_teacher) warn_of_foreign_teacher(named, teacher_fingerprint_);
@@ -149,7 +128,7 @@ class Comparison {
       measure(load(named, options_), teacher_ && !is_teacher ? &teacher_->policy : nullptr, pipeline);
     }
     reports_.push_back(
-        repeat_last_action(dataset_, make_pipeline(dataset_, all.front(), options_.data), samples_));
+        repeat_last_action(dataset_, make_pipeline(dataset_, all.front().info, options_.data), samples_));
   }
 
   const std::vector<PolicyReport>& reports() const { return reports_; }
@@ -167,7 +146,7 @@ class Comparison {
     teacher_ = load(named, options_);
     for (const Named& other : all)
       if (same_folder(other.info.folder, options_.teacher)) return;
-    measure(*teacher_, nullptr, make_pipeline(dataset_, named, options_.data));
+    measure(*teacher_, nullptr, make_pipeline(dataset_, named.info, options_.data));
   }
 
   void measure_skipped(const std::vector<std::int64_t>& kept, const SamplePipeline& pipeline) {
@@ -196,16 +175,6 @@ class Comparison {
   std::vector<PolicyReport> reports_;
 };
 
-std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const OfflineOptions& options) {
-  const double fraction = options.held_out ? options.data.held_out_fraction : 0.0;
-  if (options.held_out && fraction <= 0)
-    throw UsageError("--held-out: that run holds nothing out (data.held_out_fraction is 0)");
-  const Dataset::Split split = dataset.split(fraction, options.split_seed);
-  const auto& samples = options.held_out ? split.held_out : split.train;
-  if (samples.empty()) throw UsageError("the files hold no frame to measure on");
-  return spread_samples(samples, options.frames);
-}
-
 Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::Sample>& samples,
                      const std::vector<PolicyReport>& reports) {
   Json out;
@@ -225,7 +194,8 @@ Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::S
 int run_on_data(const OfflineOptions& options) {
   const std::vector<Named> all = read_all(options);
   const Dataset dataset = open_data(options.data);
-  const std::vector<Dataset::Sample> samples = choose_samples(dataset, options);
+  const std::vector<Dataset::Sample> samples =
+      choose_samples(dataset, options.data, options.held_out, options.split_seed, options.frames);
   Comparison comparison(options, dataset, samples);
   comparison.run(all);
   std::cout << comparison_table(comparison.reports());
