@@ -1,5 +1,6 @@
 // Runs a policy once on a tensor file, serves one to robots, measures speed, inspects checkpoints.
 #include "common.h"
+#include "shallowpi/eval/gate.h"
 #include "shallowpi/runtime/bench.h"
 #include "shallowpi/runtime/inspect.h"
 #include "shallowpi/runtime/run.h"
@@ -16,8 +17,19 @@ constexpr const char* kExamples = R"(Examples:
   shallowpi-infer serve --checkpoint runs/l6/last --port 8000
   shallowpi-infer simulate-loop --checkpoint runs/l6/last --data demos/*.hdf5 --latency-ms 364 110
   shallowpi-infer bench --checkpoint runs/l6/last
+  shallowpi-infer gate --checkpoint runs/l6/last --data demos/*.hdf5 --dtype bfloat16
   shallowpi-infer bench --random-weights --model pi05 --sweep layers=4,6,9,18 --json speed.json
 )";
+
+/// The program reads the name, so that its message lists the valid ones.
+void add_engine_option(CLI::App& command, EngineKind& engine) {
+  command
+      .add_option_function<std::string>(
+          "--engine",
+          [&engine](const std::string& name) { engine = parse_enum<EngineKind>(name, "--engine"); },
+          "auto (graph on a GPU, else eager), eager or graph: one CUDA graph per chunk")
+      ->type_name("ENGINE");
+}
 
 CLI::App* add_run(CLI::App& app, RunOptions& options) {
   CLI::App* run = app.add_subcommand("run", "sample one action chunk for each observation of a tensor file");
@@ -38,6 +50,7 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
   run->add_option("--horizon", options.horizon, "action steps, where the checkpoint does not say it")
       ->type_name("H")
       ->check(CLI::Range(1, 1024));
+  add_engine_option(*run, options.engine);
   return run;
 }
 
@@ -72,6 +85,7 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   number("--max-age-ms", options.max_age_ms, "refuse observations whose timestamp is older", 1, 3600000);
   number("--max-connections", options.max_connections, "websockets open at a time", 1, 4096)
       ->capture_default_str();
+  add_engine_option(*serve, options.engine);
   return serve;
 }
 
@@ -156,9 +170,64 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
   bench->add_option("--sweep", options.sweeps, "layers=4,6,9,18 or vision-tokens=64,128,256; may be repeated")
       ->type_name("AXIS=N,...")
       ->allow_extra_args(false);
+  add_engine_option(*bench, options.engine);
   bench->add_flag("--compare", options.compare, "time the policy without the engine too");
   bench->add_option("--json", options.json, "write the result as JSON")->type_name("FILE.json");
   return bench;
+}
+
+struct GateCommand {
+  GateOptions options;
+  std::string held_out;
+  std::vector<std::string> data;
+};
+
+CLI::App* add_gate(CLI::App& app, GateCommand& command) {
+  GateOptions& options = command.options;
+  CLI::App* gate = app.add_subcommand(
+      "gate",
+      "say whether a faster path (--dtype, --engine) may stand in for float32 eager: exit code 0 or 1");
+  gate->add_option("--checkpoint", options.checkpoint, "our, openpi's or LeRobot's folder")
+      ->type_name("DIR")
+      ->required();
+  gate->add_option("--data", command.data, "demonstrations in HDF5 (globs)")->type_name("FILE...");
+  gate->add_option("--held-out", command.held_out,
+                   "only the episodes that a run with this configuration held out, with its data settings")
+      ->type_name("CONFIG");
+  const auto whole = [&](const char* flag, auto& value, const char* help, std::int64_t low,
+                         std::int64_t high) {
+    return gate->add_option(flag, value, help)->type_name("N")->check(CLI::Range(low, high));
+  };
+  whole("--frames", options.frames, "compare on this many, evenly spread; 0: all", 0, 1000000)
+      ->capture_default_str();
+  whole("--steps", options.steps, "Euler steps", 1, 1000)->capture_default_str();
+  whole("--batch-size", options.batch_size, "frames per forward pass", 1, 4096)->capture_default_str();
+  whole("--horizon", options.horizon, "action steps, where the checkpoint does not say it", 1, 1024);
+  add_engine_option(*gate, options.engine);
+  const auto limit = [&](const char* flag, double& value, const char* help) {
+    gate->add_option(flag, value, help)->type_name("X")->capture_default_str();
+  };
+  GateLimits& limits = options.limits;
+  limit("--min-cosine", limits.min_cosine_mean, "least cosine of a chunk's actions, mean over frames");
+  limit("--min-cosine-worst", limits.min_cosine_worst, "of the worst frame");
+  limit("--max-abs", limits.max_abs_mean, "largest difference of a normalised action, mean over frames");
+  limit("--max-abs-worst", limits.max_abs_worst, "of the worst frame");
+  limit("--max-l2", limits.max_l2_mean, "|difference| / |reference| of a chunk, mean over frames");
+  limit("--max-l2-worst", limits.max_l2_worst, "of the worst frame");
+  gate->add_option("--json", options.json, "also write the numbers here")->type_name("FILE.json");
+  return gate;
+}
+
+int run_gate_command(GateCommand& command) {
+  GateOptions& options = command.options;
+  const DistillConfig run = load_distill_config(command.held_out, {}, ConfigUse::kAny).config;
+  options.data = run.data;
+  options.split_seed = run.seed;
+  options.held_out = !command.held_out.empty();
+  if (!command.data.empty()) options.data.files.clear();
+  for (const std::string& file : command.data) options.data.files.push_back({file, 1.0});
+  if (options.data.files.empty()) throw UsageError("gate needs --data FILE... or --held-out CONFIG");
+  return run_gate(options);
 }
 
 int run_bench_command(BenchCommand& command) {
@@ -177,6 +246,7 @@ int main(int argc, char** argv) {
   ServeOptions serve_options;
   SimulateLoopOptions loop_options;
   BenchCommand bench_command;
+  GateCommand gate_command;
   CLI::App app("Runs and serves pi0 and pi0.5 policies, measures them and looks into their checkpoints.",
                "shallowpi-infer");
   app.footer(kExamples);
@@ -195,6 +265,9 @@ int main(int argc, char** argv) {
   add_common_options(*loop, common);
   CLI::App* bench = add_bench(app, bench_command);
   add_common_options(*bench, common);
+
+  CLI::App* gate = add_gate(app, gate_command);
+  add_common_options(*gate, common);
 
   const auto place = [&](auto& options) {
     options.device = parse_device(common.device);
@@ -215,6 +288,11 @@ int main(int argc, char** argv) {
     if (bench->parsed()) {
       place(bench_command.options);
       return run_bench_command(bench_command);
+    }
+    if (gate->parsed()) {
+      place(gate_command.options);
+      gate_command.options.quiet = common.quiet;
+      return run_gate_command(gate_command);
     }
     place(run_options);
     return run_policy_on_file(run_options);

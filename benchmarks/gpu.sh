@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures the inference engine on this machine's GPU: builds, passes the tests, then writes tables, JSON and
-# plots for pi0 and pi0.5 with 18, 9, 6 and 4 layers. Random weights: no checkpoint is needed.
+# plots for pi0 and pi0.5 with 18, 9, 6 and 4 layers, by the eager engine and by CUDA graphs. Random weights: no
+# checkpoint is needed. Last it compares each engine's bfloat16 actions with float32's (shallowpi-infer gate).
 #   benchmarks/gpu.sh [OUT]        OUT: folder for the results (default: gpu_results)
 # DEVICE=cpu SIZE=tiny SKIP_BUILD=1 BUILD_DIR=build tries the script itself where there is no GPU.
 set -euo pipefail
@@ -9,6 +10,8 @@ cd "$(dirname "$0")/.."
 device=${DEVICE:-cuda}
 build=$(realpath -m "${BUILD_DIR:-build}")
 mkdir -p "$out"
+engines=(eager graph)
+[[ $device == cpu ]] && engines=(eager)
 
 if [[ -z ${SKIP_BUILD:-} ]]; then
   scripts/build.sh --cuda
@@ -17,12 +20,22 @@ fi
 for model in pi0 pi05; do
   horizon=50
   [[ $model == pi05 ]] && horizon=10
-  "$build/bin/shallowpi-infer" bench --random-weights --model "$model" --size "${SIZE:-full}" --device "$device" \
-    --dtype bfloat16 --horizon "$horizon" --sweep layers=4,6,9,18 --iterations "${ITERATIONS:-100}" --warmup 3 \
-    --compare --json "$out/$model.json" | tee "$out/$model.txt"
-  if python3 -c 'import matplotlib' 2>/dev/null; then
-    scripts/plot_bench.py "$out/$model.json" "$out/$model.png"
-  else
-    echo "no plot: python3 has no matplotlib" >&2
-  fi
+  for engine in "${engines[@]}"; do
+    name=$model-$engine
+    "$build/bin/shallowpi-infer" bench --random-weights --model "$model" --size "${SIZE:-full}" --device "$device" \
+      --engine "$engine" --dtype bfloat16 --horizon "$horizon" --sweep layers=4,6,9,18 \
+      --iterations "${ITERATIONS:-100}" --warmup 3 --compare --json "$out/$name.json" | tee "$out/$name.txt"
+    if python3 -c 'import matplotlib' 2>/dev/null; then
+      scripts/plot_bench.py "$out/$name.json" "$out/$name.png"
+    else
+      echo "no plot: python3 has no matplotlib" >&2
+    fi
+  done
 done
+failed=0
+for engine in "${engines[@]}"; do
+  "$build/bin/shallowpi-infer" gate --checkpoint configs/quickstart/teacher --data configs/quickstart/*.hdf5 \
+    --device "$device" --engine "$engine" --dtype bfloat16 --frames "${FRAMES:-64}" --json "$out/gate-$engine.json" ||
+    failed=1
+done
+exit $failed

@@ -1,7 +1,7 @@
 # Finds LibTorch (a PyPI wheel, an unpacked zip, or a system install) and defines LibTorch::LibTorch.
 #
 # The wheel's own TorchConfig.cmake insists on a CUDA toolkit even where only the CPU libraries are wanted, so
-# the libraries are looked up here. SHALLOWPI_CUDA=ON adds the CUDA ones; no CUDA header is needed either way.
+# the libraries are looked up here. SHALLOWPI_CUDA=ON adds the CUDA ones, and looks for the CUDA headers.
 #
 #   LIBTORCH_ROOT or CMAKE_PREFIX_PATH   the folder that holds lib/libtorch_cpu.so and include/torch
 
@@ -13,7 +13,11 @@ set(LibTorch_REQUIRED LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY LibTorch_INCLUDE
 if(SHALLOWPI_CUDA)
   find_library(LibTorch_CUDA_LIBRARY torch_cuda HINTS ${LibTorch_INCLUDE_DIR}/../lib)
   find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda HINTS ${LibTorch_INCLUDE_DIR}/../lib)
-  list(APPEND LibTorch_REQUIRED LibTorch_CUDA_LIBRARY LibTorch_C10_CUDA_LIBRARY)
+  # Declarations for capturing graphs; nothing of the toolkit is linked.
+  file(GLOB LibTorch_NVIDIA_HEADERS ${LibTorch_INCLUDE_DIR}/../../nvidia/cu*/include)
+  find_path(LibTorch_CUDA_INCLUDE_DIR cuda_runtime_api.h
+            HINTS ${LibTorch_NVIDIA_HEADERS} ENV CUDA_HOME /usr/local/cuda PATH_SUFFIXES include)
+  list(APPEND LibTorch_REQUIRED LibTorch_CUDA_LIBRARY LibTorch_C10_CUDA_LIBRARY LibTorch_CUDA_INCLUDE_DIR)
 endif()
 
 include(FindPackageHandleStandardArgs)
@@ -37,5 +41,5 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
       "-Wl,--no-as-needed,${LibTorch_CUDA_LIBRARY},--as-needed" ${LibTorch_C10_CUDA_LIBRARY})
   endif()
 endif()
-mark_as_advanced(LibTorch_INCLUDE_DIR LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY
+mark_as_advanced(LibTorch_CUDA_INCLUDE_DIR LibTorch_INCLUDE_DIR LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY
                  LibTorch_CUDA_LIBRARY LibTorch_C10_CUDA_LIBRARY)

@@ -64,7 +64,7 @@ inline Policy parity_policy(const NamedTensors& weights, std::vector<std::int64_
   if (kept.empty()) {
     for (std::int64_t i = 0; i < config.depth(); ++i) kept.push_back(i);
   }
-  config.backbone.depth = config.expert.depth = static_cast<std::int64_t>(kept.size());
+  config.set_depth(static_cast<std::int64_t>(kept.size()));
   Policy policy(config, dtype, torch::kCPU, options);
   for (auto& [name, tensor] : policy->named_tensors()) {
     std::string source = name == kParityEmbedTokens ? kParityLmHead : name;

@@ -71,6 +71,22 @@ class CameraBatch {
 
 }  // namespace
 
+torch::Tensor normalized_actions(const PolicySpec& spec, const FeatureStats& action_stats,
+                                 RobotActions actions, const std::vector<float>& raw_state) {
+  if (actions.empty()) return {};
+  std::vector<float> state = raw_state;
+  state_to_policy(spec.robot, state);
+  actions_to_policy(spec.robot, state, actions);
+  torch::Tensor actions_hd = torch::empty({static_cast<std::int64_t>(actions.size()), kPaddedDims});
+  float* row = actions_hd.data_ptr<float>();
+  for (std::vector<float>& action : actions) {
+    normalize(action_stats, spec.norm_mode, action);
+    write_padded(action, row);
+    row += kPaddedDims;
+  }
+  return actions_hd;
+}
+
 PolicyTransform::PolicyTransform(PolicySpec spec, NormStats stats, std::shared_ptr<const Tokenizer> tokenizer,
                                  std::int64_t vocab)
     : spec_(std::move(spec)), stats_(std::move(stats)), tokenizer_(std::move(tokenizer)) {
@@ -131,21 +147,36 @@ void PolicyTransform::check_cameras(const RobotObservation& observation) const {
 }
 
 Observation PolicyTransform::prepare(const std::vector<RobotObservation>& observations) const {
-  return prepare(static_cast<std::int64_t>(observations.size()),
-                 [&](std::int64_t position) { return observations[position]; });
+  return prepare_each(
+      static_cast<std::int64_t>(observations.size()),
+      [&](std::int64_t position) -> const RobotObservation& { return observations[position]; });
+}
+
+Observation PolicyTransform::prepare(const std::vector<const RobotObservation*>& observations) const {
+  return prepare_each(
+      static_cast<std::int64_t>(observations.size()),
+      [&](std::int64_t position) -> const RobotObservation& { return *observations[position]; });
+}
+
+Observation PolicyTransform::prepare(std::int64_t count,
+                                     const std::function<RobotObservation(std::int64_t)>& observation) const {
+  RobotObservation current;
+  return prepare_each(count, [&](std::int64_t position) -> const RobotObservation& {
+    return current = observation(position);
+  });
 }
 
 // Tensors are only allocated here and filled through their pointers: a torch operation would start threads of
 // its own.
-Observation PolicyTransform::prepare(
-    std::int64_t count, const std::function<RobotObservation(std::int64_t)>& observation_at) const {
+Observation PolicyTransform::prepare_each(
+    std::int64_t count, const std::function<const RobotObservation&(std::int64_t)>& observation_at) const {
   if (count < 1) throw UsageError("a batch needs at least one observation");
   Observation result;
   result.state_bd = torch::empty({count, kPaddedDims}, torch::kFloat32);
   std::vector<std::vector<std::int64_t>> prompts;
   std::vector<CameraBatch> cameras(spec_.image_keys.size(), CameraBatch(count, spec_.image_size));
   for (std::int64_t position = 0; position < count; ++position) {
-    const RobotObservation observation = observation_at(position);
+    const RobotObservation& observation = observation_at(position);
     check_cameras(observation);
     const std::vector<float> state = policy_state(observation);
     write_padded(state, result.state_bd.data_ptr<float>() + position * kPaddedDims);

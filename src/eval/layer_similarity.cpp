@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "eval/frame_draws.h"
+#include "eval/frames.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/eval/layers.h"
 
@@ -34,7 +34,9 @@ class Collector {
     const PrefixCache cache = policy_->encode(observation, &tap);
     add_frames(inputs, cache.lengths_b.to(torch::kCPU), 0, backbone_ii_);
 
-    torch::Tensor x = sampling_noise(batch.actions_bhd, frames, options_.seed).to(options_.device);
+    torch::Tensor x =
+        sampling_noise(frames, batch.actions_bhd.size(1), batch.actions_bhd.size(2), options_.seed)
+            .to(options_.device);
     for (std::int64_t k = 0; k <= options_.steps; ++k) {
       inputs.clear();
       const torch::Tensor t = torch::full({x.size(0)}, 1 - double(k) / double(options_.steps), x.options());

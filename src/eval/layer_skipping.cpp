@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "eval/frame_draws.h"
+#include "eval/frames.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
@@ -44,7 +44,9 @@ SkipStudy::SkipStudy(Policy policy, const SamplePipeline& pipeline,
     prepared.observation = batch.observation.to(options.device);
     prepared.image_tokens = policy_->embed_images(prepared.observation);
     prepared.actions_bhd = batch.actions_bhd.to(options.device);
-    prepared.noise_bhd = sampling_noise(batch.actions_bhd, frames, options.seed).to(options.device);
+    prepared.noise_bhd =
+        sampling_noise(frames, batch.actions_bhd.size(1), batch.actions_bhd.size(2), options.seed)
+            .to(options.device);
     prepared.x_t = draw.x_t;
     prepared.t = draw.t;
     const PrefixCache cache = policy_->encode(prepared.observation, nullptr, prepared.image_tokens);

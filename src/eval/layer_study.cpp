@@ -42,8 +42,9 @@ LayerSubject::LayerSubject(const LayerStudyOptions& options)
     : options_(options),
       named_(read_checked(options)),
       dataset_(open_data(options.offline.data)),
-      samples_(choose_samples(dataset_, options.offline)),
-      pipeline_(make_pipeline(dataset_, named_, options.offline.data)),
+      samples_(choose_samples(dataset_, options.offline.data, options.offline.held_out,
+                              options.offline.split_seed, options.offline.frames)),
+      pipeline_(make_pipeline(dataset_, named_.info, options.offline.data)),
       policy_(load_policy(named_.info, options.offline.dtype, options.offline.measure.device)) {}
 
 Json LayerSubject::circumstances() const {

@@ -4,7 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "eval/offline_inputs.h"
+#include "eval/frames.h"
+#include "eval/named_checkpoint.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/eval/layers.h"
 

@@ -1,11 +1,11 @@
 #include "shallowpi/eval/measure.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 
-#include "eval/frame_draws.h"
+#include "eval/frames.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/normalize.h"
 #include "shallowpi/data/robot.h"
@@ -119,7 +119,8 @@ class Measurement {
     velocity_errors(pass, draw, first);
     if (teacher_ != nullptr) compare_with_teacher(pass, observation, draw, first);
     const torch::Tensor noise_bhd =
-        sampling_noise(batch.actions_bhd, frames, options_.seed).to(options_.device);
+        sampling_noise(frames, batch.actions_bhd.size(1), batch.actions_bhd.size(2), options_.seed)
+            .to(options_.device);
     const torch::Tensor sampled_bhd =
         subject_.policy->sample_actions(pass.cache, observation.state_bd, noise_bhd, options_.steps)
             .to(torch::kCPU);
@@ -131,14 +132,14 @@ class Measurement {
     const TrainingBatch batch = pipeline_.make_batch({sample});
     const Observation observation = batch.observation.to(options_.device);
     const torch::Tensor noise_bhd =
-        sampling_noise(batch.actions_bhd, {sample}, options_.seed).to(options_.device);
+        sampling_noise({sample}, batch.actions_bhd.size(1), batch.actions_bhd.size(2), options_.seed)
+            .to(options_.device);
     std::vector<double> milliseconds;
     for (std::int64_t i = 0; i <= options_.latency_repetitions; ++i) {
-      const auto start = std::chrono::steady_clock::now();
+      const Stopwatch watch;
       subject_.policy->sample_actions(observation, noise_bhd, options_.steps)
           .to(torch::kCPU);  // waits for the device
-      const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
-      if (i > 0) milliseconds.push_back(elapsed.count());
+      if (i > 0) milliseconds.push_back(watch.milliseconds());
     }
     std::sort(milliseconds.begin(), milliseconds.end());
     return milliseconds;

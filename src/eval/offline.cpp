@@ -6,7 +6,8 @@
 #include <set>
 
 #include "eval/frame_file.h"
-#include "eval/offline_inputs.h"
+#include "eval/frames.h"
+#include "eval/named_checkpoint.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
@@ -99,7 +100,7 @@ class Comparison {
     if (!options_.teacher.empty()) load_teacher(all);
     std::set<std::vector<std::int64_t>> skipped;
     for (const Named& named : all) {
-      const SamplePipeline pipeline = make_pipeline(dataset_, named, options_.data);
+      const SamplePipeline pipeline = make_pipeline(dataset_, named.info, options_.data);
       const bool is_teacher = teacher_ && same_folder(named.info.folder, options_.teacher);
       const auto& kept = named.info.kept_layers;
       if (teacher_ && !is_teacher) warn_of_foreign_teacher(named, teacher_fingerprint_);
@@ -108,7 +109,7 @@ class Comparison {
       measure(load(named, options_), teacher_ && !is_teacher ? &teacher_->policy : nullptr, pipeline);
     }
     reports_.push_back(
-        repeat_last_action(dataset_, make_pipeline(dataset_, all.front(), options_.data), samples_));
+        repeat_last_action(dataset_, make_pipeline(dataset_, all.front().info, options_.data), samples_));
   }
 
   const std::vector<PolicyReport>& reports() const { return reports_; }
@@ -126,7 +127,7 @@ class Comparison {
     teacher_ = load(named, options_);
     for (const Named& other : all)
       if (same_folder(other.info.folder, options_.teacher)) return;
-    measure(*teacher_, nullptr, make_pipeline(dataset_, named, options_.data));
+    measure(*teacher_, nullptr, make_pipeline(dataset_, named.info, options_.data));
   }
 
   void measure_skipped(const std::vector<std::int64_t>& kept, const SamplePipeline& pipeline) {
@@ -174,7 +175,8 @@ Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::S
 int run_on_data(const OfflineOptions& options) {
   const std::vector<Named> all = read_all(options);
   const Dataset dataset = open_data(options.data);
-  const std::vector<Dataset::Sample> samples = choose_samples(dataset, options);
+  const std::vector<Dataset::Sample> samples =
+      choose_samples(dataset, options.data, options.held_out, options.split_seed, options.frames);
   Comparison comparison(options, dataset, samples);
   comparison.run(all);
   std::cout << comparison_table(comparison.reports());

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <deque>
 #include <iostream>
 #include <tuple>
@@ -14,6 +13,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/distill/progress.h"
 #include "shallowpi/distill/stop_signal.h"
@@ -22,12 +22,7 @@ namespace shallowpi {
 namespace fs = std::filesystem;
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr std::int64_t kMaxAttempts = 5;  // of one episode in a row
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// A simulator with the episode that it plays.
 struct Seat {
@@ -35,7 +30,7 @@ struct Seat {
   std::optional<Episode> episode;
   std::unique_ptr<VideoWriter> video;
   std::int64_t attempts = 0;
-  Clock::time_point started;
+  Stopwatch watch;
   std::pair<std::string, std::int64_t> loaded{"", -1};  // the (suite, task) that its process holds
 };
 
@@ -50,7 +45,7 @@ class RolloutProgress {
   void show(const SuccessCount& count) {
     if (quiet_) return;
     const auto done = static_cast<std::size_t>(count.episodes);
-    const double each = seconds_since(start_) / double(std::max<std::size_t>(done - before_, 1));
+    const double each = watch_.seconds() / double(std::max<std::size_t>(done - before_, 1));
     const std::string line =
         str(done, "/", total_, " episodes  success ", count.successes, "/", count.episodes, " (",
             fixed(100 * count.rate(), 1), " %)  left ", human_duration(each * double(total_ - done)));
@@ -60,17 +55,17 @@ class RolloutProgress {
                 << progress_bar(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total_)) << line
                 << std::flush;
       shown_ = true;
-    } else if (!logged_ || seconds_since(*logged_) > 30 || done == total_) {
+    } else if (!logged_ || logged_->seconds() > 30 || done == total_) {
       log::info(line);
-      logged_ = Clock::now();
+      logged_.emplace();
     }
   }
 
  private:
   std::size_t before_, total_;
   bool quiet_, terminal_ = isatty(STDERR_FILENO) != 0, shown_ = false;
-  Clock::time_point start_ = Clock::now();
-  std::optional<Clock::time_point> logged_;
+  Stopwatch watch_;
+  std::optional<Stopwatch> logged_;
 };
 
 /// The evaluation: seats, the episodes that wait for one, and the results.
@@ -199,7 +194,7 @@ class Rollout {
   void begin(Seat& seat, const EpisodeKey& key) {
     seat.video.reset();
     seat.episode.emplace(key, tasks_.at({key.suite, key.task}), settings_);
-    seat.started = Clock::now();
+    seat.watch = {};
     ++seat.attempts;
     if (seat.episode->recorded())
       seat.video = std::make_unique<VideoWriter>(video_file(key, ""), 2 * settings_.image_size,
@@ -253,7 +248,7 @@ class Rollout {
   void finish(Seat& seat) {
     EpisodeRecord record = seat.episode->record();
     record.attempts = seat.attempts;
-    record.seconds = seconds_since(seat.started);
+    record.seconds = seat.watch.seconds();
     if (seat.video) seat.video->finish(video_file(record.key, record.success ? "_success" : "_failure"));
     seat.video.reset();
     seat.episode.reset();
@@ -280,9 +275,9 @@ class Rollout {
     if (ready.empty() || (others && static_cast<std::int64_t>(ready.size()) < settings_.batch)) return false;
     std::vector<PolicyCall> calls;
     for (Seat* seat : ready) calls.push_back(seat->episode->call());
-    const auto start = Clock::now();
+    const Stopwatch watch;
     std::vector<RobotActions> chunks = policy_.infer(calls);
-    const double each = 1000 * seconds_since(start) / double(calls.size());
+    const double each = watch.milliseconds() / double(calls.size());
     for (std::size_t i = 0; i < ready.size(); ++i) {
       ready[i]->episode->take_actions(std::move(chunks.at(i)), each);
       send(*ready[i]);

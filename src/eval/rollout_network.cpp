@@ -88,7 +88,7 @@ class CheckpointPolicy final : public RolloutPolicy {
       requests.push_back(
           {.observation = call.observation,
            .noise_hd = noise_of(call, seed_, horizon(), runner_.info().config.action_dim),
-           .prefix_actions_hd = normalized_prefix(runner_.transform(), call.prefix, call.observation.state)});
+           .prefix_actions_hd = runner_.transform().from_robot(call.prefix, call.observation.state)});
       // A policy may do with fewer cameras than LIBERO has.
       std::erase_if(requests.back().observation.images, [&](const auto& image) {
         return std::find(keys.begin(), keys.end(), image.first) == keys.end();

@@ -145,8 +145,8 @@ TimeConditioning ActionExpert::condition(const Tensor& t) const {
   return result;
 }
 
-Tensor ActionExpert::suffix_attention(std::int64_t draws, std::int64_t tokens) const {
-  Tensor one = torch::ones({tokens, tokens}, torch::kBool);
+Tensor ActionExpert::suffix_attention(std::int64_t draws, std::int64_t tokens, torch::Device device) const {
+  Tensor one = torch::ones({tokens, tokens}, torch::dtype(torch::kBool).device(device));
   if (state_tokens() == 1) one[0].narrow(0, 1, tokens - 1).fill_(false);  // the state sees no action
   return torch::block_diag(TensorList(static_cast<std::size_t>(draws), one)).to(torch::kBool);
 }
@@ -163,8 +163,8 @@ SuffixContext ActionExpert::prepare(const PrefixCache& cache, std::int64_t draws
   if (!apart && !cache.ragged) return context;
   const std::int64_t draw_tokens = draws * tokens, rows = apart ? draw_tokens : 1;
   const Tensor keys = cache.ragged ? cache.mask_bp : cache.mask_bp.narrow(0, 0, 1);
-  const Tensor suffix = apart ? suffix_attention(draws, tokens).to(keys.device())
-                              : torch::ones({1, draw_tokens}, keys.options());
+  const Tensor suffix =
+      apart ? suffix_attention(draws, tokens, keys.device()) : torch::ones({1, draw_tokens}, keys.options());
   const Tensor allowed = torch::cat(
       {keys.unsqueeze(1).expand({-1, rows, -1}), suffix.unsqueeze(0).expand({keys.size(0), -1, -1})}, 2);
   context.mask = additive_mask(allowed, dtype_);

@@ -71,7 +71,7 @@ class ActionExpert {
   Tensor embed(const Tensor& state_bd, const Tensor& x_t, const TimeConditioning& time,
                std::int64_t draws) const;
   /// Which of a cache row's R*S suffix tokens attend to which, bool [R*S, R*S].
-  Tensor suffix_attention(std::int64_t draws, std::int64_t tokens) const;
+  Tensor suffix_attention(std::int64_t draws, std::int64_t tokens, torch::Device device) const;
 
   PolicyKind kind_;
   GemmaConfig config_;

@@ -118,13 +118,24 @@ Tensor PolicyImpl::embed_cameras(const Observation& observation,
 }
 
 Tensor PolicyImpl::embed_images(const Observation& observation) {
-  const PrefixLayout layout = layout_prefix(observation, config_.vision.tokens(), config_.vocab);
-  return embed_cameras(observation, layout.camera_samples);
+  return embed_cameras(observation, layout(observation).camera_samples);
+}
+
+PrefixLayout PolicyImpl::layout(const Observation& observation) const {
+  return layout_prefix(observation, config_.vision.tokens(), config_.vocab);
+}
+
+PrefixLayout PolicyImpl::fixed_layout(const Observation& observation) const {
+  return layout_fixed_prefix(observation, config_.vision.tokens(), config_.vocab);
 }
 
 PrefixCache PolicyImpl::encode(const Observation& observation, AttentionTap* tap,
                                const Tensor& image_tokens) {
-  const PrefixLayout layout = layout_prefix(observation, config_.vision.tokens(), config_.vocab);
+  return encode(observation, layout(observation), tap, image_tokens);
+}
+
+PrefixCache PolicyImpl::encode(const Observation& observation, const PrefixLayout& layout, AttentionTap* tap,
+                               const Tensor& image_tokens) {
   const Tensor images = image_tokens.defined() ? image_tokens.to(parts_->store.dtype())
                                                : embed_cameras(observation, layout.camera_samples);
   const std::int64_t width = config_.backbone.width, batch = observation.batch_size(), length = layout.length;
@@ -132,14 +143,16 @@ PrefixCache PolicyImpl::encode(const Observation& observation, AttentionTap* tap
       observation.tokens_bt.flatten().to(torch::kInt64).index_select(0, layout.prompt_positions);
   const Tensor tokens = torch::cat({images.reshape({-1, width}), parts_->backbone.embed(ids)});
   TORCH_CHECK(tokens.size(0) == layout.destinations.size(0), "image tokens belong to another observation");
-  const Tensor x =
-      torch::zeros({batch * length, width}, tokens.options()).index_copy(0, layout.destinations, tokens);
+  Tensor x = torch::zeros({batch * length, width}, tokens.options())
+                 .index_copy(0, layout.destinations, tokens)
+                 .view({batch, length, width});
 
   PrefixCache cache;
   cache.lengths_b = layout.lengths_b;
   cache.mask_bp = torch::arange(length, layout.lengths_b.options()) < layout.lengths_b.unsqueeze(1);
   cache.ragged = layout.ragged;
-  parts_->backbone.encode(x.view({batch, length, width}), cache, tap, recomputes());
+  if (layout.holds_invalid) x = x * cache.mask_bp.unsqueeze(2);
+  parts_->backbone.encode(x, cache, tap, recomputes());
   return cache;
 }
 

@@ -1,6 +1,7 @@
 #include "model/prefix_layout.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
@@ -50,6 +51,14 @@ void check_tokens(const torch::Tensor& tokens, const Indices& positions, std::in
   }
 }
 
+void check_lengths(const Indices& lengths) {
+  const auto shortest = std::min_element(lengths.begin(), lengths.end());
+  if (shortest == lengths.end() || *shortest == 0) {
+    throw UsageError(
+        str("sample ", shortest - lengths.begin(), " of the batch has neither an image nor a prompt token"));
+  }
+}
+
 torch::Tensor index_tensor(const Indices& values, torch::Device device) {
   return torch::tensor(values, torch::kInt64).to(device);
 }
@@ -79,17 +88,54 @@ PrefixLayout layout_prefix(const Observation& observation, std::int64_t tokens_p
   }
   for (const std::int64_t position : prompt_positions) append(position / prompt);
 
+  check_lengths(lengths);
   const auto [shortest, longest] = std::minmax_element(lengths.begin(), lengths.end());
-  if (batch == 0 || *shortest == 0) {
-    throw UsageError(
-        str("sample ", shortest - lengths.begin(), " of the batch has neither an image nor a prompt token"));
-  }
   layout.length = *longest;
   layout.ragged = *shortest != *longest;
   for (std::size_t i = 0; i < samples.size(); ++i) positions[i] += samples[i] * layout.length;
   const torch::Device device = observation.tokens_bt.device();
   layout.prompt_positions = index_tensor(prompt_positions, device);
   layout.destinations = index_tensor(positions, device);
+  layout.lengths_b = index_tensor(lengths, device);
+  return layout;
+}
+
+PrefixLayout layout_fixed_prefix(const Observation& observation, std::int64_t tokens_per_image,
+                                 std::int64_t vocab) {
+  check_shapes(observation);
+  const std::int64_t batch = observation.batch_size(), prompt = observation.tokens_bt.size(1);
+  Indices everyone(batch), prompt_positions(batch * prompt);
+  std::iota(everyone.begin(), everyone.end(), 0);
+  std::iota(prompt_positions.begin(), prompt_positions.end(), 0);
+  PrefixLayout layout;
+  layout.camera_samples.assign(observation.images_bcyx.size(), everyone);
+
+  Indices lengths(batch, 0), samples;  // of every token, in the order of the destinations
+  std::vector<bool> valid;
+  const auto append = [&](std::int64_t sample, bool is_valid, std::int64_t count) {
+    samples.insert(samples.end(), count, sample);
+    valid.insert(valid.end(), count, is_valid);
+    if (is_valid) lengths[sample] += count;
+  };
+  for (const torch::Tensor& mask_b : observation.image_masks_b) {
+    const Indices present = chosen(mask_b);
+    for (const std::int64_t sample : everyone)
+      append(sample, std::binary_search(present.begin(), present.end(), sample), tokens_per_image);
+  }
+  const Indices real = chosen(observation.token_mask_bt.flatten());
+  check_tokens(observation.tokens_bt, real, vocab);
+  for (const std::int64_t position : prompt_positions)
+    append(position / prompt, std::binary_search(real.begin(), real.end(), position), 1);
+  check_lengths(lengths);
+
+  layout.length = static_cast<std::int64_t>(layout.camera_samples.size()) * tokens_per_image + prompt;
+  layout.ragged = layout.holds_invalid = true;
+  Indices front(batch, 0), behind = lengths, destinations;
+  for (std::size_t i = 0; i < samples.size(); ++i)
+    destinations.push_back(samples[i] * layout.length + (valid[i] ? front : behind)[samples[i]]++);
+  const torch::Device device = observation.tokens_bt.device();
+  layout.prompt_positions = index_tensor(prompt_positions, device);
+  layout.destinations = index_tensor(destinations, device);
   layout.lengths_b = index_tensor(lengths, device);
   return layout;
 }

@@ -1,6 +1,6 @@
 #include "shallowpi/runtime/action_chunk_controller.h"
 
-#include <chrono>
+#include "shallowpi/base/stopwatch.h"
 
 namespace shallowpi {
 
@@ -57,11 +57,11 @@ void ActionChunkController::work() {
       if (stop_) return;
       job.swap(job_);
     }
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     ChunkAnswer answer = infer(*job);
-    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+    const double took_ms = watch.milliseconds();
     const std::lock_guard lock(mutex_);
-    answers_.push_back({std::move(answer), took.count()});
+    answers_.push_back({std::move(answer), took_ms});
   }
 }
 

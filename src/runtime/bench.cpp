@@ -3,7 +3,6 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <iostream>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/image.h"
 #include "shallowpi/model/checkpoint.h"
@@ -25,9 +25,9 @@ namespace {
 constexpr std::int64_t kCameraHeight = 480, kCameraWidth = 640;  // of the images that are prepared
 
 double milliseconds(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   work();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return watch.milliseconds();
 }
 
 /// One combination of the sweeps.
@@ -59,7 +59,7 @@ PolicyConfig random_config(const BenchOptions& options, std::int64_t layers) {
     config.expert = {layers, 32, 64, 8, 1, 16};
     config.vocab = 256;
   }
-  config.backbone.depth = config.expert.depth = layers;
+  config.set_depth(layers);
   return config;
 }
 
@@ -103,7 +103,7 @@ class Measurement {
   Measurement(const BenchOptions& options, const Variant& variant)
       : options_(options),
         policy_(make_policy(options, variant)),
-        engine_(policy_, options.device),
+        engine_(make_engine(policy_, options.device, options.engine)),
         tokens_(variant.vision_tokens.value_or(config().vision.tokens())) {
     if (tokens_ > config().vision.tokens())
       throw UsageError(
@@ -134,14 +134,18 @@ class Measurement {
   void iterate() {
     samples_.host.push_back(milliseconds([&] { prepare_images(); }));
     StageTimes times;
-    double total = milliseconds([&] { engine_.sample(full_, &times); });
+    double total = milliseconds([&] { engine_->sample(full_, &times); });
     if (tokens_ < config().vision.tokens()) {
+      if (times.step_ms.empty())
+        throw UsageError("--sweep vision-tokens needs the time of each stage: give --engine eager");
       const double vision = times.vision_ms;
-      total = vision + milliseconds([&] { engine_.sample(pruned_, &times); });
+      total = vision + milliseconds([&] { engine_->sample(pruned_, &times); });
       times.vision_ms = vision;
     }
-    samples_.vision.push_back(times.vision_ms);
-    samples_.prefix.push_back(times.prefix_ms);
+    if (!times.step_ms.empty()) {
+      samples_.vision.push_back(times.vision_ms);
+      samples_.prefix.push_back(times.prefix_ms);
+    }
     samples_.step.insert(samples_.step.end(), times.step_ms.begin(), times.step_ms.end());
     samples_.total.push_back(samples_.host.back() + total);
     if (options_.compare) samples_.plain.push_back(milliseconds([&] { sample_plainly(); }));
@@ -212,7 +216,7 @@ class Measurement {
 
   const BenchOptions& options_;
   Policy policy_;
-  Engine engine_;
+  std::unique_ptr<Engine> engine_;
   std::int64_t tokens_;  // of each camera that reach the backbone
   EngineRequest full_, pruned_;
   Image camera_;
@@ -264,6 +268,7 @@ Json run_bench_json(const BenchOptions& options) {
       {"model", options.checkpoint.empty() ? options.model : "checkpoint"},
       {"size", options.checkpoint.empty() ? Json(enum_name(options.size)) : Json(nullptr)},
       {"dtype", options.dtype == torch::kBFloat16 ? "bfloat16" : "float32"},
+      {"engine", enum_name(options.engine)},
       {"cameras", options.cameras},
       {"prompt_tokens", options.prompt_tokens},
       {"horizon", options.horizon},
@@ -302,10 +307,10 @@ std::string bench_text(const Json& report) {
   std::string text;
   for (const auto& [key, value] : device.items())
     text += str(key, ": ", value.is_string() ? value.get<std::string>() : value.dump(), "; ");
-  text +=
-      str(settings.at("dtype").get<std::string>(), ", ", settings.at("cameras").dump(), " cameras, ",
-          settings.at("prompt_tokens").dump(), " prompt tokens, ", settings.at("horizon").dump(),
-          " actions, ", settings.at("steps").dump(), " steps, batch ", settings.at("batch").dump(), "\n\n");
+  text += str(settings.at("dtype").get<std::string>(), ", engine ", settings.at("engine").get<std::string>(),
+              ", ", settings.at("cameras").dump(), " cameras, ", settings.at("prompt_tokens").dump(),
+              " prompt tokens, ", settings.at("horizon").dump(), " actions, ", settings.at("steps").dump(),
+              " steps, batch ", settings.at("batch").dump(), "\n\n");
   text += text_table({"policy", "stage (ms)", "p50", "p90", "p99"}, times);
   text += "\n";
   text += text_table(

@@ -2,10 +2,10 @@
 
 #include <torch/torch.h>
 
-#include <chrono>
-#include <functional>
-
+#include "runtime/graph_engine.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
+#include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
@@ -21,15 +21,68 @@ class StageClock {
   explicit StageClock(torch::Device device) : device_(device) { lap(); }
   double lap() {
     if (device_.is_cuda()) torch::cuda::synchronize(device_.index());
-    const auto now = std::chrono::steady_clock::now();
-    const double ms = std::chrono::duration<double, std::milli>(now - last_).count();
-    last_ = now;
-    return ms;
+    return 1e3 * watch_.lap();
   }
 
  private:
   torch::Device device_;
-  std::chrono::steady_clock::time_point last_{};
+  Stopwatch watch_;
+};
+
+class EagerEngine : public Engine {
+ public:
+  EagerEngine(Policy policy, torch::Device device) : Engine(std::move(policy), device) {}
+
+  torch::Tensor sample(const EngineRequest& request, StageTimes* times) override {
+    const torch::InferenceMode guard;
+    SampleOptions options;
+    options.conditioning = conditioning(request.steps);
+    const Observation observation = request.observation.to(device_);
+    const torch::Tensor noise_bhd = request.noise_bhd.to(device_);
+    if (request.given_mask_bh.defined()) {
+      options.given_bhd = request.given_bhd.to(device_);
+      options.given_mask_bh = request.given_mask_bh.to(device_);
+    }
+    StageClock clock(device_);
+    torch::Tensor image_tokens;
+    if (times != nullptr) {
+      *times = {};
+      image_tokens = policy_->embed_images(observation);
+      times->vision_ms = clock.lap();
+      options.after_step = [&] { times->step_ms.push_back(clock.lap()); };
+    }
+    const PrefixCache cache = policy_->encode(observation, nullptr, image_tokens);
+    if (times != nullptr) times->prefix_ms = clock.lap();
+    return policy_->sample_actions(cache, observation.state_bd, noise_bhd, request.steps, options)
+        .to(torch::kCPU);
+  }
+};
+
+/// Graphs until one cannot be captured, which LibTorch or the driver may refuse; from then on eager.
+class AutoEngine : public Engine {
+ public:
+  AutoEngine(const Policy& policy, torch::Device device)
+      : Engine(policy, device),
+        graph_(std::make_unique<GraphEngine>(policy, device, cuda_graph_recorder(device))),
+        eager_(policy, device) {}
+
+  torch::Tensor sample(const EngineRequest& request, StageTimes* times) override {
+    if (graph_) {
+      try {
+        return graph_->sample(request, times);
+      } catch (const c10::Error& problem) {
+        log::warning(
+            "the graph engine failed, so the eager one goes on (--engine eager avoids the attempt): ",
+            problem.what_without_backtrace());
+        graph_.reset();
+      }
+    }
+    return eager_.sample(request, times);
+  }
+
+ private:
+  std::unique_ptr<GraphEngine> graph_;
+  EagerEngine eager_;
 };
 
 }  // namespace
@@ -47,28 +100,12 @@ std::shared_ptr<const StepConditioning> Engine::conditioning(std::int64_t steps)
   return conditioning_[steps] = policy_->step_conditioning(steps);
 }
 
-torch::Tensor Engine::sample(const EngineRequest& request, StageTimes* times) {
-  const torch::InferenceMode guard;
-  SampleOptions options;
-  options.conditioning = conditioning(request.steps);
-  const Observation observation = request.observation.to(device_);
-  const torch::Tensor noise_bhd = request.noise_bhd.to(device_);
-  if (request.given_mask_bh.defined()) {
-    options.given_bhd = request.given_bhd.to(device_);
-    options.given_mask_bh = request.given_mask_bh.to(device_);
-  }
-  StageClock clock(device_);
-  torch::Tensor image_tokens;
-  if (times != nullptr) {
-    *times = {};
-    image_tokens = policy_->embed_images(observation);
-    times->vision_ms = clock.lap();
-    options.after_step = [&] { times->step_ms.push_back(clock.lap()); };
-  }
-  const PrefixCache cache = policy_->encode(observation, nullptr, image_tokens);
-  if (times != nullptr) times->prefix_ms = clock.lap();
-  return policy_->sample_actions(cache, observation.state_bd, noise_bhd, request.steps, options)
-      .to(torch::kCPU);
+std::unique_ptr<Engine> make_engine(Policy policy, torch::Device device, EngineKind kind) {
+  if (kind == EngineKind::kGraph)
+    return std::make_unique<GraphEngine>(std::move(policy), device, cuda_graph_recorder(device));
+  if (kind == EngineKind::kAuto && cuda_graphs_available(device))
+    return std::make_unique<AutoEngine>(policy, device);
+  return std::make_unique<EagerEngine>(std::move(policy), device);
 }
 
 }  // namespace shallowpi

@@ -9,12 +9,6 @@
 namespace shallowpi {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 double unix_seconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
@@ -150,10 +144,10 @@ bool InferenceQueue::count_failures(RequestEnd end) {
 }
 
 void InferenceQueue::run_batch(std::vector<Job>& batch) {
-  const Clock::time_point start = Clock::now();
-  const double queued_s = seconds_since(batch.front().since);
+  const double queued_s = batch.front().waiting.seconds();
+  const Stopwatch watch;
   Attempt made = attempt(batch);
-  const double infer_s = seconds_since(start);
+  const double infer_s = watch.seconds();
   metrics_.observe_batch(batch.size(), queued_s, infer_s);
   if (batch.size() > 1 && (made.end == RequestEnd::kBadMessage || made.end == RequestEnd::kNotFinite)) {
     for (Job& job : batch) {  // one observation is to blame; the others get their answers

@@ -13,6 +13,7 @@
 
 #include "runtime/observation_message.h"
 #include "runtime/server_metrics.h"
+#include "shallowpi/base/stopwatch.h"
 
 namespace shallowpi {
 
@@ -42,7 +43,7 @@ class InferenceQueue {
     PolicyRequest request;
     std::function<bool()> gone;         ///< has the client left? Then the observation is skipped
     std::function<void(Outcome)> done;  ///< called once, from the inference thread
-    std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+    Stopwatch waiting;
   };
 
   /// `on_broken` is called from the inference thread when the policy has failed too often.

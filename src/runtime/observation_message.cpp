@@ -9,8 +9,6 @@
 #include "runtime/message.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/data/normalize.h"
-#include "shallowpi/data/robot.h"
 
 namespace shallowpi {
 namespace {
@@ -303,8 +301,8 @@ PolicyRequest ObservationDecoder::decode(std::string_view message) const {
     auto rows = to_rows(*prefix, "prefix_actions", spec_.robot.action_dim);
     if (static_cast<std::int64_t>(rows.size()) >= spec_.horizon)
       refuse("prefix_actions", str("expected fewer than ", spec_.horizon, " steps, got ", rows.size()));
-    if (!rows.empty())
-      request.infer.prefix_actions_hd = normalized_prefix(std::move(rows), observation.state);
+    request.infer.prefix_actions_hd = normalized_actions(spec_, stats_ ? stats_->actions : FeatureStats{},
+                                                         std::move(rows), observation.state);
   }
   if (const WireValue* time = look_up(*map, "timestamp")) {
     request.timestamp_s = as_number(*time);
@@ -312,15 +310,6 @@ PolicyRequest ObservationDecoder::decode(std::string_view message) const {
       refuse("timestamp", "expected Unix seconds, as time.time() gives them");
   }
   return request;
-}
-
-torch::Tensor ObservationDecoder::normalized_prefix(std::vector<std::vector<float>> actions,
-                                                    std::vector<float> state) const {
-  state_to_policy(spec_.robot, state);
-  actions_to_policy(spec_.robot, state, actions);
-  if (stats_)
-    for (std::vector<float>& action : actions) normalize(stats_->actions, spec_.norm_mode, action);
-  return to_tensor(actions, options_.action_width);
 }
 
 std::string encode_observation(const RobotObservation& observation, RobotKind robot,

@@ -38,8 +38,6 @@ class ObservationDecoder {
   PolicyRequest decode(std::string_view message) const;
 
  private:
-  torch::Tensor normalized_prefix(std::vector<std::vector<float>> actions, std::vector<float> state) const;
-
   PolicySpec spec_;
   std::optional<NormStats> stats_;
   DecoderOptions options_;

@@ -1,19 +1,13 @@
 #include "shallowpi/runtime/policy_runner.h"
 
-#include <chrono>
 #include <cmath>
 
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double milliseconds(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double, std::milli>(to - from).count();
-}
 
 /// Throws UsageError unless `tensor` is [rows, width], all finite.
 void check_tensor(const torch::Tensor& tensor, std::string_view name, std::int64_t rows, std::int64_t width) {
@@ -36,7 +30,7 @@ void check_finite(const RobotActions& actions) {
 
 PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::Device device,
                                 torch::Dtype dtype, std::optional<std::int64_t> horizon,
-                                const std::string& tokenizer) {
+                                const std::string& tokenizer, EngineKind engine) {
   CheckpointInfo info = read_checkpoint_info(checkpoint, horizon);
   if (!info.horizon_known && !horizon)
     throw UsageError(
@@ -48,8 +42,8 @@ PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::
   auto transform = std::make_unique<const PolicyTransform>(
       info.spec, *info.stats, std::make_shared<const Tokenizer>(find_tokenizer(tokenizer, info.tokenizer)),
       info.config.vocab);
-  Engine engine(load_policy(info, dtype, device), device);
-  return PolicyRunner(std::move(info), std::move(transform), std::move(engine));
+  auto made = make_engine(load_policy(info, dtype, device), device, engine);
+  return PolicyRunner(std::move(info), std::move(transform), std::move(made));
 }
 
 EngineRequest PolicyRunner::engine_request(const std::vector<InferRequest>& batch,
@@ -58,7 +52,9 @@ EngineRequest PolicyRunner::engine_request(const std::vector<InferRequest>& batc
   const auto count = static_cast<std::int64_t>(batch.size());
   EngineRequest request;
   request.steps = options.steps;
-  request.observation = transform_->prepare(count, [&](std::int64_t b) { return batch[b].observation; });
+  std::vector<const RobotObservation*> observations;
+  for (const InferRequest& one : batch) observations.push_back(&one.observation);
+  request.observation = transform_->prepare(observations);
   request.noise_bhd = torch::empty({count, horizon, dims});
   for (std::int64_t b = 0; b < count; ++b) {
     check_tensor(batch[b].noise_hd, "noise", horizon, dims);
@@ -83,19 +79,19 @@ EngineRequest PolicyRunner::engine_request(const std::vector<InferRequest>& batc
 std::vector<InferResult> PolicyRunner::infer(const std::vector<InferRequest>& batch,
                                              const InferOptions& options) {
   const torch::InferenceMode guard;
-  const Clock::time_point start = Clock::now();
+  Stopwatch watch;
   const EngineRequest request = engine_request(batch, options);
-  const Clock::time_point prepared = Clock::now();
-  const torch::Tensor actions_bhd = engine_.sample(request);
-  const Clock::time_point done = Clock::now();
+  const double prepare_ms = 1e3 * watch.lap();
+  const torch::Tensor actions_bhd = engine_->sample(request);
+  const double model_ms = 1e3 * watch.lap();
   std::vector<InferResult> results;
   for (std::size_t b = 0; b < batch.size(); ++b) {
     InferResult& result = results.emplace_back();
     result.normalized_hd = actions_bhd[static_cast<std::int64_t>(b)].clone();
     result.actions = transform_->to_robot(result.normalized_hd, batch[b].observation.state);
     check_finite(result.actions);
-    result.prepare_ms = milliseconds(start, prepared);
-    result.model_ms = milliseconds(prepared, done);
+    result.prepare_ms = prepare_ms;
+    result.model_ms = model_ms;
   }
   return results;
 }

@@ -61,13 +61,14 @@ int run_policy_on_file(const RunOptions& options) {
   }
 
   out["out.prefix_embeddings"] = policy->full_prefix_embeddings(observation);
-  const PrefixCache cache = policy->encode(observation);
   if (inputs.noise_bhd.defined() && inputs.actions_bhd.defined() && inputs.time_b.defined()) {
     const torch::Tensor t = inputs.time_b.view({-1, 1, 1});
     const torch::Tensor x_t = t * noise_bhd + (1 - t) * inputs.actions_bhd;
-    out["out.velocity"] = policy->velocity(cache, observation.state_bd, x_t, inputs.time_b);
+    out["out.velocity"] =
+        policy->velocity(policy->encode(observation), observation.state_bd, x_t, inputs.time_b);
   }
-  out["out.sampled_actions"] = policy->sample_actions(cache, observation.state_bd, noise_bhd, options.steps);
+  out["out.sampled_actions"] = make_engine(policy, options.device, options.engine)
+                                   ->sample({observation.to(torch::kCPU), noise_bhd, options.steps});
 
   for (auto& [name, tensor] : out) tensor = tensor.to(torch::kCPU, torch::kFloat32).contiguous();
   save_safetensors(options.output, out);

@@ -4,10 +4,7 @@
 
 #include <algorithm>
 
-#include "data/policy_sample.h"
-#include "shallowpi/data/normalize.h"
 #include "shallowpi/data/random.h"
-#include "shallowpi/data/robot.h"
 #include "shallowpi/runtime/action_chunk_controller.h"
 #include "shallowpi/runtime/policy_runner.h"
 
@@ -25,24 +22,6 @@ ChunkingOptions chunking_for(const PolicySpec& spec) {
   return options;
 }
 
-torch::Tensor normalized_prefix(const PolicyTransform& transform, const ActionChunk& actions,
-                                const std::vector<float>& raw_state) {
-  if (actions.empty()) return {};
-  const RobotSpec& robot = transform.spec().robot;
-  std::vector<float> state = raw_state;
-  state_to_policy(robot, state);
-  ActionChunk policy_actions = actions;
-  actions_to_policy(robot, state, policy_actions);
-  torch::Tensor prefix_hd = torch::empty({static_cast<std::int64_t>(actions.size()), kPaddedDims});
-  float* row = prefix_hd.data_ptr<float>();
-  for (Action& action : policy_actions) {
-    normalize(transform.stats().actions, transform.spec().norm_mode, action);
-    write_padded(action, row);
-    row += kPaddedDims;
-  }
-  return prefix_hd;
-}
-
 ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64_t steps,
                                 std::uint64_t seed) {
   struct Shared {
@@ -57,7 +36,7 @@ ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64
     auto generator = at::make_generator<at::CPUGeneratorImpl>(Random({seed, shared->calls++}).next());
     request.noise_hd =
         torch::randn({runner->info().spec.horizon, runner->info().config.action_dim}, generator);
-    request.prefix_actions_hd = normalized_prefix(runner->transform(), prefix, observation.state);
+    request.prefix_actions_hd = runner->transform().from_robot(prefix, observation.state);
     return runner->infer({request}, {.steps = steps}).at(0).actions;
   };
 }

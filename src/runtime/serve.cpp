@@ -73,7 +73,7 @@ class Inference {
   /// The first inferences are slow, on a GPU by seconds; no client should meet them.
   void warm_up(const ServeOptions& options) {
     InferRequest request;
-    request.observation.prompt = "warm up";
+    request.observation.prompt = options.default_prompt.empty() ? "warm up" : options.default_prompt;
     request.observation.state.assign(info().spec.robot.state_dim, 0.0f);
     const std::int64_t side = info().spec.image_size;
     const Image black{side, side, std::vector<std::uint8_t>(3 * side * side)};
@@ -93,7 +93,7 @@ class Inference {
 int serve_policy(const ServeOptions& options) {
   const ServerOptions listen = server_options(options);  // its mistakes first: loading takes a while
   Inference inference(PolicyRunner::load(options.checkpoint, options.device, options.dtype, options.horizon,
-                                         options.tokenizer),
+                                         options.tokenizer, options.engine),
                       options);
   inference.warm_up(options);
   PolicySpec spec = inference.info().spec;

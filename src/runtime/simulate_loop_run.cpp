@@ -84,7 +84,7 @@ class RunnerPolicy {
                                    .next();
     request.noise_hd = torch::randn({spec().horizon, runner_.info().config.action_dim},
                                     at::make_generator<at::CPUGeneratorImpl>(seed));
-    request.prefix_actions_hd = normalized_prefix(runner_.transform(), prefix, request.observation.state);
+    request.prefix_actions_hd = runner_.transform().from_robot(prefix, request.observation.state);
     return runner_.infer({request}, {.steps = steps_}).at(0).actions;
   }
 

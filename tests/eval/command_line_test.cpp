@@ -41,7 +41,7 @@ std::set<std::string> options_of(const std::string& command) {
   EXPECT_EQ(help.code, 0) << help.err;
   EXPECT_EQ(help.err, "");
   std::set<std::string> options;
-  const std::regex option(R"((^|\n)  (?:-\w,)?(--[a-z-]+))");
+  const std::regex option(R"((^|\n)  (?:-\w,)?(--[a-z0-9-]+))");
   for (std::sregex_iterator match(help.out.begin(), help.out.end(), option), end; match != end; ++match)
     options.insert((*match)[2]);
   return options;
@@ -80,7 +80,11 @@ TEST(CommandLine, TheOptionsAreFrozen) {
   EXPECT_EQ(options_of("shallowpi-eval compare"), with_common({"--video", "--out"}));
   EXPECT_EQ(options_of("shallowpi-infer"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(options_of("shallowpi-infer run"),
-            with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon"}));
+            with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon", "--engine"}));
+  EXPECT_EQ(options_of("shallowpi-infer gate"),
+            with_common({"--checkpoint", "--data", "--held-out", "--frames", "--steps", "--batch-size",
+                         "--horizon", "--engine", "--min-cosine", "--min-cosine-worst", "--max-abs",
+                         "--max-abs-worst", "--max-l2", "--max-l2-worst", "--json"}));
   EXPECT_EQ(options_of("shallowpi-infer inspect"), with_common({"--json"}));
   EXPECT_EQ(options_of("shallowpi-infer simulate-loop"),
             with_common({"--data", "--checkpoint", "--latency-ms", "--control-hz", "--execute", "--mode",
@@ -117,6 +121,11 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-eval rollout --suite libero_object --out /tmp/none --policy nap", "\"nap\" is none of"},
       {"shallowpi-eval compare a", "at least two runs"},
       {"shallowpi-infer run --checkpoint a", "--input"},
+      {"shallowpi-infer bench --random-weights --size tiny --device cpu --engine graph", "needs a GPU"},
+      {"shallowpi-infer bench --random-weights --size tiny --engine fast",
+       "'fast' is not one of auto, eager, graph"},
+      {"shallowpi-infer gate --checkpoint a", "--data"},
+      {"shallowpi-infer gate --checkpoint a --data b --device cpu", "give --dtype bfloat16"},
       {"shallowpi-infer inspect /nowhere", "/nowhere"},
       {"shallowpi-infer inspect", "folder"},
       {"shallowpi-infer simulate-loop", "--data"},

@@ -19,7 +19,7 @@ constexpr std::int64_t kDeadBackbone =
 PolicyConfig full_size(PolicyKind kind, std::int64_t depth = 18) {
   PolicyConfig config;
   config.kind = kind;
-  config.backbone.depth = config.expert.depth = depth;
+  config.set_depth(depth);
   return config;
 }
 

@@ -8,7 +8,7 @@ namespace {
 PolicyConfig full_size(PolicyKind kind, std::int64_t layers) {
   PolicyConfig config;
   config.kind = kind;
-  config.backbone.depth = config.expert.depth = layers;
+  config.set_depth(layers);
   return config;
 }
 

@@ -14,16 +14,16 @@ class EngineTest : public ::testing::TestWithParam<const char*> {
   NamedTensors io_ = testing::parity_io(GetParam());
   Observation observation_ = testing::parity_observation(io_);
   Policy policy_ = testing::parity_policy(testing::parity_weights(GetParam()));
-  Engine engine_{policy_, torch::kCPU};
+  std::unique_ptr<Engine> engine_ = make_engine(policy_, torch::kCPU);
 };
 INSTANTIATE_TEST_SUITE_P(Kinds, EngineTest, ::testing::Values("pi0", "pi05"));
 
 TEST_P(EngineTest, EqualsTheReferenceAndRepeats) {
   const EngineRequest request{observation_, io_.at("in.noise")};
-  const Tensor first = engine_.sample(request);
+  const Tensor first = engine_->sample(request);
   expect_tensor_near(first, io_.at("out.sampled_actions"), 5e-5);
   StageTimes times;
-  EXPECT_TRUE(torch::equal(engine_.sample(request, &times), first));
+  EXPECT_TRUE(torch::equal(engine_->sample(request, &times), first));
   EXPECT_GT(times.vision_ms, 0);
   EXPECT_GT(times.prefix_ms, 0);
   EXPECT_EQ(times.step_ms.size(), 10u);
@@ -31,11 +31,11 @@ TEST_P(EngineTest, EqualsTheReferenceAndRepeats) {
 
 TEST_P(EngineTest, TakesAnyNumberOfSteps) {
   for (const std::int64_t steps : {1, 3, 4, 3}) {
-    const Tensor got = engine_.sample({observation_, io_.at("in.noise"), steps});
+    const Tensor got = engine_->sample({observation_, io_.at("in.noise"), steps});
     expect_tensor_near(got, policy_->sample_actions(observation_, io_.at("in.noise"), steps), 1e-6);
   }
-  expect_error<UsageError>([&] { engine_.sample({observation_, io_.at("in.noise"), 0}); }, "num_steps is 0");
-  expect_error<UsageError>([&] { engine_.sample({observation_, io_.at("in.noise"), 1001}); }, "1..1000");
+  expect_error<UsageError>([&] { engine_->sample({observation_, io_.at("in.noise"), 0}); }, "num_steps is 0");
+  expect_error<UsageError>([&] { engine_->sample({observation_, io_.at("in.noise"), 1001}); }, "1..1000");
 }
 
 // Real-time chunking in its trained form, written out with one flow time per action.
@@ -54,10 +54,10 @@ TEST_P(EngineTest, HoldsGivenActions) {
     x = x - policy_->velocity(cache, observation_.state_bd, x, t) / kSteps;
     x = torch::where(mask.unsqueeze(2), given, x);
   }
-  const Tensor got = engine_.sample({observation_, noise, kSteps, given, mask});
+  const Tensor got = engine_->sample({observation_, noise, kSteps, given, mask});
   expect_tensor_near(got, x, 1e-5);
   EXPECT_TRUE(torch::equal(got[0].narrow(0, 0, 3), given[0].narrow(0, 0, 3)));
-  const Tensor free = engine_.sample({observation_, noise, kSteps});
+  const Tensor free = engine_->sample({observation_, noise, kSteps});
   EXPECT_GT((got - free)[0].narrow(0, 3, 7).abs().max().item<double>(), 1e-4) << "the prefix had no effect";
   expect_tensor_near(got[1], free[1], 1e-6);  // no action of this row is given
 }

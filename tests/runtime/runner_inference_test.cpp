@@ -28,11 +28,11 @@ TEST(RunnerInference, AChunkReturnsToWhatTheNetworkSaid) {
   const auto runner = quickstart_runner();
   const RobotObservation observation = grey_observation();
   const InferResult result = runner->infer({{observation, torch::randn({16, 32}), {}}}, {.steps = 2}).at(0);
-  const torch::Tensor back_hd = normalized_prefix(runner->transform(), result.actions, observation.state);
+  const torch::Tensor back_hd = runner->transform().from_robot(result.actions, observation.state);
   ASSERT_EQ(back_hd.sizes(), (std::vector<std::int64_t>{16, 32}));
   EXPECT_TRUE(testing::tensor_near(back_hd.narrow(1, 0, 7), result.normalized_hd.narrow(1, 0, 7), 1e-4));
   EXPECT_EQ(back_hd.narrow(1, 7, 25).abs().max().item<float>(), 0);
-  EXPECT_FALSE(normalized_prefix(runner->transform(), {}, observation.state).defined());
+  EXPECT_FALSE(runner->transform().from_robot({}, observation.state).defined());
 }
 
 TEST(RunnerInference, AnswersContinueTheirPrefix) {

@@ -26,6 +26,11 @@ struct RobotObservation {
 /// [H][action_dim], robot units.
 using RobotActions = std::vector<std::vector<float>>;
 
+/// Actions in robot units as the network knows them: float32 [D, 32], normalised, zero-padded; undefined
+/// where there are none. `raw_state` is the robot's own state.
+torch::Tensor normalized_actions(const PolicySpec& spec, const FeatureStats& action_stats,
+                                 RobotActions actions, const std::vector<float>& raw_state);
+
 /// Robot maps, normalisation, padding, images and prompt, as one policy was trained with them.
 class PolicyTransform {
  public:
@@ -43,14 +48,21 @@ class PolicyTransform {
   /// a state of another width or not finite, an unknown camera, no camera at all, a misshapen image, or no
   /// prompt. Safe to call from several threads at once.
   Observation prepare(const std::vector<RobotObservation>& observations) const;
+  Observation prepare(const std::vector<const RobotObservation*>& observations) const;
   /// The same for `count` observations that are made one at a time.
   Observation prepare(std::int64_t count,
                       const std::function<RobotObservation(std::int64_t)>& observation) const;
 
   /// Normalised [H, >= action_dim] actions to robot units; `raw_state` is the robot's own state.
   RobotActions to_robot(const torch::Tensor& actions_hd, const std::vector<float>& raw_state) const;
+  /// The inverse: float32 [H, 32], undefined where there are no actions.
+  torch::Tensor from_robot(RobotActions actions, const std::vector<float>& raw_state) const {
+    return normalized_actions(spec_, stats_.actions, std::move(actions), raw_state);
+  }
 
  private:
+  Observation prepare_each(std::int64_t count,
+                           const std::function<const RobotObservation&(std::int64_t)>& observation) const;
   std::vector<float> policy_state(const RobotObservation& observation) const;
   std::vector<std::int64_t> tokens_of(const RobotObservation& observation,
                                       const std::vector<float>& state) const;

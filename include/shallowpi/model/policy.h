@@ -34,6 +34,18 @@ struct PrefixCache {
   bool ragged = false;      ///< do the lengths differ, so that rows are padded?
 };
 
+/// Where the tokens of an observation go in the prefix, from PolicyImpl::layout or fixed_layout.
+struct PrefixLayout {
+  std::vector<std::vector<std::int64_t>> camera_samples;  ///< per camera, the samples that are embedded
+  torch::Tensor prompt_positions;  ///< int64 [n] positions within tokens_bt, flattened, that are embedded
+  torch::Tensor destinations;  ///< int64 [m*T + n] row within [B*P] of every image token (camera-major), then
+                               ///< of every prompt token
+  torch::Tensor lengths_b;     ///< int64 [B] valid tokens per sample
+  std::int64_t length = 0;     ///< P
+  bool ragged = false;         ///< do the lengths differ from P?
+  bool holds_invalid = false;  ///< are masked images and padding embedded too, behind the valid tokens?
+};
+
 /// Collects, for one layer, what the attention loss needs. Give it to `velocity` (action queries) and, for
 /// the ablation over all tokens, to `encode` too (backbone queries).
 struct AttentionTap {
@@ -109,6 +121,17 @@ class PolicyImpl : public torch::nn::Module {
   /// bit-equal tower and projector (the seam for a shared frozen tower). Throws UsageError for an observation
   /// without any token, or whose images have another size than config().vision.image_size.
   PrefixCache encode(const Observation& observation, AttentionTap* tap = nullptr,
+                     const torch::Tensor& image_tokens = {});
+
+  /// Where the observation's valid tokens go, with P of the longest sample. Works on the host: masks are
+  /// copied there. The layout is on the observation's device. Throws UsageError for a sample without any
+  /// token, for masks of the wrong shape and for prompt ids outside the vocabulary.
+  PrefixLayout layout(const Observation& observation) const;
+  /// The same with shapes that depend on the observation's shapes alone: P is every camera and the whole
+  /// padded prompt.
+  PrefixLayout fixed_layout(const Observation& observation) const;
+  /// `encode` with a layout made before, on the observation's device: launches device work only.
+  PrefixCache encode(const Observation& observation, const PrefixLayout& layout, AttentionTap* tap = nullptr,
                      const torch::Tensor& image_tokens = {});
 
   /// Flow velocity float32 [B*R, H, 32] at x_t [B*R, H, 32], state [B, 32], t [B*R] or [B*R, H]. One cache

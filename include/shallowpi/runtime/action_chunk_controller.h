@@ -26,11 +26,6 @@ using ChunkInference =
 /// six). The joints of other robots are positions unless the caller says otherwise.
 ChunkingOptions chunking_for(const PolicySpec& spec);
 
-/// Actions in robot units as PolicyRunner takes a prefix: float32 [D, 32], normalised against the
-/// observation's raw state; undefined where there are none.
-torch::Tensor normalized_prefix(const PolicyTransform& transform, const ActionChunk& actions,
-                                const std::vector<float>& raw_state);
-
 /// Inference by a loaded policy, with noise from (seed, number of the call). Calls are serialised, so that
 /// several controllers may share a runner.
 ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64_t steps = 10,

@@ -10,6 +10,7 @@
 #include "shallowpi/base/enum_names.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/model/config.h"
+#include "shallowpi/runtime/engine.h"
 
 namespace shallowpi {
 
@@ -34,6 +35,7 @@ struct BenchOptions {
   std::filesystem::path json;  ///< empty: none
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kFloat32;
+  EngineKind engine = EngineKind::kAuto;
   std::uint64_t seed = 42;
 };
 

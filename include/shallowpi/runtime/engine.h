@@ -1,11 +1,13 @@
-// Runs a policy as fast as LibTorch's operators allow: nothing is recorded for gradients, and what does not
-// depend on the observation is computed once.
+// Runs a policy fast: nothing is recorded for gradients, and what does not depend on the observation is
+// computed once. One interface, two engines over the one forward code of the model: the eager one launches
+// LibTorch's operators one by one, the graph engine replays them as one CUDA graph per shape.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <vector>
 
+#include "shallowpi/base/enum_names.h"
 #include "shallowpi/base/observation.h"
 #include "shallowpi/model/policy.h"
 
@@ -23,28 +25,44 @@ struct EngineRequest {
 /// Wall-clock milliseconds of a call's parts, each measured to its end on the device.
 struct StageTimes {
   double vision_ms = 0, prefix_ms = 0;
-  std::vector<double> step_ms;  ///< one per Euler step
+  std::vector<double> step_ms;  ///< one per Euler step; empty: the engine runs a chunk as one piece
 };
 
 /// Not thread-safe. The policy's weights must not change while the engine uses it.
 class Engine {
  public:
-  /// `policy` with all its parameters on `device`.
-  Engine(Policy policy, torch::Device device);
+  virtual ~Engine() = default;
 
   torch::Device device() const { return device_; }
   const PolicyConfig& config() const { return policy_->config(); }
 
-  /// Normalised actions float32 [B, H, 32], on the host. With `times` the device is waited for after every
-  /// stage, which costs a little where it is a GPU. Throws UsageError as Policy does.
-  torch::Tensor sample(const EngineRequest& request, StageTimes* times = nullptr);
+  /// Normalised actions float32 [B, H, 32], on the host. With `times` the eager engine waits for the device
+  /// after every stage, which costs a little where it is a GPU. Throws UsageError as Policy does.
+  virtual torch::Tensor sample(const EngineRequest& request, StageTimes* times = nullptr) = 0;
 
- private:
+ protected:
+  /// `policy` with all its parameters on `device`.
+  Engine(Policy policy, torch::Device device);
+  /// What `steps` steps need of the flow time. Throws UsageError unless there are 1..1000.
   std::shared_ptr<const StepConditioning> conditioning(std::int64_t steps);
 
   Policy policy_;
   torch::Device device_;
+
+ private:
   std::map<std::int64_t, std::shared_ptr<const StepConditioning>> conditioning_;  // by number of steps
 };
+
+enum class EngineKind { kAuto, kEager, kGraph };
+template <>
+inline constexpr auto kEnumNames<EngineKind> = std::to_array<EnumName<EngineKind>>({
+    {EngineKind::kAuto, "auto"},
+    {EngineKind::kEager, "eager"},
+    {EngineKind::kGraph, "graph"},
+});
+
+/// auto: graph on a GPU, eager elsewhere; a GPU on which no graph can be captured gets the eager engine, with
+/// a warning. Throws UsageError for graph on a CPU.
+std::unique_ptr<Engine> make_engine(Policy policy, torch::Device device, EngineKind kind = EngineKind::kAuto);
 
 }  // namespace shallowpi

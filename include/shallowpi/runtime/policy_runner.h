@@ -45,25 +45,27 @@ class PolicyRunner {
   /// `horizon` where the checkpoint does not say it; `tokenizer`: a file to use instead of the checkpoint's.
   /// Throws UsageError (no horizon, no statistics, no tokenizer) or CorruptError.
   static PolicyRunner load(const std::filesystem::path& checkpoint, torch::Device device, torch::Dtype dtype,
-                           std::optional<std::int64_t> horizon = {}, const std::string& tokenizer = "");
+                           std::optional<std::int64_t> horizon = {}, const std::string& tokenizer = "",
+                           EngineKind engine = EngineKind::kAuto);
 
   const CheckpointInfo& info() const { return info_; }
   const PolicyTransform& transform() const { return *transform_; }
-  Engine& engine() { return engine_; }
+  Engine& engine() { return *engine_; }
 
   /// One forward pass for the whole batch. Throws UsageError that names the field for a request that does not
   /// fit the policy, and NotFiniteError where the network's actions are not finite.
   std::vector<InferResult> infer(const std::vector<InferRequest>& batch, const InferOptions& options = {});
 
  private:
-  PolicyRunner(CheckpointInfo info, std::unique_ptr<const PolicyTransform> transform, Engine engine)
+  PolicyRunner(CheckpointInfo info, std::unique_ptr<const PolicyTransform> transform,
+               std::unique_ptr<Engine> engine)
       : info_(std::move(info)), transform_(std::move(transform)), engine_(std::move(engine)) {}
 
   EngineRequest engine_request(const std::vector<InferRequest>& batch, const InferOptions& options) const;
 
   CheckpointInfo info_;
   std::unique_ptr<const PolicyTransform> transform_;
-  Engine engine_;
+  std::unique_ptr<Engine> engine_;
 };
 
 }  // namespace shallowpi

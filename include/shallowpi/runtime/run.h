@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <optional>
 
+#include "shallowpi/runtime/engine.h"
+
 namespace shallowpi {
 
 struct RunOptions {
@@ -18,6 +20,7 @@ struct RunOptions {
   std::uint64_t seed = 42;  ///< of the noise, where the input has none
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kFloat32;
+  EngineKind engine = EngineKind::kAuto;
 };
 
 /// Writes float32 tensors

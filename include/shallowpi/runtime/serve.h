@@ -8,6 +8,8 @@
 #include <optional>
 #include <string>
 
+#include "shallowpi/runtime/engine.h"
+
 namespace shallowpi {
 
 struct ServeOptions {
@@ -26,6 +28,7 @@ struct ServeOptions {
   std::uint64_t seed = 42;  ///< of the noise, where a client sends none
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kFloat32;
+  EngineKind engine = EngineKind::kAuto;
 };
 
 /// Loads and warms up the policy, opens the port, prints its address on stdout, and serves until SIGTERM or

@@ -1,0 +1,82 @@
+#include "eval/frames.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/torch.h>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/data/random.h"
+
+namespace shallowpi {
+namespace {
+
+/// Depends on the frame and `seed` alone.
+std::uint64_t frame_seed(const Dataset::Sample& sample, std::uint64_t seed) {
+  return Random({seed, static_cast<std::uint64_t>(sample.source), static_cast<std::uint64_t>(sample.episode),
+                 static_cast<std::uint64_t>(sample.step)})
+      .next();
+}
+
+}  // namespace
+
+Dataset open_data(const DataConfig& data) {
+  std::vector<std::pair<std::string, double>> patterns;
+  for (const DataFile& file : data.files) patterns.emplace_back(file.path, file.weight);
+  const LiberoOptions libero{.raw_alignment = data.alignment == LiberoAlignment::kRaw,
+                             .drop_noops = data.drop_noops};
+  return open_dataset(patterns, std::string(enum_name(data.format)), libero);
+}
+
+std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DataConfig& data, bool held_out,
+                                            std::uint64_t split_seed, std::int64_t count) {
+  const double fraction = held_out ? data.held_out_fraction : 0.0;
+  if (held_out && fraction <= 0)
+    throw UsageError("--held-out: that run holds nothing out (data.held_out_fraction is 0)");
+  const Dataset::Split split = dataset.split(fraction, split_seed);
+  const auto& samples = held_out ? split.held_out : split.train;
+  if (samples.empty()) throw UsageError("the files hold no frame to measure on");
+  return spread_samples(samples, count);
+}
+
+SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data) {
+  if (!info.horizon_known)
+    throw UsageError(
+        str(info.folder.string(), " does not say how many steps an action chunk has: give --horizon H"));
+  std::optional<NormStats> stats = info.stats;
+  if (!data.norm_stats.empty()) stats = read_norm_stats(data.norm_stats);
+  if (!stats)
+    throw UsageError(
+        str(info.folder.string(), " has no normalisation statistics: give data.norm_stats=FILE"));
+  const auto tokenizer = std::make_shared<Tokenizer>(find_tokenizer(data.tokenizer, info.tokenizer));
+  return SamplePipeline(dataset, info.spec, *stats, tokenizer, info.config.vocab);
+}
+
+FlowDraw draw_for_frames(const torch::Tensor& actions_bhd, const std::vector<Dataset::Sample>& frames,
+                         const MeasureOptions& options) {
+  std::vector<torch::Tensor> noise, t, x_t, target;
+  for (std::size_t b = 0; b < frames.size(); ++b) {
+    const FlowDraw draw = draw_flow(actions_bhd.narrow(0, static_cast<std::int64_t>(b), 1), options.draws,
+                                    frame_seed(frames[b], options.seed));
+    noise.push_back(draw.noise);
+    t.push_back(draw.t);
+    x_t.push_back(draw.x_t);
+    target.push_back(draw.target);
+  }
+  const auto cat = [&](const std::vector<torch::Tensor>& parts) {
+    return torch::cat(parts).to(options.device);
+  };
+  return {cat(noise), cat(t), cat(x_t), cat(target)};
+}
+
+torch::Tensor sampling_noise(const std::vector<Dataset::Sample>& frames, std::int64_t horizon,
+                             std::int64_t dims, std::uint64_t seed) {
+  torch::Tensor noise_bhd =
+      torch::empty({static_cast<std::int64_t>(frames.size()), horizon, dims}, torch::kFloat32);
+  for (std::size_t b = 0; b < frames.size(); ++b) {
+    auto generator = at::make_generator<at::CPUGeneratorImpl>(frame_seed(frames[b], seed + 1));
+    noise_bhd[static_cast<std::int64_t>(b)].normal_(0.0, 1.0, generator);
+  }
+  return noise_bhd;
+}
+
+}  // namespace shallowpi

@@ -1,0 +1,33 @@
+// The frames of demonstrations that a policy is measured on, and what is drawn for each of them.
+#pragma once
+
+#include "shallowpi/data/loader.h"
+#include "shallowpi/distill/config.h"
+#include "shallowpi/distill/flow.h"
+#include "shallowpi/eval/measure.h"
+#include "shallowpi/model/checkpoint.h"
+
+namespace shallowpi {
+
+/// The demonstrations that `data` names.
+Dataset open_data(const DataConfig& data);
+
+/// `count` frames (0: all), evenly spread over all episodes, or over those that a run with this `data` and
+/// `split_seed` held out. Throws UsageError where there are none.
+std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DataConfig& data, bool held_out,
+                                            std::uint64_t split_seed, std::int64_t count);
+
+/// As the policy of that folder prepares frames; `data` may name other statistics or another tokenizer.
+/// Throws UsageError where the horizon or the statistics are not known.
+SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data);
+
+/// options.draws flow draws for each of `frames`, whose demonstrated actions are [B, H, 32]; on
+/// options.device, rows ordered b * R + r.
+FlowDraw draw_for_frames(const torch::Tensor& actions_bhd, const std::vector<Dataset::Sample>& frames,
+                         const MeasureOptions& options);
+
+/// Noise to sample from, float32 [frames, horizon, dims]: each row a function of its frame and the seed.
+torch::Tensor sampling_noise(const std::vector<Dataset::Sample>& frames, std::int64_t horizon,
+                             std::int64_t dims, std::uint64_t seed);
+
+}  // namespace shallowpi

@@ -1,0 +1,214 @@
+#include "shallowpi/eval/gate.h"
+
+#include <torch/torch.h>
+
+#include <cmath>
+#include <iostream>
+
+#include "eval/frames.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/log.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+namespace {
+
+using Frames = std::vector<Dataset::Sample>;
+
+std::string dtype_name(torch::Dtype dtype) {
+  return dtype == torch::kBFloat16 ? "bfloat16" : "float32";
+}
+
+void check_options(const GateOptions& options) {
+  if (options.frames < 0) throw UsageError(str("--frames ", options.frames, ": must not be negative"));
+  if (options.batch_size < 1)
+    throw UsageError(str("--batch-size ", options.batch_size, ": must be at least 1"));
+  const bool eager = options.engine == EngineKind::kEager ||
+                     (options.engine == EngineKind::kAuto && !options.device.is_cuda());
+  if (eager && options.dtype == torch::kFloat32)
+    throw UsageError(
+        "float32 with the eager engine is what the gate compares with: give --dtype bfloat16 or --engine "
+        "graph");
+}
+
+/// Normalised actions float32 [frames, H, 32] of one path. The policy is gone afterwards: two would not fit
+/// many devices.
+torch::Tensor sample_all(const GateOptions& options, const CheckpointInfo& info,
+                         const SamplePipeline& pipeline, const Frames& frames, torch::Dtype dtype,
+                         EngineKind kind) {
+  const auto engine = make_engine(load_policy(info, dtype, options.device), options.device, kind);
+  std::vector<torch::Tensor> chunks;
+  for (std::size_t first = 0; first < frames.size(); first += static_cast<std::size_t>(options.batch_size)) {
+    const std::size_t last = std::min(frames.size(), first + static_cast<std::size_t>(options.batch_size));
+    const Frames batch(frames.begin() + static_cast<std::ptrdiff_t>(first),
+                       frames.begin() + static_cast<std::ptrdiff_t>(last));
+    chunks.push_back(engine->sample(
+        {pipeline.make_batch(batch).observation,
+         sampling_noise(batch, info.spec.horizon, info.config.action_dim, options.seed), options.steps}));
+  }
+  return torch::cat(chunks);
+}
+
+/// One measure over all frames.
+class Measure {
+ public:
+  Measure(std::string name, bool high_is_good, double mean_limit, double worst_limit)
+      : name_(std::move(name)),
+        high_is_good_(high_is_good),
+        mean_limit_(mean_limit),
+        worst_limit_(worst_limit) {}
+
+  /// `values_n` float64 [frames].
+  void set(const torch::Tensor& values_n) {
+    mean_ = values_n.mean().item<double>();
+    // A value that is not a number is the worst of all.
+    const torch::Tensor bad_n =
+        (high_is_good_ ? -values_n : values_n).nan_to_num(INFINITY, INFINITY, -INFINITY);
+    worst_frame_ = bad_n.argmax().item<std::int64_t>();
+    worst_ = values_n[worst_frame_].item<double>();
+  }
+
+  Json json(const Json& frame_names) const {
+    return {{"name", name_},
+            {"mean", mean_},
+            {"mean_limit", mean_limit_},
+            {"worst", worst_},
+            {"worst_limit", worst_limit_},
+            {"worst_frame", frame_names[static_cast<std::size_t>(worst_frame_)]}};
+  }
+
+  void add_failures(const Json& frame_names, Json& failures) const {
+    const auto check = [&](const char* which, double value, double limit, const std::string& where) {
+      if (high_is_good_ ? value >= limit : value <= limit) return;  // NaN fails
+      failures.push_back(str(which, " ", name_, " is ", value, ", ", high_is_good_ ? "below" : "above", " ",
+                             limit, " by ", std::abs(value - limit), where));
+    };
+    check("mean", mean_, mean_limit_, "");
+    check("worst", worst_, worst_limit_,
+          str(" (", frame_names[static_cast<std::size_t>(worst_frame_)].get<std::string>(), ")"));
+  }
+
+ private:
+  std::string name_;
+  bool high_is_good_;
+  double mean_limit_, worst_limit_, mean_ = 0, worst_ = 0;
+  std::int64_t worst_frame_ = 0;
+};
+
+/// Both [N, H, A]; one row per frame from here on.
+std::vector<Measure> compare(const GateLimits& limits, const torch::Tensor& reference_nha,
+                             const torch::Tensor& candidate_nha) {
+  const torch::Tensor a = reference_nha.flatten(1).to(torch::kFloat64),
+                      b = candidate_nha.flatten(1).to(torch::kFloat64);
+  const torch::Tensor a_norm = a.norm(2, {1}).clamp_min(1e-12), b_norm = b.norm(2, {1}).clamp_min(1e-12);
+  std::vector<Measure> measures{{"action cosine", true, limits.min_cosine_mean, limits.min_cosine_worst},
+                                {"largest difference", false, limits.max_abs_mean, limits.max_abs_worst},
+                                {"relative L2 difference", false, limits.max_l2_mean, limits.max_l2_worst}};
+  measures[0].set((a * b).sum(1) / (a_norm * b_norm));
+  measures[1].set((a - b).abs().amax(1));
+  measures[2].set((a - b).norm(2, {1}) / a_norm);
+  return measures;
+}
+
+/// The largest difference of each dim, in robot units.
+std::vector<double> robot_differences(const Dataset& dataset, const SamplePipeline& pipeline,
+                                      const Frames& frames, const torch::Tensor& reference_nhd,
+                                      const torch::Tensor& candidate_nhd) {
+  std::vector<double> worst(static_cast<std::size_t>(pipeline.spec().robot.action_dim), 0.0);
+  for (std::size_t n = 0; n < frames.size(); ++n) {
+    const auto& state = dataset.sources()[frames[n].source].file->states(frames[n].episode)[frames[n].step];
+    const auto row = static_cast<std::int64_t>(n);
+    const RobotActions a = pipeline.to_robot(reference_nhd[row], state),
+                       b = pipeline.to_robot(candidate_nhd[row], state);
+    for (std::size_t h = 0; h < a.size(); ++h)
+      for (std::size_t dim = 0; dim < worst.size(); ++dim) {
+        const double difference = std::abs(double(a[h][dim]) - double(b[h][dim]));
+        if (!(difference <= worst[dim])) worst[dim] = difference;
+      }
+  }
+  return worst;
+}
+
+Json names_of(const Dataset& dataset, const Frames& frames) {
+  Json names = Json::array();
+  for (const Dataset::Sample& frame : frames) {
+    const EpisodeFile& file = *dataset.sources()[frame.source].file;
+    names.push_back(
+        str(file.path().filename().string(), " ", file.episodes()[frame.episode].name, " step ", frame.step));
+  }
+  return names;
+}
+
+std::string number(const Json& value) {
+  return value.is_number() ? fixed(value.get<double>(), 5) : "not finite";
+}
+
+}  // namespace
+
+Json run_gate_json(const GateOptions& options) {
+  check_options(options);
+  const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
+  const Dataset dataset = open_data(options.data);
+  const Frames frames =
+      choose_samples(dataset, options.data, options.held_out, options.split_seed, options.frames);
+  const SamplePipeline pipeline = make_pipeline(dataset, info, options.data);
+  if (!options.quiet) log::info("sampling ", frames.size(), " chunks in float32, then on the faster path");
+  const torch::Tensor reference_nhd =
+      sample_all(options, info, pipeline, frames, torch::kFloat32, EngineKind::kEager);
+  const torch::Tensor candidate_nhd =
+      sample_all(options, info, pipeline, frames, options.dtype, options.engine);
+  if (!reference_nhd.isfinite().all().item<bool>())
+    throw CorruptError(str(options.checkpoint.string(), ": its actions are not finite in float32 either"));
+
+  const std::int64_t dims = info.spec.robot.action_dim;
+  const std::vector<Measure> measures =
+      compare(options.limits, reference_nhd.narrow(2, 0, dims), candidate_nhd.narrow(2, 0, dims));
+  const Json names = names_of(dataset, frames);
+  Json report{{"passed", false},
+              {"checkpoint", options.checkpoint.string()},
+              {"device", options.device.str()},
+              {"dtype", dtype_name(options.dtype)},
+              {"engine", enum_name(options.engine)},
+              {"frames", frames.size()},
+              {"held_out", options.held_out},
+              {"euler_steps", options.steps},
+              {"batch_size", options.batch_size},
+              {"seed", options.seed},
+              {"failures", Json::array()},
+              {"measures", Json::array()}};
+  for (const Measure& measure : measures) {
+    report["measures"].push_back(measure.json(names));
+    measure.add_failures(names, report["failures"]);
+  }
+  report["worst_per_dim_robot_units"] =
+      robot_differences(dataset, pipeline, frames, reference_nhd, candidate_nhd);
+  report["passed"] = report["failures"].empty();
+  return report;
+}
+
+std::string gate_text(const Json& report) {
+  std::vector<std::vector<std::string>> rows, dims;
+  for (const Json& measure : report.at("measures"))
+    rows.push_back({measure.at("name").get<std::string>(), number(measure.at("mean")),
+                    number(measure.at("mean_limit")), number(measure.at("worst")),
+                    number(measure.at("worst_limit")), measure.at("worst_frame").get<std::string>()});
+  const Json& worst = report.at("worst_per_dim_robot_units");
+  for (std::size_t dim = 0; dim < worst.size(); ++dim) dims.push_back({str(dim), number(worst[dim])});
+  std::string text =
+      str(report.at("dtype").get<std::string>(), ", engine ", report.at("engine").get<std::string>(),
+          ", against float32 eager on ", report.at("frames").dump(), " frames\n\n",
+          text_table({"measure", "mean", "limit", "worst", "limit", "worst frame"}, rows), "\n",
+          text_table({"action dim", "worst difference (robot units)"}, dims), "\n");
+  for (const Json& failure : report.at("failures")) text += str("FAILED: ", failure.get<std::string>(), "\n");
+  return text + (report.at("passed").get<bool>() ? "passed\n" : "not passed: stay with float32 eager\n");
+}
+
+int run_gate(const GateOptions& options) {
+  const Json report = run_gate_json(options);
+  std::cout << gate_text(report);
+  if (!options.json.empty()) write_file_atomically(options.json, report.dump(2) + "\n");
+  return static_cast<int>(report.at("passed").get<bool>() ? ExitCode::kDone : ExitCode::kFailed);
+}
+
+}  // namespace shallowpi
