@@ -7,6 +7,7 @@
 #   serve        64 clients x 1000 requests, 200 half-open connections             about 5 min
 #   autobahn     websocket conformance; needs a python2.7 (PYTHON2=...)            about 5 min
 #   damaged-hdf5 10,000 damaged demonstration files                               about 10 min
+#   fuzz         10 million inputs for each parser of bytes from outside (clang)   hours; FUZZ_RUNS=100000 for less
 #   sanitizers   all C++ tests with address and undefined-behaviour sanitizers, and
 #                those of the threads with the thread sanitizer (clang)           about 60 min
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -15,12 +16,12 @@ options=() parts=()
 for argument in "$@"; do
   case $argument in
     --no-install) install=0; options+=("$argument") ;;
-    kills | lerobot | full-size | serve | autobahn | damaged-hdf5 | sanitizers) parts+=("$argument") ;;
-    -h | --help) sed -n '2,11s/^# //p' "$0"; exit 0 ;;
+    kills | lerobot | full-size | serve | autobahn | damaged-hdf5 | fuzz | sanitizers) parts+=("$argument") ;;
+    -h | --help) sed -n '2,12s/^# //p' "$0"; exit 0 ;;
     *) die "unknown argument $argument (see --help)" ;;
   esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(kills lerobot full-size serve damaged-hdf5 sanitizers)
+[ ${#parts[@]} -gt 0 ] || parts=(kills lerobot full-size serve damaged-hdf5 fuzz sanitizers)
 ./scripts/build.sh --tests --cpu "${options[@]}"
 python_env testenv "$project/tests/requirements.txt"
 
@@ -62,6 +63,11 @@ for part in "${parts[@]}"; do
       "$python_env_bin/python" tests/integration/autobahn.py build/bin/fake_policy_server "${PYTHON2:-python2.7}"
       ;;
     damaged-hdf5) SHALLOWPI_HDF5_MUTATIONS=2500 build/bin/data_tests --gtest_filter='Hdf5Mutations.*' ;;
+    fuzz)
+      tests/fuzz/coverage.sh
+      for target in tests/fuzz/corpus/*; do basename "$target"; done |
+        xargs -P "$(nproc)" -I TARGET tests/fuzz/run.sh build/bin/TARGET_fuzz -runs="${FUZZ_RUNS:-10000000}"
+      ;;
     sanitizers)
       sanitized asan-ubsan build-asan base_tests data_tests model_tests distill_tests runtime_tests eval_tests
       # What has threads of its own: the loader, the background task and the trainer that uses both.
