@@ -34,6 +34,8 @@ if [ $benchmarks -eq 1 ]; then
 fi
 need_packages $packages
 need_compiler
+# The fuzz targets' sanitizers; without them (g++) the targets only replay their corpus.
+if [ $tests -eq 1 ] && [ "${CC:-}" = "$clang" ]; then need_packages "libclang-rt-${clang#clang-}-dev"; fi
 need_libtorch $variant
 if [ $tests -eq 1 ]; then
   python_env testenv "$project/tests/requirements.txt"

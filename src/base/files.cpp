@@ -207,7 +207,7 @@ std::string read_file(const fs::path& path, std::uint64_t max_bytes) {
   std::string bytes;
   // The size is only a hint: the file may grow while it is read, and /proc says 0.
   bytes.reserve(std::min<std::uint64_t>(file.size(), max_bytes));
-  std::string block(kBlockBytes, '\0');
+  std::string block(std::clamp<std::uint64_t>(file.size() + 1, 4096, kBlockBytes), '\0');
   while (const std::size_t got = file.read(block.data(), block.size())) {
     if (got > max_bytes - bytes.size())
       throw IoError(

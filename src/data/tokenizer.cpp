@@ -2,9 +2,7 @@
 
 #include <sentencepiece_processor.h>
 
-#include <algorithm>
-#include <cstdlib>
-
+#include "data/sentencepiece_check.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 
@@ -15,36 +13,6 @@ namespace {
 
 constexpr std::uint64_t kMaxModelBytes = 256u << 20;  // PaliGemma's has 4 MB
 
-fs::path environment_path(const char* name, const fs::path& fallback) {
-  const char* value = std::getenv(name);
-  return value != nullptr && *value != '\0' ? fs::path(value) : fallback;
-}
-
-fs::path user_cache() {
-  return environment_path("XDG_CACHE_HOME", environment_path("HOME", "/") / ".cache");
-}
-
-// Where `openpi.shared.download` keeps gs://big_vision/paligemma_tokenizer.model (it does not read
-// XDG_CACHE_HOME).
-fs::path openpi_cache_file() {
-  const fs::path home =
-      environment_path("OPENPI_DATA_HOME", environment_path("HOME", "/") / ".cache" / "openpi");
-  return home / "big_vision" / "paligemma_tokenizer.model";
-}
-
-// The Hub's layout is models--<owner>--<name>/snapshots/<commit>/<file>.
-fs::path hub_cache_file() {
-  const fs::path hub =
-      environment_path("HF_HUB_CACHE", environment_path("HF_HOME", user_cache() / "huggingface") / "hub");
-  std::vector<fs::path> found;
-  std::error_code error;
-  for (const auto& entry :
-       fs::directory_iterator(hub / "models--google--paligemma-3b-pt-224" / "snapshots", error))
-    if (fs::exists(entry.path() / "tokenizer.model", error))
-      found.push_back(entry.path() / "tokenizer.model");
-  return found.empty() ? fs::path() : *std::min_element(found.begin(), found.end());
-}
-
 }  // namespace
 
 struct Tokenizer::Impl {
@@ -54,10 +22,15 @@ struct Tokenizer::Impl {
 Tokenizer::Tokenizer(const fs::path& model) : impl_(std::make_unique<Impl>()), path_(model) {
   if (!fs::is_regular_file(model))
     throw UsageError(str("tokenizer ", model.string(), ": there is no such file"));
-  const auto status = impl_->processor.LoadFromSerializedProto(read_file(model, kMaxModelBytes));
-  if (!status.ok())
-    throw CorruptError(str("tokenizer ", model.string(), " is not a SentencePiece model (",
-                           status.error_message(), "); fetch PaliGemma's again"));
+  const std::string bytes = read_file(model, kMaxModelBytes);
+  std::string problem = sentencepiece_problem(bytes);
+  if (problem.empty()) {
+    const auto status = impl_->processor.LoadFromSerializedProto(bytes);
+    if (!status.ok()) problem = status.ToString();
+  }
+  if (!problem.empty())
+    throw CorruptError(str("tokenizer ", model.string(), " is not a SentencePiece model (", problem,
+                           "); fetch PaliGemma's again"));
   if (bos() < 0)
     throw CorruptError(str("tokenizer ", model.string(),
                            " has no <bos> piece, which every prompt starts with; use PaliGemma's tokenizer"));
@@ -78,28 +51,6 @@ std::int64_t Tokenizer::bos() const {
 
 std::int64_t Tokenizer::vocab_size() const {
   return impl_->processor.GetPieceSize();
-}
-
-fs::path find_tokenizer(const std::string& explicit_path, const fs::path& checkpoint_path) {
-  if (!explicit_path.empty()) {
-    if (!fs::is_regular_file(explicit_path))
-      throw UsageError(str("tokenizer ", explicit_path, ": there is no such file"));
-    return explicit_path;
-  }
-  std::error_code error;
-  const bool is_folder = fs::is_directory(checkpoint_path, error);
-  const fs::path candidates[] = {is_folder ? checkpoint_path / "tokenizer.model" : checkpoint_path,
-                                 openpi_cache_file(), hub_cache_file()};
-  for (const fs::path& candidate : candidates)
-    if (fs::is_regular_file(candidate, error)) return candidate;
-  const fs::path target = openpi_cache_file();
-  throw UsageError(
-      str("no tokenizer found: neither the checkpoint nor the caches of openpi and Hugging Face have "
-          "PaliGemma's; fetch it (4 MB) with\n  mkdir -p ",
-          target.parent_path().string(), " && curl -fL -o ", target.string(),
-          " https://storage.googleapis.com/big_vision/paligemma_tokenizer.model\nor with\n  gsutil cp "
-          "gs://big_vision/paligemma_tokenizer.model ",
-          target.string(), "\nor name a file with the key data.tokenizer"));
 }
 
 }  // namespace shallowpi

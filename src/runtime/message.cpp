@@ -69,13 +69,17 @@ WireArray to_array(const WireMap& map, std::string_view field) {
   if (shape.size() > kMaxArrayRank)
     refuse(str("the array has ", shape.size(), " dimensions, at most ", kMaxArrayRank), field);
   std::uint64_t bytes = array.item_bytes;
+  std::uint64_t elements = 1;  // as if sides of 0 were 1
   bool overflow = false;
   for (const WireValue& size : shape) {
     const std::int64_t* integer = size.as<std::int64_t>();
     if (!integer || *integer < 0) refuse("the array's shape holds something other than sizes", field);
     array.shape.push_back(*integer);
     overflow |= __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(*integer), &bytes);
+    overflow |= __builtin_mul_overflow(elements, std::max<std::uint64_t>(*integer, 1), &elements);
   }
+  // Nothing bounds the other sides of an empty array.
+  if (bytes == 0) overflow |= elements > kMaxMessageItems;
   if (overflow || bytes != array.data.size())
     refuse(str("the array of shape [", join(array.shape, ", "), "] and type ", array.dtype(), " has ",
                array.data.size(), " bytes"),
@@ -185,7 +189,7 @@ class Builder : public msgpack::null_visitor {
   static void set_key(Open& top, const WireValue& value) {
     if (const auto* text = value.as<std::string_view>()) {
       top.key = *text;
-    } else if (const auto* bytes = value.as<WireBytes>()) {
+    } else if (const auto* bytes = value.as<WireBytes>(); bytes && is_utf8(bytes->bytes)) {
       top.key = bytes->bytes;
     } else {
       refuse("the key of a map is not text");

@@ -46,6 +46,31 @@ TEST(Tokenizer, EncodesFromSeveralThreads) {
   EXPECT_EQ(wrong, 0);
 }
 
+// Protobuf by hand: a field of bytes, of at most 127.
+std::string proto_field(int number, const std::string& bytes) {
+  return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(bytes.size())} + bytes;
+}
+
+TEST(Tokenizer, RefusesModelsThatTheLibraryDoesNotSurvive) {
+  const TempDir dir;
+  const std::string model = read_file(quickstart_tokenizer());
+  const auto refused = [&](const std::string& more, const std::string& part) {
+    write_text(dir / "bad.model", model + more);
+    expect_error<CorruptError>([&] { Tokenizer(dir / "bad.model"); }, "bad.model", part);
+  };
+  const std::string user_defined("\x18\x04", 2);
+  refused(proto_field(3, proto_field(2, std::string("\x04\0\0\0\xff\xff\xff\xff!\0", 10))),
+          "table of normalisation rules");
+  refused(proto_field(1, proto_field(1, std::string("a\0b", 3)) + user_defined), "NUL byte");
+  std::string nested;
+  for (int length = 1; length <= 65; ++length)
+    nested += proto_field(1, proto_field(1, std::string(length, '~')) + user_defined);
+  refused(nested, "user-defined pieces begin alike");
+  refused(std::string("\x0b", 1), "it is cut");
+  refused(std::string(11, '\xff'), "it is cut");
+  refused(proto_field(1, std::string("\x0a\x05", 2)), "a part of it is cut");
+}
+
 TEST(Tokenizer, RefusesWhatIsNotAModel) {
   const TempDir dir;
   expect_error<UsageError>([&] { Tokenizer(dir / "none.model"); }, "none.model", "no such file");

@@ -121,6 +121,11 @@ TEST(Message, RefusesShapesThatContradictTheBytes) {
   refused(std::string("\x91\xca\x3f\x80\x00\x00", 6), "something other than sizes");  // 1.0
   refused("\x92" + from_hex("cf4000000000000001") + from_hex("cf4000000000000000"),
           "has 4 bytes");  // wraps around
+  // Without elements, other sides that multiply beyond 63 bits, or to more rows than there is memory for.
+  const auto empty = [&](const std::string& shape) { return array_message(text("|u1"), bin(""), shape); };
+  expect_refused(empty("\x93" + from_hex("cf4000000000000000") + from_hex("0200")), "has 0 bytes");
+  expect_refused(empty("\x92" + from_hex("cf0000010000000000") + from_hex("00")), "has 0 bytes");
+  decode_message(empty("\x92" + from_hex("cd4000") + from_hex("00")));
   refused("\x99" + std::string(9, '\x01'), "9 dimensions");
   expect_refused(array_message("\x01", four_bytes, "\x91\x01"), "no dtype that is text");
   expect_refused(array_message(text("<f4"), text("1234"), "\x91\x01"), "no data that is bytes");
@@ -147,6 +152,7 @@ TEST(Message, RefusesWhatPythonWouldNotSend) {
   expect_refused("\xC1", "not msgpack");
   expect_refused(from_hex("d40000"), "extension type");
   expect_refused(from_hex("810102"), "key of a map is not text");
+  expect_refused(from_hex("81c401ff02"), "key of a map is not text");
   expect_refused(from_hex("82a16101a16102"), "is there twice");
   expect_refused(from_hex("82a16101c4016102"), "is there twice");  // as text and as bytes
   expect_refused(from_hex("cfffffffffffffffff"), "beyond 63 bits");
