@@ -201,7 +201,8 @@ def norm_stats():
         "infinite": json.dumps(stats(mean=[0, 1])).replace("[0, 1]", "[0, 1e999]"), "not_json": '{"norm_stats": nope}',
         "cut": '{"norm_stats": {"state"', "key_twice": '{"a": 1, "a": 2}', "huge_integer": '{"a": 123456789012345678901}',
         "deep": "[" * 65, "nul": '{"a": 1}\0{}', "bom": b"\xef\xbb\xbf{}", "not_utf8": b'{"a": "\xff"}', "nothing": "",
-        "numbers": "[0, -1, 1.5, -2e-3, 18446744073709551615, null]", "lines": '{\n"a":\n[1,\n}'}
+        "numbers": "[0, -1, 1.5, -2e-3, 18446744073709551615, null]", "lines": '{\n"a":\n[1,\n}',
+        "true": '{"a": true}', "integer": '{"a": 18446744073709551615}', "text": '{"a": "b"}', "small": '{"a": -3}'}
 
 
 # ---- configurations
