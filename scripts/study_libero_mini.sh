@@ -27,21 +27,22 @@ condition_options() {
   esac
 }
 
-# 24 disturbed demonstrations of each task, objects displaced; the official initial states are never used.
+# 60 disturbed demonstrations of each task, objects displaced; the official initial states are never used.
 collect() {
-  "$(./scripts/setup_libero.sh)" scripts/collect_libero_demos.py --suite libero_object --tasks $tasks --episodes 24 \
+  "$(./scripts/setup_libero.sh)" scripts/collect_libero_demos.py --suite libero_object --tasks $tasks --episodes 60 \
     --displace 0.02 --disturb 0.18 --workers 2 --out $demos
 }
 
 # Takes the checkpoint that succeeds most often on 30 displaced placements of another seed than any cell's.
 choose_teacher() {
-  local folder=$runs/teacher_pi05 step best=-1 successes
-  for step in 007000 009000 011000; do
+  local folder=$runs/teacher_pi05 step best=-1 successes chosen
+  for step in 005000 006000 007000 009000 011000; do
     rollout $runs/choice/$step --checkpoint $folder/checkpoints/step_$step --trials 10 --perturb target_xy=0.02 --seed 100
     successes=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["summary"]["successes"])' \
       $runs/choice/$step/results.json)
-    if [ "$successes" -ge "$best" ]; then best=$successes; ln -sfn checkpoints/step_$step $folder/chosen; fi
+    if [ "$successes" -ge "$best" ]; then best=$successes chosen=$step; fi
   done
+  ln -sfn checkpoints/step_"$chosen" $folder/chosen
 }
 
 # Makes a model if it is not there; sets $model to its folder.
@@ -60,6 +61,16 @@ make_model() {
     skip_least | skip_cosine) skip_layers "$1" "$(ranking "$1")" ;;
     *) die "unknown model $1" ;;
   esac
+}
+
+# The six layers that a rule keeps, found on the teacher's held-out demonstrations, as [0,3,...].
+ranking() {
+  make_model teacher >&2
+  local command=skip path='["sets"][0]["kept"]' options=(--no-greedy)
+  if [ "$1" = skip_cosine ]; then command=similarity path='["rankings"]["backbone"]["kept"]' options=(); fi
+  $eval $command --checkpoint $runs/teacher_pi05/chosen --held-out configs/libero_mini/l6.yaml --layers 6 --threads 1 \
+    --out "$runs/$1.json" "${options[@]}" >&2
+  python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))'"$path"', separators=(",", ":")))' "$runs/$1.json"
 }
 
 skip_layers() {
@@ -94,7 +105,7 @@ list_cells() {
     printf '%-24s %4d episodes, about %2d min on one core%s\n' "$cell" $episodes $((episodes * 9 / 60)) \
       "$([ ! -e "$results/$cell.json" ] || echo ', done')"
   done
-  echo "before the first of each: demonstrations 15 min on 2 cores, teacher 70 min, its choice 15 min, a student 10 to 20 min"
+  echo "before the first of each: demonstrations 40 min on 2 cores, teacher 70 min, its choice 25 min, a student 10 to 20 min"
 }
 
 # Each condition's cells against its teacher's.
