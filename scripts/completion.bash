@@ -1,9 +1,13 @@
 # Bash completion of the three programs' subcommands, options and configuration keys.   usage: source scripts/completion.bash
 # The words come from the programs themselves (--help, --dump-config=keys), so they fit the installed version.
 _shallowpi() {
-  local program=${COMP_WORDS[0]} word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} subcommand="" words
-  case ${COMP_WORDS[1]} in export | offline | run | inspect | bench) subcommand=${COMP_WORDS[1]} ;; esac
+  local program=${COMP_WORDS[0]} word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} subcommand words
+  local subcommands=$("$program" --help 2>/dev/null | sed -nE '/^Subcommands:/,/^$/s/^  ([a-z-]+).*/\1/p')
+  subcommand=$(grep -xF -- "${COMP_WORDS[1]}" <<<"$subcommands")
   case $previous in
+    --engine) words="auto eager graph" ;;
+    --chunking) words="receding ensemble rtc" ;;
+    --protocol) words="openpi lerobot" ;;
     --to) words="openpi lerobot" ;;
     --device) words="auto cpu cuda:0" ;;
     --dtype) words="auto float32 bfloat16" ;;
@@ -20,10 +24,10 @@ _shallowpi() {
       if [[ $word == -* ]]; then
         words=$("$program" $subcommand --help 2>/dev/null | grep -oE '^  (-h,)?--[a-z-]+' | grep -oE -- '--[a-z-]+')
       elif [[ $program == *distill && -z $subcommand ]]; then
-        words="$("$program" --dump-config=keys 2>/dev/null | sed 's/$/=/') export"
+        words="$("$program" --dump-config=keys 2>/dev/null | sed 's/$/=/') $subcommands"
         compopt -o nospace
       elif [[ $COMP_CWORD -eq 1 ]]; then
-        [[ $program == *eval ]] && words="offline" || words="run inspect bench"
+        words=$subcommands
       else
         COMPREPLY=($(compgen -f -- "$word"))
         compopt -o filenames
