@@ -125,7 +125,9 @@ int RolloutCommand::run() {
 
 CompareCommand::CompareCommand(CLI::App& app, CommonOptions& common) {
   CLI::App* command = app.add_subcommand("compare", "tabulate rollouts; paired tests against the first");
-  command->add_option("runs", options_.runs, "their --out folders, or copies of results.json")->type_name("[LABEL=]DIR")->required();
+  command->add_option("runs", options_.runs, "their --out folders, or copies of results.json")
+      ->type_name("[LABEL=]DIR")
+      ->required();
   command->add_option("--video", options_.video, "write the recorded episodes side by side into this folder")
       ->type_name("DIR");
   command->add_option("--out", options_.out, "write the comparison as JSON")->type_name("FILE.json");

@@ -1,5 +1,5 @@
-// Marks a function whose loops the compiler should vectorise for AVX2 too, chosen when the program is loaded. Other
-// processors' baseline (NEON) has what the loops need. Sanitizers do not survive the loader's choice.
+// Marks a function whose loops the compiler should vectorise for AVX2 too, chosen when the program is loaded.
+// Other processors' baseline (NEON) has what the loops need. Sanitizers do not survive the loader's choice.
 #pragma once
 
 #if !defined(__x86_64__) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

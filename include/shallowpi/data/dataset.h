@@ -17,29 +17,31 @@ struct Image {
 
 /// One recorded step as the robot saw it: raw units, images upright as the policy expects them.
 struct Frame {
-  std::vector<Image> images;    ///< in the order of the dataset's camera_names()
-  std::vector<float> state;     ///< raw robot dims
+  std::vector<Image> images;  ///< in the order of the dataset's camera_names()
+  std::vector<float> state;   ///< raw robot dims
 };
 
 struct EpisodeInfo {
-  std::string name;             ///< "demo_3" or the file's stem
-  std::string prompt;           ///< the instruction; empty where the file has none
-  std::int64_t length = 0;      ///< usable (observation, action) pairs, after alignment and no-op filter
+  std::string name;         ///< "demo_3" or the file's stem
+  std::string prompt;       ///< the instruction; empty where the file has none
+  std::int64_t length = 0;  ///< usable (observation, action) pairs, after alignment and no-op filter
 };
 
-/// One demonstration file. Everything is validated when it is opened (CorruptError naming file, demo and dataset).
-/// Thread-safe: several threads read frames in parallel.
+/// One demonstration file. Everything is validated when it is opened (CorruptError naming file, demo and
+/// dataset). Thread-safe: several threads read frames in parallel.
 class EpisodeFile {
  public:
   virtual ~EpisodeFile() = default;
   virtual const std::filesystem::path& path() const = 0;
   virtual const std::vector<EpisodeInfo>& episodes() const = 0;
-  /// Canonical camera names ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"), those the file really has.
+  /// Canonical camera names ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"), those the file really
+  /// has.
   virtual const std::vector<std::string>& camera_names() const = 0;
   virtual std::int64_t state_dim() const = 0;
   virtual std::int64_t action_dim() const = 0;
   /// The frame of pair `step`; `cameras` selects by index into camera_names().
-  virtual Frame frame(std::int64_t episode, std::int64_t step, const std::vector<std::size_t>& cameras) const = 0;
+  virtual Frame frame(std::int64_t episode, std::int64_t step,
+                      const std::vector<std::size_t>& cameras) const = 0;
   /// Raw state [length][state_dim] and actions [length][action_dim] of a whole episode (small; read once).
   virtual const std::vector<std::vector<float>>& states(std::int64_t episode) const = 0;
   virtual const std::vector<std::vector<float>>& actions(std::int64_t episode) const = 0;

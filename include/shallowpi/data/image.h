@@ -9,16 +9,17 @@
 
 namespace shallowpi {
 
-/// Aspect-preserving resize to `size` x `size`, padded with black (openpi `image_tools.resize_with_pad`): bit-exact
-/// with Pillow's bilinear on uint8. An image that already has the size is returned as it is.
+/// Aspect-preserving resize to `size` x `size`, padded with black (openpi `image_tools.resize_with_pad`):
+/// bit-exact with Pillow's bilinear on uint8. An image that already has the size is returned as it is.
 Image resize_with_pad(const Image& image, std::int64_t size);
 
-/// Writes the image as float [3, size, size] in [-1, 1] into `out_cyx` (3*size*size floats), resized by `mode`.
-/// kTorch is LeRobot's: bilinear on floats, no antialiasing, align_corners=false, padded with -1.
+/// Writes the image as float [3, size, size] in [-1, 1] into `out_cyx` (3*size*size floats), resized by
+/// `mode`. kTorch is LeRobot's: bilinear on floats, no antialiasing, align_corners=false, padded with -1.
 void image_to_float(const Image& image, std::int64_t size, ResizeMode mode, float* out_cyx);
 
-/// openpi's training augmentation on a float [3, size, size] image in [-1, 1], in place; drawn anew per sample:
-/// crop 95 % and rotate by U(-5, 5) degrees (not for wrist cameras), then brightness, contrast and saturation.
+/// openpi's training augmentation on a float [3, size, size] image in [-1, 1], in place; drawn anew per
+/// sample: crop 95 % and rotate by U(-5, 5) degrees (not for wrist cameras), then brightness, contrast and
+/// saturation.
 void augment(float* image_cyx, std::int64_t size, bool is_wrist, Random& random);
 
 /// Decodes a JPEG (RGB out). Throws CorruptError; `where` names the frame.

@@ -1,5 +1,5 @@
-// A small counter-based random generator: the same (seed, stream, ...) gives the same numbers on every machine and for
-// any number of threads. (splitmix64; not for cryptography.)
+// A small counter-based random generator: the same (seed, stream, ...) gives the same numbers on every
+// machine and for any number of threads. (splitmix64; not for cryptography.)
 #pragma once
 
 #include <cmath>
@@ -19,7 +19,9 @@ class Random {
   double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
   /// Uniform in {0, ..., n - 1}.
-  std::uint64_t below(std::uint64_t n) { return static_cast<std::uint64_t>((static_cast<unsigned __int128>(next()) * n) >> 64); }
+  std::uint64_t below(std::uint64_t n) {
+    return static_cast<std::uint64_t>((static_cast<unsigned __int128>(next()) * n) >> 64);
+  }
 
  private:
   static std::uint64_t mix(std::uint64_t z) {

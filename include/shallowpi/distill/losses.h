@@ -9,17 +9,18 @@ namespace shallowpi {
 
 /// A mean that is not divided yet, so that micro-batches and processes can be added up exactly.
 struct LossSum {
-  torch::Tensor sum;       ///< scalar, float32, with gradient
+  torch::Tensor sum;  ///< scalar, float32, with gradient
   double count = 0;
   torch::Tensor mean() const { return sum / count; }
 };
 
-/// L_task and L_kd (paper equations 1 and 2): squared error over [B, H, :dims]; `dims` 32 (openpi) or the robot's own.
+/// L_task and L_kd (paper equations 1 and 2): squared error over [B, H, :dims]; `dims` 32 (openpi) or the
+/// robot's own.
 LossSum velocity_loss(const torch::Tensor& v_bhd, const torch::Tensor& target_bhd, std::int64_t dims);
 
-/// L_attn (paper equation 3): KL(teacher || student) between softmax(q k^T / sqrt(K)) over the valid prefix tokens, mean
-/// over batch, heads and action tokens (with `all_queries` over valid prefix queries too). The teacher's tap carries no
-/// gradient. Taps come from the same observations, in the same order.
+/// L_attn (paper equation 3): KL(teacher || student) between softmax(q k^T / sqrt(K)) over the valid prefix
+/// tokens, mean over batch, heads and action tokens (with `all_queries` over valid prefix queries too). The
+/// teacher's tap carries no gradient. Taps come from the same observations, in the same order.
 LossSum attention_loss(const AttentionTap& teacher, const AttentionTap& student, bool all_queries = false);
 
 }  // namespace shallowpi

@@ -1,5 +1,5 @@
-// Checkpoint folders: ours, openpi's PyTorch ones and LeRobot's. Reading tells which one it is; writing makes ours, and
-// export writes the other two.
+// Checkpoint folders: ours, openpi's PyTorch ones and LeRobot's. Reading tells which one it is; writing makes
+// ours, and export writes the other two.
 #pragma once
 
 #include <filesystem>
@@ -22,31 +22,35 @@ struct CheckpointInfo {
   std::filesystem::path folder;
   CheckpointFormat format = CheckpointFormat::kShallowPi;
   PolicyConfig config;
-  PolicySpec spec;                          ///< inferred with openpi's / LeRobot's defaults where the folder is silent
-  bool horizon_known = true;                ///< openpi's config.json may not say it
-  std::optional<NormStats> stats;           ///< from assets/ or LeRobot's processor files
-  std::filesystem::path tokenizer;          ///< tokenizer.model within the folder; empty where it has none
-  std::vector<std::int64_t> kept_layers;    ///< the teacher layers that a student kept; empty for a teacher
-  std::string teacher_fingerprint;          ///< of the teacher a student came from; empty otherwise
-  std::vector<std::string> notes;           ///< what was assumed, in words for `inspect`
+  PolicySpec spec;                 ///< inferred with openpi's / LeRobot's defaults where the folder is silent
+  bool horizon_known = true;       ///< openpi's config.json may not say it
+  std::optional<NormStats> stats;  ///< from assets/ or LeRobot's processor files
+  std::filesystem::path tokenizer;        ///< tokenizer.model within the folder; empty where it has none
+  std::vector<std::int64_t> kept_layers;  ///< the teacher layers that a student kept; empty for a teacher
+  std::string teacher_fingerprint;        ///< of the teacher a student came from; empty otherwise
+  std::vector<std::string> notes;         ///< what was assumed, in words for `inspect`
 };
 
-/// Reads everything but the weights. Throws UsageError (no such folder, no weights, a JAX `params/` folder: with the
-/// conversion command and its trap) or CorruptError.
-CheckpointInfo read_checkpoint_info(const std::filesystem::path& folder, std::optional<std::int64_t> horizon = {});
+/// Reads everything but the weights. Throws UsageError (no such folder, no weights, a JAX `params/` folder:
+/// with the conversion command and its trap) or CorruptError.
+CheckpointInfo read_checkpoint_info(const std::filesystem::path& folder,
+                                    std::optional<std::int64_t> horizon = {});
 
-/// Tensor names of a file mapped to openpi's: an optional leading `model.` is stripped and the tied twin resolved
+/// Tensor names of a file mapped to openpi's: an optional leading `model.` is stripped and the tied twin
+/// resolved
 /// (`embed_tokens` preferred over `lm_head`).
 std::map<std::string, std::string> canonical_names(const SafetensorsFolder& file);
 
-/// Loads the policy: all tensors are compared with expected_tensors() first, and every missing, unexpected and
-/// misshapen one is listed in one CorruptError. Reads tensor by tensor into the module (never two full copies).
-Policy load_policy(const CheckpointInfo& info, torch::Dtype dtype = torch::kFloat32, torch::Device device = torch::kCPU,
-                   PolicyOptions options = {});
+/// Loads the policy: all tensors are compared with expected_tensors() first, and every missing, unexpected
+/// and misshapen one is listed in one CorruptError. Reads tensor by tensor into the module (never two full
+/// copies).
+Policy load_policy(const CheckpointInfo& info, torch::Dtype dtype = torch::kFloat32,
+                   torch::Device device = torch::kCPU, PolicyOptions options = {});
 
 /// A student with the teacher's layers `kept` in both stacks, read tensor by tensor from the teacher's file.
 Policy load_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>& kept,
-                    torch::Dtype dtype = torch::kFloat32, torch::Device device = torch::kCPU, PolicyOptions options = {});
+                    torch::Dtype dtype = torch::kFloat32, torch::Device device = torch::kCPU,
+                    PolicyOptions options = {});
 
 /// SHA-256 over the names, shapes and bytes of the live tensors in the folder's files: identifies a teacher.
 std::string weights_fingerprint(const CheckpointInfo& checkpoint);
@@ -59,12 +63,12 @@ struct CheckpointContents {
   std::filesystem::path tokenizer;        ///< copied; empty: none
   std::vector<std::int64_t> kept_layers;  ///< empty for a teacher
   std::string teacher_fingerprint;
-  std::string card;                       ///< extra text for the model card, in Markdown
+  std::string card;  ///< extra text for the model card, in Markdown
 };
 
-/// Writes all files of our format into the existing, empty `folder` (call within publish_folder). `tensors` are by
-/// openpi name; with `store` bfloat16 all but the keep_float32 ones are rounded. `dead_from`: a folder to copy the dead
-/// expert lm_head from where it has one.
+/// Writes all files of our format into the existing, empty `folder` (call within publish_folder). `tensors`
+/// are by openpi name; with `store` bfloat16 all but the keep_float32 ones are rounded. `dead_from`: a folder
+/// to copy the dead expert lm_head from where it has one.
 void write_checkpoint_files(const std::filesystem::path& folder, const CheckpointContents& contents,
                             const NamedTensors& tensors, torch::Dtype store = torch::kBFloat16,
                             const std::filesystem::path& dead_from = {});
@@ -73,8 +77,9 @@ void write_checkpoint_files(const std::filesystem::path& folder, const Checkpoin
 void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>& kept,
                   const std::filesystem::path& out);
 
-/// Writes a folder that openpi (`--to openpi`) or LeRobot 0.6.1 (`--to lerobot`) loads strictly, with a README.md that
-/// gives the few lines of Python that tell the package the depth.
-void export_checkpoint(const std::filesystem::path& folder, CheckpointFormat to, const std::filesystem::path& out);
+/// Writes a folder that openpi (`--to openpi`) or LeRobot 0.6.1 (`--to lerobot`) loads strictly, with a
+/// README.md that gives the few lines of Python that tell the package the depth.
+void export_checkpoint(const std::filesystem::path& folder, CheckpointFormat to,
+                       const std::filesystem::path& out);
 
 }  // namespace shallowpi
