@@ -8,16 +8,22 @@
 
 namespace shallowpi {
 
-torch::Tensor normalized_actions(const PolicySpec& spec, const FeatureStats& action_stats,
-                                 RobotActions actions, const std::vector<float>& raw_state) {
-  if (actions.empty()) return {};
+RobotActions policy_actions(const PolicySpec& spec, const FeatureStats& action_stats, RobotActions actions,
+                            const std::vector<float>& raw_state) {
   std::vector<float> state = raw_state;
   state_to_policy(spec.robot, state);
   actions_to_policy(spec.robot, state, actions);
+  for (std::vector<float>& action : actions) normalize(action_stats, spec.norm_mode, action);
+  return actions;
+}
+
+torch::Tensor normalized_actions(const PolicySpec& spec, const FeatureStats& action_stats,
+                                 RobotActions actions, const std::vector<float>& raw_state) {
+  if (actions.empty()) return {};
+  actions = policy_actions(spec, action_stats, std::move(actions), raw_state);
   torch::Tensor actions_hd = torch::empty({static_cast<std::int64_t>(actions.size()), kPaddedDims});
   float* row = actions_hd.data_ptr<float>();
-  for (std::vector<float>& action : actions) {
-    normalize(action_stats, spec.norm_mode, action);
+  for (const std::vector<float>& action : actions) {
     write_padded(action, row);
     row += kPaddedDims;
   }

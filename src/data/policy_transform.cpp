@@ -130,12 +130,6 @@ void PolicyTransform::check_cameras(const RobotObservation& observation) const {
     throw UsageError(str("the observation has no image; this policy sees ", join(spec_.image_keys, ", ")));
 }
 
-Observation PolicyTransform::prepare(const std::vector<RobotObservation>& observations) const {
-  return prepare_each(
-      static_cast<std::int64_t>(observations.size()),
-      [&](std::int64_t position) -> const RobotObservation& { return observations[position]; });
-}
-
 Observation PolicyTransform::prepare(const std::vector<const RobotObservation*>& observations) const {
   return prepare_each(
       static_cast<std::int64_t>(observations.size()),

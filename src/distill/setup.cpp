@@ -105,16 +105,9 @@ void choose_spec(TrainingSetup& setup) {
   setup.spec.image_size = setup.policy.vision.image_size;
 }
 
-void open_data(TrainingSetup& setup) {
-  const DataConfig& data = setup.config().data;
-  std::vector<std::pair<std::string, double>> patterns;
-  for (const DataFile& file : data.files) patterns.emplace_back(file.path, file.weight);
-  LiberoOptions options;
-  options.raw_alignment = data.alignment == LiberoAlignment::kRaw;
-  options.drop_noops = data.drop_noops;
-  setup.dataset =
-      std::make_shared<Dataset>(open_dataset(patterns, std::string(enum_name(data.format)), options));
-  setup.split = setup.dataset->split(data.held_out_fraction, setup.config().seed);
+void choose_data(TrainingSetup& setup) {
+  setup.dataset = std::make_shared<Dataset>(open_data(setup.config().data));
+  setup.split = setup.dataset->split(setup.config().data.held_out_fraction, setup.config().seed);
 }
 
 NormStats choose_stats(const TrainingSetup& setup) {
@@ -133,6 +126,14 @@ NormStats choose_stats(const TrainingSetup& setup) {
 std::filesystem::path TrainingSetup::origin() const {
   if (start) return start->folder;
   return teacher ? teacher->folder : std::filesystem::path();
+}
+
+Dataset open_data(const DataConfig& data) {
+  std::vector<std::pair<std::string, double>> patterns;
+  for (const DataFile& file : data.files) patterns.emplace_back(file.path, file.weight);
+  const LiberoOptions libero{.raw_alignment = data.alignment == LiberoAlignment::kRaw,
+                             .drop_noops = data.drop_noops};
+  return open_dataset(patterns, std::string(enum_name(data.format)), libero);
 }
 
 std::vector<std::int64_t> chosen_layers(const StudentConfig& student, std::int64_t depth) {
@@ -161,7 +162,7 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
   // Where the checkpoint cannot be read, that its tokenizer is missing too is no problem of its own.
   const bool knows_tokenizer = has_policy || !config.data.tokenizer.empty();
   has_policy = has_policy && problems.attempt([&] { choose_architecture(setup); });
-  bool has_inputs = problems.attempt([&] { open_data(setup); });
+  bool has_inputs = problems.attempt([&] { choose_data(setup); });
   has_inputs &= knows_tokenizer && problems.attempt([&] {
     const auto& origin = setup.start ? setup.start : setup.teacher;
     setup.tokenizer =

@@ -3,6 +3,8 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/torch.h>
 
+#include <algorithm>
+
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
@@ -19,14 +21,6 @@ std::uint64_t frame_seed(const Dataset::Sample& sample, std::uint64_t seed) {
 
 }  // namespace
 
-Dataset open_data(const DataConfig& data) {
-  std::vector<std::pair<std::string, double>> patterns;
-  for (const DataFile& file : data.files) patterns.emplace_back(file.path, file.weight);
-  const LiberoOptions libero{.raw_alignment = data.alignment == LiberoAlignment::kRaw,
-                             .drop_noops = data.drop_noops};
-  return open_dataset(patterns, std::string(enum_name(data.format)), libero);
-}
-
 std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DataConfig& data, bool held_out,
                                             std::uint64_t split_seed, std::int64_t count) {
   const double fraction = held_out ? data.held_out_fraction : 0.0;
@@ -36,6 +30,16 @@ std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DataCo
   const auto& samples = held_out ? split.held_out : split.train;
   if (samples.empty()) throw UsageError("the files hold no frame to measure on");
   return spread_samples(samples, count);
+}
+
+std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::Sample>& frames,
+                                                     std::int64_t batch_size) {
+  std::vector<std::vector<Dataset::Sample>> batches;
+  const auto size = static_cast<std::size_t>(batch_size);
+  for (std::size_t begin = 0; begin < frames.size(); begin += size)
+    batches.emplace_back(frames.begin() + static_cast<std::ptrdiff_t>(begin),
+                         frames.begin() + static_cast<std::ptrdiff_t>(std::min(frames.size(), begin + size)));
+  return batches;
 }
 
 SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data) {
@@ -68,10 +72,9 @@ FlowDraw draw_for_frames(const torch::Tensor& actions_bhd, const std::vector<Dat
   return {cat(noise), cat(t), cat(x_t), cat(target)};
 }
 
-torch::Tensor sampling_noise(const std::vector<Dataset::Sample>& frames, std::int64_t horizon,
-                             std::int64_t dims, std::uint64_t seed) {
-  torch::Tensor noise_bhd =
-      torch::empty({static_cast<std::int64_t>(frames.size()), horizon, dims}, torch::kFloat32);
+torch::Tensor sampling_noise(const torch::Tensor& actions_bhd, const std::vector<Dataset::Sample>& frames,
+                             std::uint64_t seed) {
+  torch::Tensor noise_bhd = torch::empty(actions_bhd.sizes(), torch::kFloat32);
   for (std::size_t b = 0; b < frames.size(); ++b) {
     auto generator = at::make_generator<at::CPUGeneratorImpl>(frame_seed(frames[b], seed + 1));
     noise_bhd[static_cast<std::int64_t>(b)].normal_(0.0, 1.0, generator);

@@ -9,13 +9,14 @@
 
 namespace shallowpi {
 
-/// The demonstrations that `data` names.
-Dataset open_data(const DataConfig& data);
-
 /// `count` frames (0: all), evenly spread over all episodes, or over those that a run with this `data` and
 /// `split_seed` held out. Throws UsageError where there are none.
 std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DataConfig& data, bool held_out,
                                             std::uint64_t split_seed, std::int64_t count);
+
+/// `frames` in their order, `batch_size` (>= 1) at a time; the last batch may be smaller.
+std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::Sample>& frames,
+                                                     std::int64_t batch_size);
 
 /// As the policy of that folder prepares frames; `data` may name other statistics or another tokenizer.
 /// Throws UsageError where the horizon or the statistics are not known.
@@ -26,8 +27,9 @@ SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info,
 FlowDraw draw_for_frames(const torch::Tensor& actions_bhd, const std::vector<Dataset::Sample>& frames,
                          const MeasureOptions& options);
 
-/// Noise to sample from, float32 [frames, horizon, dims]: each row a function of its frame and the seed.
-torch::Tensor sampling_noise(const std::vector<Dataset::Sample>& frames, std::int64_t horizon,
-                             std::int64_t dims, std::uint64_t seed);
+/// Noise to sample from, float32 on the CPU, of the shape [B, H, 32] of `actions_bhd`: each row a function of
+/// its frame and the seed.
+torch::Tensor sampling_noise(const torch::Tensor& actions_bhd, const std::vector<Dataset::Sample>& frames,
+                             std::uint64_t seed);
 
 }  // namespace shallowpi

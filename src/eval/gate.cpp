@@ -10,6 +10,7 @@
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/distill/setup.h"
 
 namespace shallowpi {
 namespace {
@@ -39,13 +40,10 @@ torch::Tensor sample_all(const GateOptions& options, const CheckpointInfo& info,
                          EngineKind kind) {
   const auto engine = make_engine(load_policy(info, dtype, options.device), options.device, kind);
   std::vector<torch::Tensor> chunks;
-  for (std::size_t first = 0; first < frames.size(); first += static_cast<std::size_t>(options.batch_size)) {
-    const std::size_t last = std::min(frames.size(), first + static_cast<std::size_t>(options.batch_size));
-    const Frames batch(frames.begin() + static_cast<std::ptrdiff_t>(first),
-                       frames.begin() + static_cast<std::ptrdiff_t>(last));
+  for (const Frames& some : batches_of(frames, options.batch_size)) {
+    const TrainingBatch batch = pipeline.make_batch(some);
     chunks.push_back(engine->sample(
-        {pipeline.make_batch(batch).observation,
-         sampling_noise(batch, info.spec.horizon, info.config.action_dim, options.seed), options.steps}));
+        {batch.observation, sampling_noise(batch.actions_bhd, some, options.seed), options.steps}));
   }
   return torch::cat(chunks);
 }

@@ -34,9 +34,7 @@ class Collector {
     const PrefixCache cache = policy_->encode(observation, &tap);
     add_frames(inputs, cache.lengths_b.to(torch::kCPU), 0, backbone_ii_);
 
-    torch::Tensor x =
-        sampling_noise(frames, batch.actions_bhd.size(1), batch.actions_bhd.size(2), options_.seed)
-            .to(options_.device);
+    torch::Tensor x = sampling_noise(batch.actions_bhd, frames, options_.seed).to(options_.device);
     for (std::int64_t k = 0; k <= options_.steps; ++k) {
       inputs.clear();
       const torch::Tensor t = torch::full({x.size(0)}, 1 - double(k) / double(options_.steps), x.options());
@@ -98,10 +96,11 @@ LayerSimilarity layer_similarity(Policy& policy, const SamplePipeline& pipeline,
   torch::InferenceMode guard;
   Collector collector(policy, pipeline, options);
   const auto total = static_cast<std::int64_t>(samples.size());
-  for (std::int64_t begin = 0; begin < total; begin += options.batch_size) {
-    const std::int64_t end = std::min(total, begin + options.batch_size);
-    collector.add({samples.begin() + begin, samples.begin() + end});
-    if (options.progress) options.progress(end, total);
+  std::int64_t done = 0;
+  for (const std::vector<Dataset::Sample>& frames : batches_of(samples, options.batch_size)) {
+    collector.add(frames);
+    done += static_cast<std::int64_t>(frames.size());
+    if (options.progress) options.progress(done, total);
   }
   return collector.mean();
 }

@@ -34,19 +34,14 @@ SkipStudy::SkipStudy(Policy policy, const SamplePipeline& pipeline,
     : policy_(std::move(policy)), real_dims_(pipeline.spec().robot.action_dim), steps_(options.steps) {
   if (samples.empty()) throw UsageError("there is no frame to measure on");
   torch::InferenceMode guard;
-  const auto total = static_cast<std::int64_t>(samples.size());
-  for (std::int64_t begin = 0; begin < total; begin += options.batch_size) {
-    const std::vector<Dataset::Sample> frames(samples.begin() + begin,
-                                              samples.begin() + std::min(total, begin + options.batch_size));
+  for (const std::vector<Dataset::Sample>& frames : batches_of(samples, options.batch_size)) {
     const TrainingBatch batch = pipeline.make_batch(frames);
     const FlowDraw draw = draw_for_frames(batch.actions_bhd, frames, options);
     Batch prepared;
     prepared.observation = batch.observation.to(options.device);
     prepared.image_tokens = policy_->embed_images(prepared.observation);
     prepared.actions_bhd = batch.actions_bhd.to(options.device);
-    prepared.noise_bhd =
-        sampling_noise(frames, batch.actions_bhd.size(1), batch.actions_bhd.size(2), options.seed)
-            .to(options.device);
+    prepared.noise_bhd = sampling_noise(batch.actions_bhd, frames, options.seed).to(options.device);
     prepared.x_t = draw.x_t;
     prepared.t = draw.t;
     const PrefixCache cache = policy_->encode(prepared.observation, nullptr, prepared.image_tokens);

@@ -1,25 +1,13 @@
 #include "eval/layer_study.h"
 
-#include <unistd.h>
-
 #include <iostream>
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/distill/setup.h"
 
 namespace shallowpi {
-
-StatusLine::StatusLine(bool quiet) : show_(!quiet && isatty(STDERR_FILENO) != 0) {}
-
-StatusLine::~StatusLine() {
-  if (show_) std::cerr << "\r\033[K" << std::flush;
-}
-
-void StatusLine::show(const std::string& text) {
-  if (show_) std::cerr << "\r\033[K" << text << std::flush;
-}
-
 namespace {
 
 Named read_checked(const LayerStudyOptions& options) {

@@ -11,17 +11,6 @@
 
 namespace shallowpi {
 
-/// One progress line on a terminal, erased at the end.
-class StatusLine {
- public:
-  explicit StatusLine(bool quiet);
-  ~StatusLine();
-  void show(const std::string& text);
-
- private:
-  bool show_;
-};
-
 /// The checkpoint, its policy and the frames to measure on.
 class LayerSubject {
  public:

@@ -7,8 +7,6 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/data/normalize.h"
-#include "shallowpi/data/robot.h"
 #include "shallowpi/distill/flow.h"
 #include "shallowpi/distill/losses.h"
 
@@ -72,15 +70,6 @@ const std::vector<float>& raw_state(const Dataset& dataset, const Dataset::Sampl
   return dataset.sources()[sample.source].file->states(sample.episode)[static_cast<std::size_t>(sample.step)];
 }
 
-/// Robot actions as the policy sees them: mapped and normalised.
-Chunk normalised(const SamplePipeline& pipeline, const std::vector<float>& state, Chunk chunk) {
-  std::vector<float> policy_state = state;
-  state_to_policy(pipeline.spec().robot, policy_state);
-  actions_to_policy(pipeline.spec().robot, policy_state, chunk);
-  for (auto& action : chunk) normalize(pipeline.stats().actions, pipeline.spec().norm_mode, action);
-  return chunk;
-}
-
 /// Mean absolute error per dim over the steps of two chunks.
 std::vector<double> error_per_dim(const Chunk& a, const Chunk& b) {
   std::vector<double> error(a.at(0).size(), 0.0);
@@ -119,8 +108,7 @@ class Measurement {
     velocity_errors(pass, draw, first);
     if (teacher_ != nullptr) compare_with_teacher(pass, observation, draw, first);
     const torch::Tensor noise_bhd =
-        sampling_noise(frames, batch.actions_bhd.size(1), batch.actions_bhd.size(2), options_.seed)
-            .to(options_.device);
+        sampling_noise(batch.actions_bhd, frames, options_.seed).to(options_.device);
     const torch::Tensor sampled_bhd =
         subject_.policy->sample_actions(pass.cache, observation.state_bd, noise_bhd, options_.steps)
             .to(torch::kCPU);
@@ -132,8 +120,7 @@ class Measurement {
     const TrainingBatch batch = pipeline_.make_batch({sample});
     const Observation observation = batch.observation.to(options_.device);
     const torch::Tensor noise_bhd =
-        sampling_noise({sample}, batch.actions_bhd.size(1), batch.actions_bhd.size(2), options_.seed)
-            .to(options_.device);
+        sampling_noise(batch.actions_bhd, {sample}, options_.seed).to(options_.device);
     std::vector<double> milliseconds;
     for (std::int64_t i = 0; i <= options_.latency_repetitions; ++i) {
       const Stopwatch watch;
@@ -270,12 +257,11 @@ PolicyReport measure_policy(MeasuredPolicy& subject, Policy* teacher, const Data
     throw UsageError("flow draws, Euler steps and batch size must be at least 1");
   torch::InferenceMode guard;
   Measurement measurement(subject, teacher, dataset, pipeline, options);
-  for (std::size_t begin = 0; begin < samples.size(); begin += static_cast<std::size_t>(options.batch_size)) {
-    const std::size_t end = std::min(samples.size(), begin + static_cast<std::size_t>(options.batch_size));
-    measurement.measure_batch({samples.begin() + static_cast<std::ptrdiff_t>(begin),
-                               samples.begin() + static_cast<std::ptrdiff_t>(end)});
-    if (options.progress)
-      options.progress(static_cast<std::int64_t>(end), static_cast<std::int64_t>(samples.size()));
+  std::int64_t done = 0;
+  for (const std::vector<Dataset::Sample>& frames : batches_of(samples, options.batch_size)) {
+    measurement.measure_batch(frames);
+    done += static_cast<std::int64_t>(frames.size());
+    if (options.progress) options.progress(done, static_cast<std::int64_t>(samples.size()));
   }
   PolicyReport report;
   report.label = subject.label;
@@ -311,8 +297,10 @@ PolicyReport repeat_last_action(const Dataset& dataset, const SamplePipeline& pi
     const std::vector<double> robot = error_per_dim(repeated, truth);
     FrameReport frame;
     frame.sample = sample;
-    frame.action_error =
-        mean_of(error_per_dim(normalised(pipeline, state, repeated), normalised(pipeline, state, truth)));
+    const auto normalised = [&](const Chunk& chunk) {
+      return policy_actions(pipeline.spec(), pipeline.stats().actions, chunk, state);
+    };
+    frame.action_error = mean_of(error_per_dim(normalised(repeated), normalised(truth)));
     frame.action_error_robot = mean_of(robot);
     add_to(robot_error_sums, robot);
     report.frames.push_back(frame);

@@ -1,7 +1,5 @@
 #include "shallowpi/eval/offline.h"
 
-#include <unistd.h>
-
 #include <iostream>
 #include <set>
 
@@ -11,7 +9,9 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/status_line.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/distill/setup.h"
 #include "shallowpi/model/checkpoint.h"
 #include "shallowpi/runtime/tensor_file.h"
 
@@ -138,13 +138,11 @@ class Comparison {
 
   void measure(MeasuredPolicy subject, Policy* teacher, const SamplePipeline& pipeline) {
     MeasureOptions options = options_.measure;
-    const bool show = !options_.quiet && isatty(STDERR_FILENO) != 0;
-    if (show)
-      options.progress = [&](std::int64_t done, std::int64_t total) {
-        std::cerr << "\r" << subject.label << ": " << done << " of " << total << " frames" << std::flush;
-      };
+    StatusLine status(options_.quiet);
+    options.progress = [&](std::int64_t done, std::int64_t total) {
+      status.show(str(subject.label, ": ", done, " of ", total, " frames"));
+    };
     reports_.push_back(measure_policy(subject, teacher, dataset_, pipeline, samples_, options));
-    if (show) std::cerr << "\r\033[K" << std::flush;
   }
 
   const OfflineOptions& options_;

@@ -10,7 +10,6 @@
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/eval/rollout_policy.h"
-#include "shallowpi/runtime/action_chunk_controller.h"
 #include "shallowpi/runtime/policy_client.h"
 #include "shallowpi/runtime/policy_runner.h"
 

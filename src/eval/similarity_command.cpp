@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "eval/layer_study.h"
+#include "shallowpi/base/status_line.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {

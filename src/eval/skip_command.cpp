@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "eval/layer_study.h"
+#include "shallowpi/base/status_line.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/model/layer_map.h"
 

@@ -1,7 +1,6 @@
 // The command `shallowpi-infer simulate-loop`: options, the loaded policy, the table.
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <iostream>
@@ -11,6 +10,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/status_line.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/runtime/action_chunk_controller.h"
@@ -124,19 +124,16 @@ std::vector<LoopReport> simulate_all(const Dataset& dataset, const EpisodePolicy
   settings.robot = spec.robot;
   settings.episodes = options.episodes;
   check_chunking(settings.chunking, 0);
-  const bool show = !options.quiet && isatty(STDERR_FILENO) != 0;
+  StatusLine status(options.quiet);
   std::vector<LoopReport> reports{demonstration_report(dataset, settings)};
   for (double latency : options.latencies_ms) {
     settings.latency_ms = latency;
     for (ChunkMode mode : modes_of(options)) {
       settings.chunking.mode = mode;
-      if (show)
-        settings.progress = [&](std::int64_t done, std::int64_t total) {
-          std::cerr << "\r\033[K" << latency << " ms, " << enum_name(mode) << ": " << done << " of " << total
-                    << " episodes" << std::flush;
-        };
+      settings.progress = [&](std::int64_t done, std::int64_t total) {
+        status.show(str(latency, " ms, ", enum_name(mode), ": ", done, " of ", total, " episodes"));
+      };
       reports.push_back(simulate_loop(dataset, policy, settings));
-      if (show) std::cerr << "\r\033[K" << std::flush;
     }
     warn_if_short(reports.back(), settings.chunking);
   }

@@ -9,7 +9,9 @@ namespace {
 
 constexpr std::string_view kBase = "base: other.yaml\ntrain: {steps: 7}\nloss: [1]\n";
 
-void run(std::string_view input) {
+}  // namespace
+
+void fuzz::run(std::string_view input) {
   static const std::filesystem::path base = fuzz::input_file(kBase, "base.yaml");
   std::vector<std::string> overrides;
   for (const std::string& line : split(input, '\n'))
@@ -22,10 +24,4 @@ void run(std::string_view input) {
                 "what is dumped is read back equal");
 }
 
-}  // namespace
 }  // namespace shallowpi
-
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  shallowpi::run(shallowpi::fuzz::as_text(data, size));
-  return 0;
-}

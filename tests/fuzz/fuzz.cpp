@@ -39,3 +39,8 @@ fs::path input_file(std::string_view bytes, const std::string& name) {
 }
 
 }  // namespace shallowpi::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  shallowpi::fuzz::run({reinterpret_cast<const char*>(data), size});
+  return 0;
+}

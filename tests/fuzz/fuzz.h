@@ -12,9 +12,8 @@
 
 namespace shallowpi::fuzz {
 
-inline std::string_view as_text(const std::uint8_t* data, std::size_t size) {
-  return {reinterpret_cast<const char*>(data), size};
-}
+/// One input: what each target defines.
+void run(std::string_view input);
 
 /// Does `parse` accept its input?
 template <typename Parse>

@@ -11,7 +11,9 @@ void read_a(const Json& json) {
   fuzz::accepts([&] { json_get<T>(json, "a", "input"); });
 }
 
-void run(std::string_view input) {
+}  // namespace
+
+void fuzz::run(std::string_view input) {
   Json json;
   if (fuzz::accepts([&] { json = parse_json(input, "input"); })) {
     read_a<bool>(json);
@@ -26,10 +28,4 @@ void run(std::string_view input) {
                 "what is written is read back equal");
 }
 
-}  // namespace
 }  // namespace shallowpi
-
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  shallowpi::run(shallowpi::fuzz::as_text(data, size));
-  return 0;
-}

@@ -55,7 +55,9 @@ void check_request(const PolicyRequest& request, const ObservationDecoder& decod
                 "what a client writes is read back equal");
 }
 
-void run(std::string_view input) {
+}  // namespace
+
+void fuzz::run(std::string_view input) {
   static const std::array decoders = {decoder(kRobots[0]), decoder(kRobots[1]), decoder(kRobots[2])};
   if (input.empty()) return;
   const std::size_t which = static_cast<unsigned char>(input[0]) % kRobots.size();
@@ -66,10 +68,4 @@ void run(std::string_view input) {
     check_request(request, decoders[which], kRobots[which]);
 }
 
-}  // namespace
 }  // namespace shallowpi
-
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  shallowpi::run(shallowpi::fuzz::as_text(data, size));
-  return 0;
-}

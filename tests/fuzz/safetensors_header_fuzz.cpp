@@ -13,7 +13,9 @@ std::string rewritten(const SafetensorsHeader& header) {
   return safetensors_header_text(layout, header.metadata, "rewritten");
 }
 
-void run(std::string_view input) {
+}  // namespace
+
+void fuzz::run(std::string_view input) {
   const std::size_t newline = std::min(input.find('\n'), input.size());
   std::uint64_t data_bytes = 0;
   std::from_chars(input.data(), input.data() + newline, data_bytes);
@@ -31,10 +33,4 @@ void run(std::string_view input) {
                 "what is written is read back equal");
 }
 
-}  // namespace
 }  // namespace shallowpi
-
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  shallowpi::run(shallowpi::fuzz::as_text(data, size));
-  return 0;
-}

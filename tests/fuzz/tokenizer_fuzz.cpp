@@ -5,9 +5,9 @@
 #include "shallowpi/data/tokenizer.h"
 
 namespace shallowpi {
-namespace {
+namespace {}  // namespace
 
-void run(std::string_view input) {
+void fuzz::run(std::string_view input) {
   if (input.empty()) return;
   const std::size_t length = std::min<std::size_t>(static_cast<unsigned char>(input[0]), input.size() - 1);
   const std::string prompt(input.substr(1, length));
@@ -27,10 +27,4 @@ void run(std::string_view input) {
   });
 }
 
-}  // namespace
 }  // namespace shallowpi
-
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  shallowpi::run(shallowpi::fuzz::as_text(data, size));
-  return 0;
-}

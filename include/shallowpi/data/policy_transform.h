@@ -26,8 +26,10 @@ struct RobotObservation {
 /// [H][action_dim], robot units.
 using RobotActions = std::vector<std::vector<float>>;
 
-/// Actions in robot units as the network knows them: float32 [D, 32], normalised, zero-padded; undefined
-/// where there are none. `raw_state` is the robot's own state.
+/// Actions in robot units, mapped and normalised as the policy's. `raw_state` is the robot's own state.
+RobotActions policy_actions(const PolicySpec& spec, const FeatureStats& action_stats, RobotActions actions,
+                            const std::vector<float>& raw_state);
+/// The same as the network reads them: float32 [D, 32], zero-padded; undefined where there are none.
 torch::Tensor normalized_actions(const PolicySpec& spec, const FeatureStats& action_stats,
                                  RobotActions actions, const std::vector<float>& raw_state);
 
@@ -47,7 +49,6 @@ class PolicyTransform {
   /// observation has is left out, one that only some have is masked. Throws UsageError, naming the field, for
   /// a state of another width or not finite, an unknown camera, no camera at all, a misshapen image, or no
   /// prompt. Safe to call from several threads at once.
-  Observation prepare(const std::vector<RobotObservation>& observations) const;
   Observation prepare(const std::vector<const RobotObservation*>& observations) const;
   /// The same for `count` observations that are made one at a time.
   Observation prepare(std::int64_t count,

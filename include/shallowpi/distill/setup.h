@@ -39,6 +39,9 @@ struct TrainingSetup {
   std::filesystem::path origin() const;
 };
 
+/// The demonstrations that `data` names.
+Dataset open_data(const DataConfig& data);
+
 /// Throws one Error that lists all problems with checkpoints, layers, tokenizer, statistics and data.
 TrainingSetup prepare_training(const ResolvedConfig& resolved);
 
