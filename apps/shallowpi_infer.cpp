@@ -82,6 +82,10 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   number("--max-batch", options.max_batch, "observations inferred together", 1, 256)->capture_default_str();
   number("--batch-window-ms", options.batch_window_ms, "how long to wait for a full batch", 0, 1000)
       ->capture_default_str();
+  number("--inference-timeout-s", options.inference_timeout_s,
+         "/healthz answers 503 while an inference takes longer, for a supervisor to restart the server", 1,
+         86400)
+      ->capture_default_str();
   number("--max-age-ms", options.max_age_ms, "refuse observations whose timestamp is older", 1, 3600000);
   number("--max-connections", options.max_connections, "websockets open at a time", 1, 4096)
       ->capture_default_str();

@@ -30,6 +30,7 @@ MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "l
 SETTLE_STEPS = 10
 AFTER_SUCCESS = 8   # steps recorded after success: the gripper's opening
 ATTEMPTS = 20
+ASTRAY = 0.3        # of the starts after a missed grasp, the share on the way to the goal
 FINE_STATES = ("descend", "close")  # half the disturbance: the fingers are as wide as the tolerance is
 IMAGE_SIZE = 128
 
@@ -42,8 +43,8 @@ class Simulator:
     """One task's environment at a time, in this process."""
 
     def __init__(self, suite):
-        from libero_expert import Expert, Unreachable  # needs the simulator's packages
-        self.Expert, self.Unreachable = Expert, Unreachable
+        from libero_expert import CLOSED, Expert, Unreachable  # needs the simulator's packages
+        self.CLOSED, self.Expert, self.Unreachable = CLOSED, Expert, Unreachable
         self.worker = simulator.Environment()
         self.suite = suite
 
@@ -118,6 +119,22 @@ class Simulator:
         for action in expert.go(point, tolerance=0.01, limit=25):
             self.execute(action, render=False)
 
+    def missed_grasp(self, expert, rng):
+        """An unrecorded walk to where a grasp has just missed: beside the object or on the way from there to its goal,
+        the fingers shut on nothing."""
+        _, name, target = expert.goals[0]
+        grasp = expert.choose_grasp(name, None, [])
+        angle, away = rng.uniform(0, 2 * np.pi), rng.uniform(0.03, 0.07)
+        point = grasp.point + [away * np.cos(angle), away * np.sin(angle), rng.uniform(0.02, 0.12)]
+        if rng.random() < ASTRAY:
+            point[:2] += rng.uniform(0, 0.5) * (expert.scene.position(target) - point)[:2]
+            point[2] += 0.08
+        expert.gripper_command = self.CLOSED
+        above = [*point[:2], max(point[2], expert.scene.gripper()[2])]
+        for way in (above, point):
+            for action in expert.go(way, grasp.yaw, tolerance=0.015, limit=40):
+                self.execute(action, render=False)
+
     def demonstrate(self, task, rng, args):
         """A Recording, or None where the expert failed."""
         self.start(task, int(rng.integers(2**31)))
@@ -127,21 +144,24 @@ class Simulator:
         self.settle()
         if args.start:
             self.start_pose(expert, rng, args.start)
+        if rng.random() < args.missed:
+            self.missed_grasp(expert, rng)
         disturbance = Disturbance(rng, args.disturb)
         recording = Recording(self.env.sim.model.get_xml())
         after = 0
         for action in expert.plan():
             state = self.env.get_sim_state()
             push = disturbance.next() * (0.5 if expert.state in FINE_STATES else 1.0)
-            self.record(recording, state, action, self.execute(action + push, render=True))
+            drawn = len(recording) % args.render_every == 0
+            self.record(recording, state, action, drawn, self.execute(action + push, render=drawn))
             after = after + 1 if self.env.check_success() else 0
             if after > AFTER_SUCCESS or len(recording) > 2 * MAX_STEPS[self.suite]:
                 break
         return recording if after else None
 
-    def record(self, recording, state, action, obs):
+    def record(self, recording, state, action, drawn, obs):
         recording.add(
-            states=state, actions=action, robot_states=self.env.env.get_robot_state_vector(obs),
+            drawn=drawn, states=state, actions=action, robot_states=self.env.env.get_robot_state_vector(obs),
             agentview_rgb=obs["agentview_image"], eye_in_hand_rgb=obs["robot0_eye_in_hand_image"],
             ee_states=[*obs["robot0_eef_pos"], *simulator.axis_angle(obs["robot0_eef_quat"])],
             gripper_states=obs["robot0_gripper_qpos"], joint_states=obs["robot0_joint_pos"])
@@ -229,7 +249,7 @@ def run(function, jobs, args):
 def collect(args, tasks, names):
     if args.out is None:
         sys.exit("error: --out is missing: the folder for the demonstrations")
-    settings = {name: getattr(args, name) for name in ("suite", "seed", "displace", "start", "disturb")}
+    settings = {name: getattr(args, name) for name in ("suite", "seed", "displace", "start", "missed", "disturb", "render_every")}
     if problem := claim_folder(args.out, settings):
         sys.exit(f"error: {problem}")
     files = {task: TaskFile(args.out, names[task]) for task in tasks}
@@ -309,6 +329,11 @@ def parse_arguments():
     parser.add_argument("--disturb", type=float, default=0.18, metavar="A",
                         help="standard deviation of what is added to executed translations, in action units; 0.35 is too"
                         " strong; default: 0.18")
+    parser.add_argument("--missed", type=float, default=0.0, metavar="SHARE",
+                        help="share of the demonstrations that start where a grasp has just missed; default: 0")
+    parser.add_argument("--render-every", type=int, default=1, metavar="N",
+                        help="draw the cameras at every Nth step only, which is most of the time; between them the last"
+                        " images are repeated, and training takes no observation there; default: 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes, 2 GB of memory each; default: 1")
     parser.add_argument("--out", type=pathlib.Path, help="folder for <task>_demo.hdf5")
@@ -316,10 +341,10 @@ def parse_arguments():
                         help="measure the expert over official initial states: undisturbed, without images, files")
     parser.add_argument("--json", type=pathlib.Path, help="with --check: write the results to this file")
     args = parser.parse_args()
-    for name in ("episodes", "workers"):
+    for name in ("episodes", "workers", "render_every"):
         if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    for name, most in (("displace", 0.2), ("start", 0.2), ("disturb", 1.0), ("seed", 2**32)):
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    for name, most in (("displace", 0.2), ("start", 0.2), ("missed", 1), ("disturb", 1.0), ("seed", 2**32)):
         if not 0 <= getattr(args, name) <= most:
             parser.error(f"--{name} must lie between 0 and {most:g}")
     return args

@@ -64,8 +64,9 @@ class Recording:
         self.model_file = model_file
         self.rows = {}
 
-    def add(self, **values):
-        for name, value in values.items():
+    def add(self, drawn=True, **values):
+        """drawn: the images are new, not the last step's again."""
+        for name, value in {**values, "drawn": drawn}.items():
             self.rows.setdefault(name, []).append(np.asarray(value))
 
     def __len__(self):
@@ -83,6 +84,8 @@ class Recording:
         for name in ("ee_states", "gripper_states", "joint_states"):
             obs[name] = np.stack(self.rows[name])
         obs["ee_pos"], obs["ee_ori"] = np.split(obs["ee_states"][:], 2, axis=1)
+        if not all(self.rows["drawn"]):
+            obs["drawn"] = np.array(self.rows["drawn"], np.float32)[:, None]
         for name in FRAMES:
             frames = np.stack(self.rows[name])
             # One frame is one chunk: the readers' fastest.

@@ -9,6 +9,7 @@
 #   simulators   kill -9 of LIBERO simulators during an evaluation of 20 episodes   about 15 min
 #   damaged-hdf5 10,000 damaged demonstration files                               about 10 min
 #   fuzz         10 million inputs for each parser of bytes from outside (clang)   hours; FUZZ_RUNS=100000 for less
+#   aarch64      cross build and unit tests under qemu (Debian 12)                 about 60 min
 #   sanitizers   all C++ tests with address and undefined-behaviour sanitizers, and
 #                those of the threads with the thread sanitizer (clang)           about 60 min
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -17,12 +18,12 @@ options=() parts=()
 for argument in "$@"; do
   case $argument in
     --no-install) install=0; options+=("$argument") ;;
-    kills | lerobot | full-size | serve | autobahn | simulators | damaged-hdf5 | fuzz | sanitizers) parts+=("$argument") ;;
-    -h | --help) sed -n '2,14s/^# //p' "$0"; exit 0 ;;
+    kills | lerobot | full-size | serve | autobahn | simulators | damaged-hdf5 | fuzz | aarch64 | sanitizers) parts+=("$argument") ;;
+    -h | --help) sed -n '2,15s/^# //p' "$0"; exit 0 ;;
     *) die "unknown argument $argument (see --help)" ;;
   esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(kills lerobot full-size serve simulators damaged-hdf5 fuzz sanitizers)
+[ ${#parts[@]} -gt 0 ] || parts=(kills lerobot full-size serve simulators damaged-hdf5 fuzz aarch64 sanitizers)
 ./scripts/build.sh --tests --cpu "${options[@]}"
 python_env testenv "$project/tests/requirements.txt"
 
@@ -73,6 +74,7 @@ for part in "${parts[@]}"; do
       for target in tests/fuzz/corpus/*; do basename "$target"; done |
         xargs -P "$(nproc)" -I TARGET tests/fuzz/run.sh build/bin/TARGET_fuzz -runs="${FUZZ_RUNS:-10000000}"
       ;;
+    aarch64) ./scripts/cross_aarch64.sh "${options[@]}" ;;
     sanitizers)
       sanitized asan-ubsan build-asan base_tests data_tests model_tests distill_tests runtime_tests eval_tests
       # What has threads of its own: the loader, the background task and the trainer that uses both.

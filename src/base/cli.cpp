@@ -63,6 +63,10 @@ torch::Dtype parse_dtype(const std::string& name, torch::Device device) {
   throw UsageError(str("dtype: '", name, "' is not auto, float32 or bfloat16"));
 }
 
+std::string dtype_name(torch::Dtype dtype) {
+  return dtype == torch::kBFloat16 ? "bfloat16" : "float32";
+}
+
 std::string version_text() {
   const std::string git = SHALLOWPI_GIT;
   return str("shallowpi ", SHALLOWPI_VERSION, git.empty() ? "" : " (git " + git + ")", ", LibTorch ",

@@ -239,4 +239,8 @@ std::string to_yaml(const std::vector<std::int64_t>& numbers) {
   return flow_list(numbers, [](std::int64_t number) { return str(number); });
 }
 
+std::string to_yaml(const std::vector<double>& numbers) {
+  return flow_list(numbers, [](double number) { return to_yaml(number); });
+}
+
 }  // namespace shallowpi

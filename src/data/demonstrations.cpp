@@ -93,9 +93,11 @@ Dataset::Split Dataset::split(double held_out_fraction, std::uint64_t seed) cons
     const std::vector<EpisodeInfo>& episodes = sources_[s].file->episodes();
     for (std::size_t e = 0; e < episodes.size(); ++e) {
       std::vector<Sample>& samples = held_out.count({s, e}) != 0 ? split.held_out : split.train;
-      for (std::int64_t step = 0; step < episodes[e].length; ++step)
+      for (std::int64_t step = 0; step < episodes[e].length; ++step) {
+        if (!episodes[e].repeats.empty() && episodes[e].repeats[step]) continue;
         samples.push_back(
             {static_cast<std::int32_t>(s), static_cast<std::int32_t>(e), static_cast<std::int32_t>(step)});
+      }
     }
   }
   return split;

@@ -49,7 +49,8 @@ Hdf5Episodes::Hdf5Episodes(const std::filesystem::path& path,
     : file_(path), rotate_frames_(rotate_frames) {
   content_ = hdf5::in_child(path, [&] { return nlohmann::json(read(hdf5::File(path))); }).get<Hdf5Content>();
   for (const Hdf5Episode& episode : content_.episodes) {
-    infos_.push_back({episode.name, episode.prompt, static_cast<std::int64_t>(episode.actions.size())});
+    infos_.push_back(
+        {episode.name, episode.prompt, static_cast<std::int64_t>(episode.actions.size()), episode.repeats});
   }
 }
 

@@ -15,6 +15,7 @@ struct Hdf5Episode {
   std::vector<std::int64_t> frame_rows;  ///< per pair, the row that its images have in the file
   hdf5::Matrix states, actions;          ///< per pair
   std::vector<hdf5::RowIndex> cameras;
+  std::vector<bool> repeats;  ///< as in EpisodeInfo
 };
 
 /// What the child finds in a file.
@@ -24,7 +25,7 @@ struct Hdf5Content {
 };
 
 // NOLINTBEGIN: the child sends these as CBOR
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Episode, name, prompt, frame_rows, states, actions, cameras)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Episode, name, prompt, frame_rows, states, actions, cameras, repeats)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Content, camera_names, episodes)
 // NOLINTEND
 

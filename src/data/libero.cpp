@@ -107,12 +107,20 @@ Hdf5Episode read_demo(const hdf5::File& file, const std::string& name,
     episode.cameras.push_back(
         find_frames(file, demo + "/obs/" + camera.dataset, static_cast<std::int64_t>(actions.size())));
   }
+  // Our collector's: 1 where the cameras were drawn, 0 where the last images are repeated.
+  hdf5::Matrix drawn;
+  if (file.has(demo + "/obs/drawn")) drawn = file.read_matrix(demo + "/obs/drawn", 1);
+  if (!drawn.empty() && drawn.size() != actions.size()) {
+    file.fail(demo + "/obs/drawn",
+              str("has ", drawn.size(), " steps, but there are ", actions.size(), " actions"), kRemoveDemo);
+  }
   // Raw files were recorded by stepping first: the action that follows obs[j] is actions[j + 1].
   const std::size_t shift = options.raw_alignment ? 1 : 0;
   for (std::size_t row = 0; row + shift < actions.size(); ++row) {
     const std::vector<float>& action = actions[row + shift];
     const auto* last_kept = episode.actions.empty() ? nullptr : &episode.actions.back();
     if (options.drop_noops && is_noop(action, last_kept)) continue;
+    if (!drawn.empty()) episode.repeats.push_back(drawn[row][0] == 0.0f);
     episode.frame_rows.push_back(static_cast<std::int64_t>(row));
     episode.states.push_back(states[row]);
     episode.actions.push_back(action);

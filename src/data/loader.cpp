@@ -63,10 +63,13 @@ struct Loader::Impl {
     std::vector<Dataset::Sample> samples;
     for (std::int64_t i = options.rank; i < options.batch_size; i += options.world_size)
       samples.push_back(order.at(static_cast<std::uint64_t>(number * options.batch_size + i)));
-    if (!options.augment) return pipeline->make_batch(samples);
-    Random random({options.seed, kAugmentStream, static_cast<std::uint64_t>(number),
-                   static_cast<std::uint64_t>(options.rank)});
-    return pipeline->make_batch(samples, random.next());
+    std::optional<Augmentation> augmentation = options.augmentation;
+    if (augmentation) {
+      Random random({options.seed, kAugmentStream, static_cast<std::uint64_t>(number),
+                     static_cast<std::uint64_t>(options.rank)});
+      augmentation->seed = random.next();
+    }
+    return pipeline->make_batch(samples, augmentation);
   }
 
   Slot& slot(std::int64_t number) { return ring[number % ring.size()]; }

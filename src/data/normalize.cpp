@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "data/policy_sample.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 
@@ -15,6 +14,7 @@ constexpr double kLeRobotEpsilon = 1e-8;  // LeRobot normalize_processor.py
 // Below this half-range or std (in the data's own units) a dimension counts as nearly constant.
 constexpr double kNearlyConstant = 1e-3;
 // A std this many times the half-range means that values outside q01..q99 lie far outside.
+constexpr std::size_t kOldPadding = 32;  // dims in statistics of early openpi
 constexpr double kHeavyTail = 5.0;
 
 bool uses_quantiles(NormMode mode) {
@@ -112,7 +112,7 @@ void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, st
     throw UsageError(str("normalisation statistics of ", what, " lack ", needed, ", which norm_mode ",
                          enum_name(mode), " needs; recompute them or choose another norm_mode"));
   // Old openpi files are padded to 32 dims; openpi itself reads the first ones of any longer file.
-  if (have != width && have != static_cast<std::size_t>(kPaddedDims))
+  if (have != width && have != kOldPadding)
     throw UsageError(str("normalisation statistics of ", what, " have ", have, " dims, the data has ", width,
                          "; give the statistics of this robot, or none to have them computed"));
   for (std::size_t dim = 0; dim < width; ++dim) {

@@ -11,6 +11,8 @@
 namespace shallowpi {
 namespace {
 
+constexpr std::uint64_t kStateStream = 1000;  // beside the cameras' numbers
+
 bool is_wrist(const std::string& camera) {
   return camera.find("wrist") != std::string::npos;
 }
@@ -31,6 +33,12 @@ PolicySpec fit_to_data(const Dataset& dataset, PolicySpec spec) {
                  join(used, ", "));
   spec.image_keys = std::move(used);
   return spec;
+}
+
+void add_noise(const Augmentation& augmentation, std::int64_t position, std::vector<float>& state) {
+  Random random({augmentation.seed, static_cast<std::uint64_t>(position), kStateStream});
+  for (std::size_t dim = 0; dim < augmentation.state_noise.size(); ++dim)
+    state.at(dim) += static_cast<float>(augmentation.state_noise[dim] * random.normal());
 }
 
 }  // namespace
@@ -64,22 +72,26 @@ RobotObservation SamplePipeline::robot_observation(const Dataset::Sample& sample
 
 // As in PolicyTransform::prepare, tensors are filled through their pointers.
 TrainingBatch SamplePipeline::make_batch(const std::vector<Dataset::Sample>& samples,
-                                         std::optional<std::uint64_t> augment_seed) const {
+                                         const std::optional<Augmentation>& augmentation) const {
   if (samples.empty()) throw UsageError("a batch needs at least one sample");
   const auto batch_size = static_cast<std::int64_t>(samples.size());
   TrainingBatch batch;
-  batch.observation = transform_.prepare(
-      batch_size, [&](std::int64_t position) { return robot_observation(samples[position]); });
-  batch.actions_bhd = torch::empty({batch_size, spec().horizon, kPaddedDims}, torch::kFloat32);
+  batch.observation = transform_.prepare(batch_size, [&](std::int64_t position) {
+    RobotObservation observation = robot_observation(samples[position]);
+    if (augmentation) add_noise(*augmentation, position, observation.state);
+    return observation;
+  });
+  const std::int64_t width = spec().action_width;
+  batch.actions_bhd = torch::empty({batch_size, spec().horizon, width}, torch::kFloat32);
   float* action_row = batch.actions_bhd.data_ptr<float>();
   for (const Dataset::Sample& sample : samples) {
     for (std::vector<float>& action : policy_sample(*dataset_, sample, spec()).actions) {
       normalize(stats().actions, spec().norm_mode, action);
-      write_padded(action, action_row);
-      action_row += kPaddedDims;
+      write_padded(action, action_row, width);
+      action_row += width;
     }
   }
-  if (augment_seed) augment_images(*augment_seed, batch.observation);
+  if (augmentation && augmentation->images) augment_images(augmentation->seed, batch.observation);
   return batch;
 }
 

@@ -21,11 +21,12 @@ torch::Tensor normalized_actions(const PolicySpec& spec, const FeatureStats& act
                                  RobotActions actions, const std::vector<float>& raw_state) {
   if (actions.empty()) return {};
   actions = policy_actions(spec, action_stats, std::move(actions), raw_state);
-  torch::Tensor actions_hd = torch::empty({static_cast<std::int64_t>(actions.size()), kPaddedDims});
+  const std::int64_t width = spec.action_width;
+  torch::Tensor actions_hd = torch::empty({static_cast<std::int64_t>(actions.size()), width});
   float* row = actions_hd.data_ptr<float>();
   for (const std::vector<float>& action : actions) {
-    write_padded(action, row);
-    row += kPaddedDims;
+    write_padded(action, row, width);
+    row += width;
   }
   return actions_hd;
 }

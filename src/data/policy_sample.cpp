@@ -22,10 +22,10 @@ PolicySample policy_sample(const Dataset& dataset, const Dataset::Sample& sample
 
 void check_spec(const PolicySpec& spec) {
   const RobotSpec& robot = spec.robot;
-  const auto check_width = [](std::string_view what, std::int64_t dims) {
-    if (dims < 1 || dims > kPaddedDims)
-      throw UsageError(
-          str("the robot has ", dims, " ", what, " dims; a pi policy takes 1 to at most ", kPaddedDims));
+  const auto check_width = [&](std::string_view what, std::int64_t dims) {
+    if (dims < 1 || dims > spec.action_width)
+      throw UsageError(str("the robot has ", dims, " ", what, " dims; this policy takes 1 to at most ",
+                           spec.action_width));
   };
   check_width("state", robot.state_dim);
   check_width("action", robot.action_dim);

@@ -8,8 +8,6 @@
 
 namespace shallowpi {
 
-inline constexpr std::int64_t kPaddedDims = 32;  ///< width of state and actions in the network
-
 struct PolicySample {
   std::vector<float> state;  ///< [state_dim]
   std::vector<std::vector<float>>
@@ -18,9 +16,9 @@ struct PolicySample {
 
 PolicySample policy_sample(const Dataset& dataset, const Dataset::Sample& sample, const PolicySpec& spec);
 
-/// Copies `values` to the front of a row of kPaddedDims and zeroes the rest.
-inline void write_padded(const std::vector<float>& values, float* row) {
-  std::fill(std::copy(values.begin(), values.end(), row), row + kPaddedDims, 0.0f);
+/// Copies `values` to the front of a row of `width` and zeroes the rest.
+inline void write_padded(const std::vector<float>& values, float* row, std::int64_t width) {
+  std::fill(std::copy(values.begin(), values.end(), row), row + width, 0.0f);
 }
 
 /// Throws UsageError where horizon, widths or delta_mask of `spec` are out of range.

@@ -150,14 +150,15 @@ Observation PolicyTransform::prepare_each(
     std::int64_t count, const std::function<const RobotObservation&(std::int64_t)>& observation_at) const {
   if (count < 1) throw UsageError("a batch needs at least one observation");
   Observation result;
-  result.state_bd = torch::empty({count, kPaddedDims}, torch::kFloat32);
+  const std::int64_t width = spec_.action_width;
+  result.state_bd = torch::empty({count, width}, torch::kFloat32);
   std::vector<std::vector<std::int64_t>> prompts;
   std::vector<CameraBatch> cameras(spec_.image_keys.size(), CameraBatch(count, spec_.image_size));
   for (std::int64_t position = 0; position < count; ++position) {
     const RobotObservation& observation = observation_at(position);
     check_cameras(observation);
     const std::vector<float> state = policy_state(observation);
-    write_padded(state, result.state_bd.data_ptr<float>() + position * kPaddedDims);
+    write_padded(state, result.state_bd.data_ptr<float>() + position * width, width);
     prompts.push_back(tokens_of(observation, state));
     for (std::size_t camera = 0; camera < cameras.size(); ++camera) {
       const auto image = observation.images.find(spec_.image_keys[camera]);

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "data/policy_sample.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/tokenizer.h"
 
@@ -42,9 +41,7 @@ std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const Policy
     ids.insert(ids.end(), pieces.begin(), pieces.end());
   };
   if (prompt_reads_state(spec.prompt_mode)) {
-    const std::size_t dims = spec.prompt_mode == PromptMode::kPi05StatePadded32
-                                 ? static_cast<std::size_t>(kPaddedDims)
-                                 : state.size();
+    const std::size_t dims = spec.prompt_mode == PromptMode::kPi05StatePadded32 ? 32 : state.size();
     append(str("Task: ", clean(text), ", State: ", state_text(state, dims), ";\nAction: "));
   } else {
     append(clean(text));

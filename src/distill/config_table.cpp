@@ -55,6 +55,16 @@ std::vector<std::int64_t> read_integers(const YamlNode& node) {
   return numbers;
 }
 
+std::vector<double> read_deviations(const YamlNode& node) {
+  if (node.kind != YamlNode::Kind::kList) throw UsageError("is not a list of numbers");
+  std::vector<double> numbers;
+  for (const YamlNode& item : node.children) {
+    numbers.push_back(yaml_number(item));
+    if (numbers.back() < 0) throw UsageError(str(item.text, " is negative"));
+  }
+  return numbers;
+}
+
 void read_layer_map(const YamlNode& node, StudentConfig& student) {
   if (node.kind != YamlNode::Kind::kList) {
     const std::string name = yaml_text(node);
@@ -166,6 +176,11 @@ void add_models(ConfigTable& table, TeacherConfig& teacher, StudentConfig& stude
   table.choice("kind", sizes.kind,
                "The state as a token and plain RMSNorm (pi0), or adaptive RMSNorm (pi05).");
   table.integer("vocab", sizes.vocab, "Rows of the token embedding.", between(1, 10000000));
+  table.integer(
+      "action_dim", sizes.action_dim,
+      "Dims of state and actions in the network, at least the robot's; without a base model to match, "
+      "the robot's own spare the expert the noise of the padding.",
+      between(1, 1024));
   table.integer("vision.depth", sizes.vision.depth, "Layers of the SigLIP tower.", between(1, 256));
   table.integer("vision.width", sizes.vision.width, "Channels of the tower.", between(1, 65536));
   table.integer("vision.mlp", sizes.vision.mlp, "Channels within the tower's MLP.", between(1, 1048576));
@@ -228,6 +243,12 @@ void add_data(ConfigTable& table, DataConfig& data) {
                 between(1, 256));
   table.integer("prefetch", data.prefetch, "Batches prepared ahead.", between(1, 1024));
   table.flag("augment", data.augment, "openpi's crop, rotation and colour augmentations, drawn per sample.");
+  add(
+      table, "state_noise", "list of numbers >= 0",
+      "Standard deviation of what training adds to each state dim, in raw units; the actions stay. Keeps a "
+      "policy from reading its place in a demonstration off the state.",
+      [&data](const YamlNode& node) { data.state_noise = read_deviations(node); },
+      [&data] { return to_yaml(data.state_noise); });
   table.text("norm_stats", data.norm_stats,
              "A norm_stats.json; empty takes the teacher's or checkpoint's, else computes it from the data.");
   table.number("min_norm_range", data.min_norm_range,

@@ -103,6 +103,7 @@ void choose_spec(TrainingSetup& setup) {
   }
   apply_policy_overrides(setup.resolved, setup.spec);
   setup.spec.image_size = setup.policy.vision.image_size;
+  setup.spec.action_width = setup.policy.action_dim;
 }
 
 void choose_data(TrainingSetup& setup) {
@@ -119,6 +120,13 @@ NormStats choose_stats(const TrainingSetup& setup) {
   NormStats stats = compute_norm_stats(*setup.dataset, setup.split.train, setup.spec, data.min_norm_range);
   hide_dims(stats.state, data.hidden_state_dims);
   return stats;
+}
+
+void check_state_noise(const TrainingSetup& setup) {
+  const auto dims = static_cast<std::int64_t>(setup.config().data.state_noise.size());
+  if (dims != 0 && dims != setup.spec.robot.state_dim)
+    throw UsageError(str("data.state_noise has ", dims, " values, but the robot's state has ",
+                         setup.spec.robot.state_dim, "; give one for each dim"));
 }
 
 }  // namespace
@@ -171,6 +179,7 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
   if (has_policy && has_inputs)
     problems.attempt([&] {
       choose_spec(setup);
+      check_state_noise(setup);
       const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
       setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, choose_stats(setup),
                                                               tokenizer, setup.policy.vocab);

@@ -64,7 +64,7 @@ Trainer::Trainer(TrainingSetup setup, TrainingModels models, RunFolder& folder,
   options.batch_size = config_.train.batch_size;
   options.workers = config_.data.workers;
   options.prefetch = config_.data.prefetch;
-  options.augment = config_.data.augment;
+  options.augmentation = {.images = config_.data.augment, .state_noise = config_.data.state_noise};
   options.seed = config_.seed;
   loader_ =
       std::make_unique<Loader>(setup_.pipeline, *setup_.dataset, setup_.split.train, options, state_.step);

@@ -6,6 +6,7 @@
 #include <iostream>
 
 #include "eval/frames.h"
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
@@ -16,10 +17,6 @@ namespace shallowpi {
 namespace {
 
 using Frames = std::vector<Dataset::Sample>;
-
-std::string dtype_name(torch::Dtype dtype) {
-  return dtype == torch::kBFloat16 ? "bfloat16" : "float32";
-}
 
 void check_options(const GateOptions& options) {
   if (options.frames < 0) throw UsageError(str("--frames ", options.frames, ": must not be negative"));

@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
@@ -43,7 +44,7 @@ Json LayerSubject::circumstances() const {
           {"held_out", offline.held_out},
           {"seed", offline.measure.seed},
           {"euler_steps", offline.measure.steps},
-          {"dtype", c10::toString(offline.dtype)},
+          {"dtype", dtype_name(offline.dtype)},
           {"device", offline.measure.device.str()},
           {"keep", options_.keep}};
 }

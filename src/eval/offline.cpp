@@ -6,6 +6,7 @@
 #include "eval/frame_file.h"
 #include "eval/frames.h"
 #include "eval/named_checkpoint.h"
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
@@ -163,7 +164,7 @@ Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::S
   out["flow_draws"] = options.measure.draws;
   out["euler_steps"] = options.measure.steps;
   out["threads"] = torch::get_num_threads();
-  out["dtype"] = c10::toString(options.dtype);
+  out["dtype"] = dtype_name(options.dtype);
   out["device"] = options.measure.device.str();
   out["policies"] = Json::array();
   for (const PolicyReport& report : reports) out["policies"].push_back(report.json());

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "data/policy_sample.h"
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
@@ -75,7 +75,7 @@ class CheckpointPolicy final : public RolloutPolicy {
             {"layers", runner_.info().config.depth()},
             {"horizon", horizon()},
             {"euler_steps", options_.steps},
-            {"dtype", c10::toString(options_.dtype)},
+            {"dtype", dtype_name(options_.dtype)},
             {"fingerprint", fingerprint(folder_)}};
   }
   std::int64_t horizon() const override { return runner_.transform().spec().horizon; }
@@ -113,6 +113,7 @@ class ServerPolicy final : public RolloutPolicy {
     const Json& metadata = client_.metadata();
     if (metadata.is_object() && metadata.contains("robot"))
       horizon_ = json_get_or<std::int64_t>(metadata, "action_horizon", 0, url);
+    action_width_ = json_get_or<std::int64_t>(metadata, "action_width", action_width_, url);
   }
   Json identity() const override {
     return {{"kind", "server"}, {"url", url_}, {"metadata", client_.metadata()}};
@@ -130,7 +131,7 @@ class ServerPolicy final : public RolloutPolicy {
 
  private:
   ClientExtras extras(const PolicyCall& call) const {
-    if (horizon_ > 0) return {noise_of(call, seed_, horizon_, kPaddedDims), call.prefix};
+    if (horizon_ > 0) return {noise_of(call, seed_, horizon_, action_width_), call.prefix};
     if (!call.prefix.empty())
       throw UsageError(str("--chunking rtc: ", url_,
                            " does not say that it takes prefix_actions, as shallowpi-infer serve does; use"
@@ -141,7 +142,7 @@ class ServerPolicy final : public RolloutPolicy {
   std::string url_;
   std::uint64_t seed_;
   PolicyClient client_;
-  std::int64_t horizon_ = 0;  // of a server of ours
+  std::int64_t horizon_ = 0, action_width_ = 32;  // of a server of ours
 };
 
 }  // namespace

@@ -95,6 +95,7 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
   }
   checkpoint::check_tensors(info.folder, file, names, info.config);
   info.spec.image_size = info.config.vision.image_size;
+  info.spec.action_width = info.config.action_dim;
   if (fs::exists(info.folder / checkpoint::kTokenizer)) info.tokenizer = info.folder / checkpoint::kTokenizer;
   if (horizon) {
     if (info.horizon_known && info.spec.horizon != *horizon)

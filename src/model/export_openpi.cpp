@@ -1,5 +1,6 @@
 // The files of an openpi folder beside its weights.
 #include "model/checkpoint_internal.h"
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
 
@@ -58,7 +59,7 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
                        {"action_horizon", spec.horizon},
                        {"paligemma_variant", "gemma_2b"},
                        {"action_expert_variant", "gemma_300m"},
-                       {"precision", store == torch::kBFloat16 ? "bfloat16" : "float32"}};
+                       {"precision", dtype_name(store)}};
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");
   std::string notes;
   if (spec.prompt_mode == PromptMode::kPi05StatePadded32)

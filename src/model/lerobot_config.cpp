@@ -2,6 +2,7 @@
 #include <array>
 
 #include "model/checkpoint_internal.h"
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi::checkpoint {
@@ -94,7 +95,7 @@ std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& sp
                {"pretrained_revision", nullptr},
                {"paligemma_variant", "gemma_2b"},
                {"action_expert_variant", "gemma_300m"},
-               {"dtype", store == torch::kBFloat16 ? "bfloat16" : "float32"},
+               {"dtype", dtype_name(store)},
                {"chunk_size", spec.horizon},
                {"n_action_steps", spec.horizon},
                {"max_state_dim", config.action_dim},

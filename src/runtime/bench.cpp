@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "runtime/device_info.h"
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
@@ -267,7 +268,7 @@ Json run_bench_json(const BenchOptions& options) {
       {"checkpoint", options.checkpoint.empty() ? Json(nullptr) : Json(options.checkpoint.string())},
       {"model", options.checkpoint.empty() ? options.model : "checkpoint"},
       {"size", options.checkpoint.empty() ? Json(enum_name(options.size)) : Json(nullptr)},
-      {"dtype", options.dtype == torch::kBFloat16 ? "bfloat16" : "float32"},
+      {"dtype", dtype_name(options.dtype)},
       {"engine", enum_name(options.engine)},
       {"cameras", options.cameras},
       {"prompt_tokens", options.prompt_tokens},

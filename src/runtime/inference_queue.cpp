@@ -49,9 +49,11 @@ bool InferenceQueue::submit(Job job) {
   return true;
 }
 
-bool InferenceQueue::healthy() const {
+std::string InferenceQueue::trouble() const {
   const std::lock_guard lock(mutex_);
-  return failures_ == 0;
+  if (running_ && running_->seconds() * 1e3 > static_cast<double>(options_.inference_timeout.count()))
+    return str("An inference has been running for ", std::llround(running_->seconds()), " s.");
+  return failures_ == 0 ? "" : "The policy fails.";
 }
 
 void InferenceQueue::work() {
@@ -61,10 +63,12 @@ void InferenceQueue::work() {
     if (waiting_.empty()) return;
     std::vector<Job> batch = next_batch(lock);
     metrics_.set_queued(waiting_.size());
+    running_.emplace();
     lock.unlock();
     if (!batch.empty()) run_batch(batch);
     batch.clear();
     lock.lock();
+    running_.reset();
   }
 }
 

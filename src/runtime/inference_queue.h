@@ -8,6 +8,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct QueueOptions {
   std::size_t max_batch = 1;                         ///< observations inferred together
   std::chrono::milliseconds batch_window{0};         ///< how long to wait for more of them
   std::optional<std::chrono::milliseconds> max_age;  ///< of an observation with a timestamp, answer included
+  std::chrono::milliseconds inference_timeout{60000};  ///< after which a running inference counts as hung
   std::size_t failures_to_stop = 3;  ///< failed inferences in a row after which the policy counts as broken
 };
 
@@ -54,8 +56,9 @@ class InferenceQueue {
 
   /// False, with `job` dropped, where the queue is full.
   bool submit(Job job);
-  /// Did the last inference succeed?
-  bool healthy() const;
+  /// What ails the policy, in a sentence: its last inference failed, or the running one hangs. Empty:
+  /// nothing.
+  std::string trouble() const;
 
  private:
   void work();
@@ -76,6 +79,7 @@ class InferenceQueue {
   std::condition_variable changed_;
   std::deque<Job> waiting_;
   std::size_t failures_ = 0;  // in a row
+  std::optional<Stopwatch> running_;
   bool ending_ = false;
   std::thread thread_;  // last: it uses the members above
 };

@@ -59,8 +59,10 @@ void PolicyService::refuse(RequestEnd end, const std::string& error,
 }
 
 HttpPage PolicyService::page(std::string_view path) {
-  if (path == "/healthz")
-    return queue_.healthy() ? HttpPage{200, "OK\n"} : HttpPage{503, "The policy fails.\n"};
+  if (path == "/healthz") {
+    const std::string trouble = queue_.trouble();
+    return trouble.empty() ? HttpPage{200, "OK\n"} : HttpPage{503, trouble + "\n"};
+  }
   if (path == "/metrics") return {200, metrics_.prometheus(), true};
   return {};
 }
@@ -68,7 +70,8 @@ HttpPage PolicyService::page(std::string_view path) {
 Json policy_metadata(const PolicySpec& spec) {
   Json metadata = {{"robot", enum_name(spec.robot.kind)}, {"action_horizon", spec.horizon},
                    {"action_dim", spec.robot.action_dim}, {"state_dim", spec.robot.state_dim},
-                   {"image_size", spec.image_size},       {"cameras", spec.image_keys}};
+                   {"action_width", spec.action_width},   {"image_size", spec.image_size},
+                   {"cameras", spec.image_keys}};
   // The pose that openpi's ALOHA configurations name, and its ALOHA client moves to before an episode.
   if (spec.robot.kind == RobotKind::kAloha) metadata["reset_pose"] = {0.0, -1.5, 1.5, 0.0, 0.0, 0.0};
   return metadata;

@@ -50,6 +50,7 @@ QueueOptions queue_options(const ServeOptions& options) {
   QueueOptions queue;
   queue.capacity = static_cast<std::size_t>(options.max_queue);
   queue.max_batch = static_cast<std::size_t>(options.max_batch);
+  queue.inference_timeout = std::chrono::seconds(options.inference_timeout_s);
   queue.batch_window = std::chrono::milliseconds(options.batch_window_ms);
   if (options.max_age_ms) queue.max_age = std::chrono::milliseconds(*options.max_age_ms);
   return queue;

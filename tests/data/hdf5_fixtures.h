@@ -117,6 +117,8 @@ struct LiberoFixture {
   std::string instruction = "pick up the cup";
   /// Replaces fixture_table(demo, steps, 7).
   std::function<std::vector<double>(int demo)> actions = nullptr;
+  /// obs/drawn; empty: not written.
+  std::vector<double> drawn = {};
   /// Called with the open file at the end, to spoil it.
   std::function<void(hid_t file)> spoil = nullptr;
 };
@@ -139,6 +141,7 @@ inline void write_libero(const std::filesystem::path& path, const LiberoFixture&
                   fixture.actions ? fixture.actions(demo) : fixture_table(demo, fixture.steps, 7));
     write_doubles(group, "obs/ee_states", {steps, 6}, fixture_table(demo, fixture.steps, 6));
     write_doubles(group, "obs/gripper_states", {steps, 2}, fixture_table(demo, fixture.steps, 2));
+    if (!fixture.drawn.empty()) write_doubles(group, "obs/drawn", {fixture.drawn.size(), 1}, fixture.drawn);
     const char* const cameras[] = {"obs/agentview_rgb", "obs/eye_in_hand_rgb"};
     for (int camera = 0; camera < 2; ++camera) {
       write_bytes(group, cameras[camera], frames,

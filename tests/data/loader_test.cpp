@@ -73,7 +73,7 @@ TEST_F(LoaderTest, ResumesInTheMiddleOfAnEpoch) {
 
 TEST_F(LoaderTest, EverySampleOncePerEpochInANewOrder) {
   open();
-  const auto loader = this->loader({.batch_size = 4, .workers = 2, .augment = false});
+  const auto loader = this->loader({.batch_size = 4, .workers = 2, .augmentation = {}});
   std::set<std::vector<float>> orders;
   for (int epoch = 0; epoch < 5; ++epoch) {
     std::vector<float> order;
@@ -96,9 +96,9 @@ TEST_F(LoaderTest, BatchesMayBeLargerThanTheDataset) {
 
 TEST_F(LoaderTest, ProcessesShareEachGlobalBatch) {
   open();
-  const auto whole = loader({.batch_size = 6, .augment = false});
-  const auto first = loader({.batch_size = 6, .augment = false, .rank = 0, .world_size = 2});
-  const auto second = loader({.batch_size = 6, .augment = false, .rank = 1, .world_size = 2});
+  const auto whole = loader({.batch_size = 6, .augmentation = {}});
+  const auto first = loader({.batch_size = 6, .augmentation = {}, .rank = 0, .world_size = 2});
+  const auto second = loader({.batch_size = 6, .augmentation = {}, .rank = 1, .world_size = 2});
   for (int n = 0; n < 4; ++n) {
     const std::vector<float> expected = identities(whole->next());
     const std::vector<float> even = identities(first->next()), odd = identities(second->next());
@@ -115,7 +115,7 @@ TEST_F(LoaderTest, AugmentsEveryBatchAnew) {
   const auto wrist_image = [](Loader& loader) { return loader.next().observation.images_bcyx[1]; };
   const auto augmented = loader({.batch_size = 1, .workers = 1});
   EXPECT_FALSE(wrist_image(*augmented).equal(wrist_image(*augmented)));
-  const auto plain = loader({.batch_size = 1, .workers = 1, .augment = false});
+  const auto plain = loader({.batch_size = 1, .workers = 1, .augmentation = {}});
   EXPECT_TRUE(wrist_image(*plain).equal(wrist_image(*plain)));
 }
 

@@ -105,13 +105,35 @@ TEST(SamplePipeline, AugmentsBySeedAndPosition) {
   const Dataset dataset = fake_dataset();
   const SamplePipeline pipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab);
   const auto image = [&](std::uint64_t seed) {
-    return pipeline.make_batch({{0, 1, 2}, {0, 1, 2}}, seed).observation.images_bcyx[0];
+    return pipeline.make_batch({{0, 1, 2}, {0, 1, 2}}, Augmentation{.seed = seed}).observation.images_bcyx[0];
   };
   const torch::Tensor first = image(1);
   EXPECT_TRUE(first.equal(image(1)));
   EXPECT_FALSE(first.equal(image(2)));
   EXPECT_FALSE(first[0].equal(first[1]));
   EXPECT_FALSE(first[0].equal(pipeline.make_batch({{0, 1, 2}}).observation.images_bcyx[0][0]));
+}
+
+TEST(SamplePipeline, AddsNoiseToTheStateBySeedAndPosition) {
+  const Dataset dataset = fake_dataset();
+  const SamplePipeline pipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab);
+  const std::vector<Dataset::Sample> samples(400, {0, 1, 2});
+  const TrainingBatch plain = pipeline.make_batch(samples);
+  const auto noisy = [&](std::uint64_t seed) {
+    Augmentation augmentation{.seed = seed, .images = false};
+    augmentation.state_noise.assign(fake_spec().robot.state_dim, 0.0);
+    augmentation.state_noise[1] = 0.25;
+    return pipeline.make_batch(samples, augmentation);
+  };
+  const TrainingBatch first = noisy(1);
+  EXPECT_TRUE(first.observation.state_bd.equal(noisy(1).observation.state_bd));
+  EXPECT_FALSE(first.observation.state_bd.equal(noisy(2).observation.state_bd));
+  const torch::Tensor added_bd = first.observation.state_bd - plain.observation.state_bd;
+  EXPECT_NEAR(added_bd.select(1, 1).std().item<double>(), 0.25, 0.03);
+  EXPECT_NEAR(added_bd.select(1, 1).mean().item<double>(), 0.0, 0.05);
+  EXPECT_EQ(added_bd.select(1, 0).abs().max().item<double>(), 0.0);
+  EXPECT_TRUE(first.actions_bhd.equal(plain.actions_bhd));
+  EXPECT_TRUE(first.observation.images_bcyx[0].equal(plain.observation.images_bcyx[0]));
 }
 
 TEST(SamplePipeline, PadsPromptsToTheLongest) {

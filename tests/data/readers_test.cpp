@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "data/hdf5_fixtures.h"
+#include "shallowpi/data/demonstrations.h"
 #include "test_util.h"
 
 namespace shallowpi {
@@ -119,6 +120,20 @@ TEST(Libero, NoopsAreDroppedWithTheirFrames) {
   const auto raw = open_libero(dir / "noops.hdf5");
   ASSERT_EQ(raw->episodes()[0].length, 3);  // observations 0, 3 and 4, with actions 1, 4 and 5
   expect_frame(raw->frame(0, 1, {0}).images[0], 0, 3, 0, true);
+}
+
+TEST(Libero, StepsWithRepeatedImagesAreNoSamples) {
+  TempDir dir;
+  write_libero(dir / "thirds.hdf5", {.demos = 2, .steps = 7, .drawn = {1, 0, 0, 1, 0, 0, 1}});
+  std::vector<Dataset::Source> sources;
+  sources.push_back({open_libero(dir / "thirds.hdf5"), 1.0});
+  EXPECT_EQ(sources[0].file->episodes()[0].length, 6);  // actions all stay
+  const Dataset dataset(std::move(sources));
+  std::vector<std::int64_t> steps;
+  for (const Dataset::Sample& sample : dataset.split(0.0, 1).train) steps.push_back(sample.step);
+  EXPECT_EQ(steps, (std::vector<std::int64_t>{0, 3, 0, 3}));  // the last observation has no next action
+  write_libero(dir / "short.hdf5", {.steps = 7, .drawn = {1, 0}});
+  expect_error<CorruptError>([&] { open_libero(dir / "short.hdf5"); }, "drawn has 2 steps");
 }
 
 TEST(Libero, EveryStorageGivesTheSameFrames) {

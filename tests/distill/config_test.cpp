@@ -83,6 +83,7 @@ TEST(DistillConfig, DeltaMaskTakesRunsOrBools) {
   EXPECT_TRUE(load({"policy.robot.delta_mask=[]"}).config.policy.robot.delta_mask.empty());
   EXPECT_NE(problems({"policy.robot.delta_mask=[99]"}).find("a run of 99 dims"), std::string::npos);
   EXPECT_NE(problems({"data.hidden_state_dims=3"}).find("is not a list of whole numbers"), std::string::npos);
+  EXPECT_NE(problems({"data.state_noise=[0.1, -1]"}).find("-1 is negative"), std::string::npos);
   EXPECT_NE(problems({"policy.robot.delta_mask=6"}).find("is not a list"), std::string::npos);
   EXPECT_NE(problems({"policy.robot.delta_mask=[8]", "policy.robot.action_dim=7"}).find("covers 8 dims"),
             std::string::npos);
@@ -185,7 +186,8 @@ TEST(DistillConfig, ADumpRepeatsTheRun) {
       {"student.layer_map=[0, 9]", "loss.attn_queries=all", "data.files=[{path: a b.hdf5, weight: 0.5}, c]",
        "optimizer.freeze=[\"*vision_tower*\"]", "policy.robot.delta_mask=[3, -2]",
        "policy.default_prompt=pick: \"it\"", "policy.prompt_mode=pi05_no_state", "seed=123456789012345",
-       "optimizer.peak_lr=1.7e-4", "device=cuda:1", "data.hidden_state_dims=[3, 5]"},
+       "optimizer.peak_lr=1.7e-4", "device=cuda:1", "data.hidden_state_dims=[3, 5]",
+       "data.state_noise=[0.01, 0, 1.5]"},
       {"teacher.checkpoint=", "policy.image_keys=[base_0_rgb]", "student.architecture.kind=pi0",
        "student.architecture.vision.image_size=112"},
   };

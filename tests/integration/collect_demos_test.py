@@ -31,14 +31,16 @@ class CollectDemos(unittest.TestCase):
         return result.stderr if fails else result.stdout
 
     def test_one_demonstration(self):
-        options = ("--suite", "libero_object", "--tasks", "6", "--episodes", "1")
+        options = ("--suite", "libero_object", "--tasks", "6", "--episodes", "1", "--missed", "1", "--render-every", "2")
         self.collect(*options)
         path = self.out / "pick_up_the_butter_and_place_it_in_the_basket_demo.hdf5"
-        length = check_layout(self, path)["demo_0"]
+        length = check_layout(self, path, more=["obs/drawn"])["demo_0"]
         self.assertTrue(60 < length < 400, length)
         with h5py.File(path) as file:
             self.check_numbers(file["data/demo_0"])
             self.check_images(file["data/demo_0/obs"])
+            self.check_repeats(file["data/demo_0/obs"])
+            self.assertLess(file["data/demo_0/obs/gripper_states"][0, 0], 0.01)  # shut on nothing
         written = path.stat().st_mtime_ns
         self.collect(*options)  # nothing is missing
         self.assertEqual(path.stat().st_mtime_ns, written)
@@ -65,6 +67,14 @@ class CollectDemos(unittest.TestCase):
         # OpenGL's row order: the floor with its light boards is at the top, the dark wall at the bottom.
         scene = obs["agentview_rgb"][0].mean(axis=(1, 2))
         self.assertGreater(scene[:100].mean(), scene[-20:].mean())
+
+    def check_repeats(self, obs):
+        drawn = obs["drawn"][:, 0]
+        np.testing.assert_array_equal(drawn, np.arange(len(drawn)) % 2 == 0)
+        for name in ("agentview_rgb", "eye_in_hand_rgb"):
+            changed = np.abs(np.diff(obs[name][:].astype(int), axis=0)).max(axis=(1, 2, 3)) > 0
+            self.assertFalse(changed[0::2].any(), name)
+            self.assertGreater(changed[1::2].mean(), 0.9, name)
 
     def test_bad_input(self):
         self.assertIn("--tasks 12", self.collect("--tasks", "12", fails=True))

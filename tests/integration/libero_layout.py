@@ -13,8 +13,8 @@ DATASETS = {
 }
 
 
-def check_layout(test, path):
-    """Asserts that a file has exactly these datasets and attributes; returns the demonstrations' lengths by name."""
+def check_layout(test, path, more=()):
+    """Asserts that a file has exactly these datasets, those named in `more` and these attributes; returns the demonstrations' lengths by name."""
     lengths = {}
     with h5py.File(path, "r") as file:
         test.assertEqual(list(file), ["data"])
@@ -25,7 +25,7 @@ def check_layout(test, path):
             test.assertEqual(set(demo.attrs), DEMO_ATTRIBUTES)
             found = {}
             demo.visititems(lambda key, item: found.update({key: item} if isinstance(item, h5py.Dataset) else {}))
-            test.assertEqual(set(found), set(DATASETS))
+            test.assertEqual(set(found), {*DATASETS, *more})
             for key, (shape, kind) in DATASETS.items():
                 test.assertEqual(found[key].shape[0], length, key)
                 test.assertEqual(found[key].dtype, kind, key)

@@ -127,16 +127,30 @@ TEST_F(Queue, HidesWhatFailedAndGivesUpAfterThreeInARow) {
     const Outcome outcome = submit(1, 10, "fail").get();
     EXPECT_EQ(outcome.end, RequestEnd::kFailed);
     EXPECT_EQ(outcome.error, "the policy failed on this observation");
-    EXPECT_FALSE(queue_->healthy());
+    EXPECT_EQ(queue_->trouble(), "The policy fails.");
   }
   EXPECT_EQ(submit(1).get().end, RequestEnd::kAnswered);
-  EXPECT_TRUE(queue_->healthy());
+  EXPECT_EQ(queue_->trouble(), "");
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(broken_, 0);
     submit(1, 10, "fail").wait();
   }
   queue_.reset();
   EXPECT_EQ(broken_, 1);
+}
+
+TEST_F(Queue, NoticesAnInferenceThatHangs) {
+  QueueOptions options;
+  options.inference_timeout = std::chrono::milliseconds(20);
+  start(options);
+  EXPECT_EQ(queue_->trouble(), "");
+  OCCUPY();
+  usleep(40000);
+  EXPECT_EQ(queue_->trouble(), "An inference has been running for 0 s.");
+  policy_.gate.set_value();
+  EXPECT_EQ(first.get().end, RequestEnd::kAnswered);
+  while (!queue_->trouble().empty()) usleep(1000);  // it is over once its client has the answer
+  queue_.reset();
 }
 
 TEST_F(Queue, NeverSendsActionsThatAreNotFinite) {

@@ -28,6 +28,8 @@ void apply_common_options(const CommonOptions& options);
 torch::Device parse_device(const std::string& name);
 /// auto (bfloat16 on a GPU, float32 on a CPU), float32 or bfloat16. Throws UsageError for anything else.
 torch::Dtype parse_dtype(const std::string& name, torch::Device device);
+/// "float32" or "bfloat16", as parse_dtype takes it.
+std::string dtype_name(torch::Dtype dtype);
 
 /// "shallowpi 0.1.0 (git ...), LibTorch 2.11.0, CPU".
 std::string version_text();

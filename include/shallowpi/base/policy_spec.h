@@ -74,8 +74,8 @@ inline std::vector<bool> make_bool_mask(const std::vector<int>& runs) {
 
 struct RobotSpec {
   RobotKind kind = RobotKind::kLibero;
-  std::int64_t state_dim = 8;   ///< real dims, at most 32
-  std::int64_t action_dim = 7;  ///< real dims, at most 32
+  std::int64_t state_dim = 8;   ///< real dims, at most the policy's action_width
+  std::int64_t action_dim = 7;  ///< real dims, at most the policy's action_width
   std::vector<bool>
       delta_mask;  ///< action dims that are relative to the state at the chunk's start; empty: none
 };
@@ -83,6 +83,7 @@ struct RobotSpec {
 struct PolicySpec {
   std::int64_t horizon = 50;            ///< action steps per chunk
   std::int64_t image_size = 224;        ///< side of the square that the vision tower expects
+  std::int64_t action_width = 32;       ///< state and actions in the network: the robot's, padded with zeros
   std::vector<std::string> image_keys;  ///< cameras, in the order of the prefix
   PromptMode prompt_mode = PromptMode::kPi05State;
   std::int64_t max_token_len = 200;

@@ -51,5 +51,6 @@ std::string to_yaml(std::string_view text);
 std::string to_yaml(double number);
 std::string to_yaml(const std::vector<std::string>& texts);
 std::string to_yaml(const std::vector<std::int64_t>& numbers);
+std::string to_yaml(const std::vector<double>& numbers);
 
 }  // namespace shallowpi

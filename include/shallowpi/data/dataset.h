@@ -25,6 +25,8 @@ struct EpisodeInfo {
   std::string name;         ///< "demo_3" or the file's stem
   std::string prompt;       ///< the instruction; empty where the file has none
   std::int64_t length = 0;  ///< usable (observation, action) pairs, after alignment and no-op filter
+  /// Per pair: its images only repeat an earlier pair's, so it is no training sample. Empty: none do.
+  std::vector<bool> repeats;
 };
 
 /// One demonstration file. Everything is validated when it is opened (CorruptError naming file, demo and

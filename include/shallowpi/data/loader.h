@@ -12,6 +12,14 @@
 
 namespace shallowpi {
 
+/// What training changes in what the policy sees, drawn anew for each sample; the action labels stay.
+struct Augmentation {
+  std::uint64_t seed = 0;
+  bool images = true;  ///< openpi's crop, rotation and colours
+  std::vector<double>
+      state_noise;  ///< standard deviation of each robot state dim, raw units; empty: no noise
+};
+
 /// Turns samples into batches as the network wants them, by the PolicyTransform that the policy will run
 /// with.
 class SamplePipeline {
@@ -23,9 +31,9 @@ class SamplePipeline {
                  std::shared_ptr<const Tokenizer> tokenizer, std::int64_t vocab);
 
   /// A batch of the given samples, tokens padded to the longest. Safe to call from several threads at once.
-  /// With `augment_seed`, images are augmented, drawn per (augment_seed, position).
+  /// What an augmentation changes depends on its seed and the position in the batch.
   TrainingBatch make_batch(const std::vector<Dataset::Sample>& samples,
-                           std::optional<std::uint64_t> augment_seed = {}) const;
+                           const std::optional<Augmentation>& augmentation = {}) const;
 
   /// The given spec with image_keys narrowed to the cameras in the batches, in their order.
   const PolicySpec& spec() const { return transform_.spec(); }
@@ -51,7 +59,7 @@ struct LoaderOptions {
   std::int64_t batch_size = 64;  ///< of the global batch; a multiple of world_size
   std::int64_t workers = 2;      ///< threads; 0: batches are made in next()
   std::int64_t prefetch = 4;     ///< batches prepared ahead
-  bool augment = true;
+  std::optional<Augmentation> augmentation = Augmentation();  ///< its seed is drawn for each batch
   std::uint64_t seed = 42;
   /// This process takes samples rank, rank + world_size, ... of each global batch.
   std::int64_t rank = 0, world_size = 1;

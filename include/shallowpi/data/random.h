@@ -18,6 +18,12 @@ class Random {
   /// Uniform in [0, 1).
   double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
+  /// Standard normal (Box and Muller's cosine).
+  double normal() {
+    constexpr double kTwoPi = 6.283185307179586;
+    const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));
+    return radius * std::cos(kTwoPi * uniform());
+  }
   /// Uniform in {0, ..., n - 1}.
   std::uint64_t below(std::uint64_t n) {
     return static_cast<std::uint64_t>((static_cast<unsigned __int128>(next()) * n) >> 64);

@@ -82,6 +82,7 @@ struct DataConfig {
   bool augment = true;              // openpi's augmentations, drawn per sample
   std::string norm_stats;           // a norm_stats.json; empty: the teacher's or checkpoint's, else computed
   double min_norm_range = 0.0;      // floor on the q01..q99 half-range / std when statistics are computed
+  std::vector<double> state_noise;  // standard deviation per state dim, raw units; empty: none
   std::vector<std::int64_t> hidden_state_dims;  // that computed statistics blind the policy to
   std::string tokenizer;  // a SentencePiece model; empty: the checkpoint's, then the known caches
 };
