@@ -22,12 +22,13 @@ unpack_root() {
   say "unpacking an aarch64 Debian to $1"
   mmdebstrap --quiet --variant=extract --architectures=arm64 --include="$(IFS=,; echo "${wanted[*]}")" bookworm "$1" \
     http://deb.debian.org/debian
+  ln -s hdf5-serial.pc "$1/usr/lib/aarch64-linux-gnu/pkgconfig/hdf5.pc"  # installing would have done it
 }
 
 fetch_libtorch_aarch64() {
   say "downloading LibTorch $torch_version (aarch64) to $1"
   python3 -m pip install -q --no-deps --disable-pip-version-check --target "$1" --python-version 3.12 \
-    --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 --platform manylinux_2_17_aarch64 \
+    --platform manylinux_2_28_aarch64 --platform manylinux_2_25_aarch64 --platform manylinux_2_17_aarch64 \
     --only-binary :all: "torch==$torch_version" $torch_cpu_needs
 }
 

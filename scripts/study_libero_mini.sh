@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The study of docs/results.md: a small 18-layer pi0.5 teacher, its students and its layer-skipped selections, in the
+# The study of docs/results.md: a small 18-layer pi0 teacher, its students and its layer-skipped selections, in the
 # LIBERO simulator. Every cell is MODEL.CONDITION; its episodes are docs/results/MODEL.CONDITION.json, and a cell that has
 # one is not run again. Interrupted, it goes on where it was.
 #   usage: scripts/study_libero_mini.sh [--list | --table | CELL...]
 #   --list    the cells in order of value, what each is and how long it takes; runs nothing
 #   --table   the tables of docs/results.md from docs/results
-#   CELL...   only these, such as l6.official; default: all. JOBS=2 plays two episodes at once (default: 1)
+#   CELL...   only these, such as l6.official; default: all
+#   JOBS=2 plays two episodes at once (default: 1); TRIALS=20 plays fewer than 50 official initial states per task
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
 runs=runs/libero_mini results=docs/results tasks=0,5,6
@@ -14,12 +15,12 @@ distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval
 
 cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official skip_least.official
   skip_cosine.official replay.official mean_action.official teacher.displaced l6.displaced skip_uniform.displaced
-  teacher.moving l6.moving teacher.latency0 teacher.latency364 l6.latency110 l6.latency0 teacher_pi0.official l6_seed2.official)
+  teacher.moving l6.moving teacher.latency0 teacher.latency364 l6.latency110 l6.latency0 teacher_pi05.official l6_seed2.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states.
 condition_options() {
   case $1 in
-    official) echo --trials 50 ;;
+    official) echo --trials "${TRIALS:-50}" ;;
     displaced) echo --trials 20 --perturb target_xy=0.02 ;;
     moving) echo --trials 20 --move target=0.008 ;;
     latency*) echo --trials 20 --latency-ms "${1#latency}" ;;
@@ -54,8 +55,8 @@ make_teacher() {
 # Makes a model if it is not there; sets $model to its folder.
 make_model() {
   case $1 in
-    teacher) make_teacher teacher_pi05 ;;
-    teacher_pi0) make_teacher teacher_pi0 ;;
+    teacher) make_teacher teacher_pi0 ;;
+    teacher_pi05) make_teacher teacher_pi05 ;;
     l6 | l6_task | l9) make_model teacher; model=$runs/$1/last; $distill --config configs/libero_mini/$1.yaml ;;
     l6_seed2)
       make_model teacher; model=$runs/$1/last
@@ -72,7 +73,7 @@ ranking() {
   make_model teacher >&2
   local command=skip path='["sets"][0]["kept"]' options=(--no-greedy)
   if [ "$1" = skip_cosine ]; then command=similarity path='["rankings"]["backbone"]["kept"]' options=(); fi
-  $eval $command --checkpoint $runs/teacher_pi05/chosen --held-out configs/libero_mini/l6.yaml --layers 6 --threads 1 \
+  $eval $command --checkpoint "$model" --held-out configs/libero_mini/l6.yaml --layers 6 --threads 1 \
     --out "$runs/$1.json" "${options[@]}" >&2
   python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))'"$path"', separators=(",", ":")))' "$runs/$1.json"
 }
@@ -127,7 +128,7 @@ tables() {
 case ${1:-} in
   --list) list_cells; exit ;;
   --table) tables; exit ;;
-  -h | --help) sed -n '2,9s/^# \?//p' "$0"; exit ;;
+  -h | --help) sed -n '2,10s/^# \?//p' "$0"; exit ;;
 esac
 for cell in "${@:-${cells[@]}}"; do
   [[ " ${cells[*]} " == *" $cell "* ]] || die "unknown cell $cell (see --list)"

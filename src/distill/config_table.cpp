@@ -286,7 +286,7 @@ void add_objective(ConfigTable& table, FlowConfig& flow, LossConfig& loss) {
   table.choice("attn_queries", loss.attn_queries,
                "Queries of the action tokens, or of all tokens (an ablation).");
   table.choice("dims", loss.dims,
-               "Squared errors over all 32 padded action dims (openpi) or the robot's own. From scratch keep "
+               "Squared errors over all padded action dims (openpi) or the robot's own. From scratch keep "
                "padded: sampling denoises the padding too.");
 }
 

@@ -39,6 +39,21 @@ TEST(SamplePipeline, FillsStateAndActions) {
   expect_tensor_near(batch.actions_bhd, actions, 1e-6);
 }
 
+TEST(SamplePipeline, PadsToThePolicysWidth) {
+  const Dataset dataset = fake_dataset();
+  PolicySpec spec = fake_spec();
+  spec.action_width = 3;
+  const SamplePipeline pipeline(dataset, spec, identity_stats(), tokenizer(), kVocab);
+  const TrainingBatch batch = pipeline.make_batch({{0, 1, 2}});
+  EXPECT_EQ(batch.observation.state_bd.sizes(), (std::vector<std::int64_t>{1, 3}));
+  ASSERT_EQ(batch.actions_bhd.sizes(), (std::vector<std::int64_t>{1, 3, 3}));
+  EXPECT_NEAR(batch.actions_bhd[0][0][1].item<double>(), FakeEpisodes::action_value(1, 2, 1), 1e-6);
+  EXPECT_EQ(batch.actions_bhd[0][0][2].item<double>(), 0.0);
+  spec.action_width = 2;
+  expect_error<UsageError>([&] { SamplePipeline(dataset, spec, identity_stats(), tokenizer(), kVocab); },
+                           "3 state dims", "1 to at most 2");
+}
+
 TEST(SamplePipeline, NormalisesBeforePadding) {
   const Dataset dataset = fake_dataset();
   PolicySpec spec = fake_spec();

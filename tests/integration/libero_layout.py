@@ -14,7 +14,8 @@ DATASETS = {
 
 
 def check_layout(test, path, more=()):
-    """Asserts that a file has exactly these datasets, those named in `more` and these attributes; returns the demonstrations' lengths by name."""
+    """Asserts that a file has exactly these datasets, and those named in `more`, and these attributes; returns the
+    demonstrations' lengths by name."""
     lengths = {}
     with h5py.File(path, "r") as file:
         test.assertEqual(list(file), ["data"])

@@ -34,10 +34,10 @@ struct MeasureOptions {
 /// The numbers of one frame, each a mean over flow draws, action steps and dims.
 struct FrameReport {
   Dataset::Sample sample;
-  double loss_task = 0;       ///< squared velocity error against the demonstration, all 32 padded dims
+  double loss_task = 0;       ///< squared velocity error against the demonstration, all padded dims
   double velocity_error = 0;  ///< the same over the robot's real dims
   std::optional<double> loss_kd,
-      velocity_error_teacher;       ///< squared velocity difference to the teacher: 32 dims, real dims
+      velocity_error_teacher;       ///< squared velocity difference to the teacher: all dims, real dims
   std::optional<double> loss_attn;  ///< KL(teacher || student) of the middle layer's attention
   double action_error = 0;          ///< mean absolute error of the sampled chunk, normalised, real dims
   double action_error_robot = 0;    ///< the same in the robot's units
@@ -64,7 +64,7 @@ struct BatchLosses {
 };
 
 /// L_task, and with a teacher L_kd and L_attn (student layer floor(L / 2) against the teacher layer it was
-/// copied from) at x_t = t noise + (1 - t) actions, over all 32 dims. Throws UsageError where the student's
+/// copied from) at x_t = t noise + (1 - t) actions, over all dims, padding included. Throws UsageError where the student's
 /// depth differs from the teacher's and nothing says which layers it kept.
 BatchLosses batch_losses(MeasuredPolicy& student, Policy* teacher, const Observation& observation,
                          const torch::Tensor& actions_bhd, const torch::Tensor& noise_bhd,
