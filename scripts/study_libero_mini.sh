@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The study of docs/results.md: a small 18-layer pi0 teacher, its students and its layer-skipped selections, in the
 # LIBERO simulator. Every cell is MODEL.CONDITION; its episodes are docs/results/MODEL.CONDITION.json, and a cell that has
-# one is not run again. Interrupted, it goes on where it was.
+# all of them is not run again. Interrupted, it goes on where it was.
 #   usage: scripts/study_libero_mini.sh [--list | --table | CELL...]
 #   --list    the cells in order of value, what each is and how long it takes; runs nothing
 #   --table   the tables of docs/results.md from docs/results
@@ -102,13 +102,22 @@ run_cell() {
   cp "$folder/results.json" "$results/$1.json.tmp" && mv "$results/$1.json.tmp" "$results/$1.json"
 }
 
+wanted_episodes() { echo $(($(condition_options "${1#*.}" | cut -d' ' -f2) * 3)); }
+
+# is_done CELL: has it all its episodes?
+is_done() {
+  local file=$results/$1.json
+  [ -e "$file" ] && [ "$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["summary"]["episodes"])' "$file")" -ge \
+    "$(wanted_episodes "$1")" ]
+}
+
 # Minutes on one core: an episode is about 9 s of simulation with the policy's own time, a failed one up to 14 s.
 list_cells() {
   local cell episodes
   for cell in "${cells[@]}"; do
-    episodes=$(($(condition_options "${cell#*.}" | cut -d' ' -f2) * 3))
+    episodes=$(wanted_episodes "$cell")
     printf '%-24s %4d episodes, about %2d min on one core%s\n' "$cell" $episodes $((episodes * 9 / 60)) \
-      "$([ ! -e "$results/$cell.json" ] || echo ', done')"
+      "$(! is_done "$cell" || echo ', done')"
   done
   echo "before the first of each: demonstrations 40 min on 2 cores, teacher 70 min, its choice 25 min, a student 10 to 20 min"
 }
@@ -132,6 +141,6 @@ case ${1:-} in
 esac
 for cell in "${@:-${cells[@]}}"; do
   [[ " ${cells[*]} " == *" $cell "* ]] || die "unknown cell $cell (see --list)"
-  if [ -e "$results/$cell.json" ]; then say "$cell: done"; else say "$cell"; run_cell "$cell"; fi
+  if is_done "$cell"; then say "$cell: done"; else say "$cell"; run_cell "$cell"; fi
 done
 tables
