@@ -47,7 +47,9 @@ cmake --build build-aarch64 --target shallowpi-distill shallowpi-eval shallowpi-
 
 say "unit tests under qemu"
 export QEMU_LD_PREFIX=$sysroot OMP_NUM_THREADS=1
+# Not run: qemu limits no memory, and the programs cannot start each other.
+skipped=Hdf5Child.DeathIsADamagedFile:CommandLine*
 for test in "${tests[@]}"; do
-  qemu-aarch64 "build-aarch64/bin/$test" --gtest_brief=1
+  qemu-aarch64 "build-aarch64/bin/$test" --gtest_brief=1 --gtest_filter="-$skipped"
 done
 say "passed: ${tests[*]} on aarch64"
