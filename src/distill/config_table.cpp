@@ -48,21 +48,24 @@ std::string write_data_files(const std::vector<DataFile>& files) {
   return str("[", join(items, ", "), "]");
 }
 
-std::vector<std::int64_t> read_integers(const YamlNode& node) {
-  if (node.kind != YamlNode::Kind::kList) throw UsageError("is not a list of whole numbers");
-  std::vector<std::int64_t> numbers;
-  for (const YamlNode& item : node.children) numbers.push_back(yaml_integer(item));
+template <typename Number>
+std::vector<Number> read_list(const YamlNode& node, const char* of, Number (*read)(const YamlNode&)) {
+  if (node.kind != YamlNode::Kind::kList) throw UsageError(str("is not a list of ", of));
+  std::vector<Number> numbers;
+  for (const YamlNode& item : node.children) numbers.push_back(read(item));
   return numbers;
 }
 
+std::vector<std::int64_t> read_integers(const YamlNode& node) {
+  return read_list(node, "whole numbers", yaml_integer);
+}
+
 std::vector<double> read_deviations(const YamlNode& node) {
-  if (node.kind != YamlNode::Kind::kList) throw UsageError("is not a list of numbers");
-  std::vector<double> numbers;
-  for (const YamlNode& item : node.children) {
-    numbers.push_back(yaml_number(item));
-    if (numbers.back() < 0) throw UsageError(str(item.text, " is negative"));
-  }
-  return numbers;
+  return read_list<double>(node, "numbers", [](const YamlNode& item) {
+    const double number = yaml_number(item);
+    if (number < 0) throw UsageError(str(item.text, " is negative"));
+    return number;
+  });
 }
 
 void read_layer_map(const YamlNode& node, StudentConfig& student) {
