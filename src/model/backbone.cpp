@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "model/fused.h"
 #include "model/tensor_names.h"
 
 namespace shallowpi {
@@ -40,19 +41,22 @@ Heads BackboneLayer::project(const Tensor& normalized, const PrefixContext& cont
 
 TensorList BackboneLayer::forward(const Tensor& x, const PrefixContext& context, bool with_queries) const {
   const std::int64_t batch = x.size(0), tokens = x.size(1);
-  const Heads parts = project(rms_norm(x, input_norm, qkv.scalar_type()), context, with_queries);
+  const Heads parts = project(norm(x, {input_norm}, qkv.scalar_type()), context, with_queries);
   TensorList result{parts.k_bsk, parts.v_bsk};
   if (with_queries) result.push_back(parts.q_bsnk);
   if (is_last) return result;
 
   const std::int64_t head_dim = parts.k_bsk.size(2);
-  const Tensor mixed = multi_query_attention(parts.q_bsnk.view({batch, tokens * heads, head_dim}),
-                                             parts.k_bsk, parts.v_bsk, context.key_mask_b1p);
+  const Tensor q = parts.q_bsnk.view({batch, tokens * heads, head_dim});
+  const fused::AttentionInput input{q, heads, parts.k_bsk, parts.v_bsk, context.lengths_b};
+  const Tensor mixed = fused::can_attend(input)
+                           ? fused::attention(input)
+                           : multi_query_attention(q, parts.k_bsk, parts.v_bsk, context.key_mask_b1p);
   Tensor attended = torch::linear(mixed.view({batch, tokens, heads * head_dim}), o);
   // Padded rows stay zero through all layers: no matrix has a bias.
   if (context.row_mask_bp1.defined()) attended = attended * context.row_mask_bp1;
-  const Tensor middle = x + attended;
-  result.push_back(middle + gated_mlp(rms_norm(middle, post_norm, down.scalar_type()), gate_up, down));
+  const auto [middle, hidden] = add_and_norm(x, attended, {}, {post_norm}, down.scalar_type());
+  result.push_back(middle + gated_mlp(hidden, gate_up, down));
   return result;
 }
 
@@ -72,6 +76,7 @@ void Backbone::encode(Tensor x, PrefixCache& cache, AttentionTap* tap, bool reco
   PrefixContext context;
   context.rotation = rotation(torch::arange(tokens, x.options().dtype(torch::kInt64)), config_.head_dim);
   if (cache.ragged) {
+    context.lengths_b = cache.lengths_b;
     context.key_mask_b1p = additive_mask(cache.mask_bp, x.scalar_type()).unsqueeze(1);
     context.row_mask_bp1 = cache.mask_bp.unsqueeze(2).to(x.scalar_type());
   }

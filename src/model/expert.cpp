@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "model/fused.h"
 #include "model/tensor_names.h"
 
 namespace shallowpi {
@@ -22,20 +23,11 @@ Tensor embed_time(const Tensor& t, std::int64_t width) {
   return torch::cat({angles.sin(), angles.cos()}, -1).to(torch::kFloat32);
 }
 
-/// adaRMSNorm: rms_normalize(x) * (1 + scale) + shift.
-Tensor modulated_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, torch::Dtype result) {
-  return torch::addcmul(shift, rms_normalize(x), scale + 1).to(result);
-}
-
-}  // namespace
-
-namespace {
-
 /// `function` of every defined tensor.
 TimeConditioning map(const TimeConditioning& time, const TimeConditioning& other,
                      const std::function<Tensor(const Tensor&, const Tensor&)>& function) {
   TimeConditioning result;
-  if (time.embedding.defined()) result.embedding = function(time.embedding, other.embedding);
+  if (time.hidden.defined()) result.hidden = function(time.hidden, other.hidden);
   for (std::size_t i = 0; i < time.modulations.size(); ++i)
     result.modulations.push_back(function(time.modulations[i], other.modulations[i]));
   if (time.final_modulation.defined())
@@ -84,26 +76,31 @@ TensorList ExpertLayer::forward(const TensorList& activations, const SuffixConte
   const Tensor &x = activations[0], &prefix_k = activations[1], &prefix_v = activations[2];
   const std::int64_t rows = x.size(0), tokens = x.size(1), head_dim = prefix_k.size(2);
   const std::int64_t batch = context.batch, draw_tokens = rows / batch * tokens;
-  const bool modulated = modulation.defined();
   const torch::Dtype dtype = qkv.scalar_type();
-  TensorList parts;  // scale, shift, gate of the attention, then of the MLP
-  if (modulated) parts = activations[3].chunk(6, -1);
+  NormFactors input_factors{input_norm}, post_factors{post_norm};
+  Tensor attention_gate, mlp_gate;  // pi0 has none
+  if (modulation.defined()) {
+    const TensorList parts = activations[3].chunk(6, -1);
+    input_factors = {parts[0], parts[1]};
+    attention_gate = parts[2];
+    post_factors = {parts[3], parts[4]};
+    mlp_gate = parts[5];
+  }
 
-  const Tensor normalized =
-      modulated ? modulated_norm(x, parts[0], parts[1], dtype) : rms_norm(x, input_norm, dtype);
-  const Heads own = split_and_rotate(torch::linear(normalized, qkv).view({batch, draw_tokens, -1}),
-                                     context.rotation, heads);
+  const Tensor projected = torch::linear(norm(x, input_factors, dtype), qkv);
+  const Heads own = split_and_rotate(projected.view({batch, draw_tokens, -1}), context.rotation, heads);
+  const Tensor q = own.q_bsnk.view({batch, draw_tokens * heads, head_dim});
+  const fused::AttentionInput input{q, heads, prefix_k, prefix_v, context.lengths_b, own.k_bsk, own.v_bsk,
+                                    context.state_alone};
   // All draws of a cache row are queries of one attention over its prefix and over all of their own keys: the
   // prefix is never copied per draw, and the mask keeps the draws apart.
-  const Tensor mixed = multi_query_attention(own.q_bsnk.view({batch, draw_tokens * heads, head_dim}),
-                                             torch::cat({prefix_k, own.k_bsk}, 1),
-                                             torch::cat({prefix_v, own.v_bsk}, 1), context.mask);
+  const Tensor mixed = rows == batch && fused::can_attend(input)
+                           ? fused::attention(input)
+                           : multi_query_attention(q, torch::cat({prefix_k, own.k_bsk}, 1),
+                                                   torch::cat({prefix_v, own.v_bsk}, 1), context.mask);
   const Tensor attended = torch::linear(mixed.view({rows, tokens, heads * head_dim}), o);
-  const Tensor middle = modulated ? torch::addcmul(x, attended, parts[2]) : x + attended;
-  const Tensor hidden =
-      modulated ? modulated_norm(middle, parts[3], parts[4], dtype) : rms_norm(middle, post_norm, dtype);
-  const Tensor update = gated_mlp(hidden, gate_up, down);
-  return {modulated ? torch::addcmul(middle, update, parts[5]) : middle + update, own.q_bsnk};
+  const auto [middle, hidden] = add_and_norm(x, attended, attention_gate, post_factors, dtype);
+  return {add_update(middle, gated_mlp(hidden, gate_up, down), mlp_gate), own.q_bsnk};
 }
 
 ActionExpert::ActionExpert(ParameterStore& store, const PolicyConfig& config)
@@ -133,7 +130,7 @@ TimeConditioning ActionExpert::condition(const Tensor& t) const {
   const Tensor embedding = embed_time(t, config_.width);
   TimeConditioning result;
   if (kind_ == PolicyKind::kPi0) {
-    result.embedding = embedding;
+    result.hidden = torch::linear(embedding, time_in_.narrow(1, config_.width, config_.width), time_in_bias_);
     return result;
   }
   const Tensor condition = torch::silu(torch::linear(
@@ -159,7 +156,9 @@ SuffixContext ActionExpert::prepare(const PrefixCache& cache, std::int64_t draws
   const Tensor own = torch::arange(tokens, cache.lengths_b.options()).repeat({draws});
   context.rotation = rotation(cache.lengths_b.unsqueeze(1) + own, config_.head_dim);
 
-  const bool apart = draws > 1 || state_tokens() == 1;
+  context.state_alone = state_tokens() == 1;
+  if (cache.ragged) context.lengths_b = cache.lengths_b;
+  const bool apart = draws > 1 || context.state_alone;
   if (!apart && !cache.ragged) return context;
   const std::int64_t draw_tokens = draws * tokens, rows = apart ? draw_tokens : 1;
   const Tensor keys = cache.ragged ? cache.mask_bp : cache.mask_bp.narrow(0, 0, 1);
@@ -176,9 +175,9 @@ Tensor ActionExpert::embed(const Tensor& state_bd, const Tensor& x_t, const Time
                            std::int64_t draws) const {
   const Tensor actions = torch::linear(x_t.to(torch::kFloat32), action_in_, action_in_bias_);
   if (kind_ == PolicyKind::kPi05) return actions;
-  const Tensor both = torch::cat({actions, time.embedding.expand(actions.sizes())}, 2);
-  const Tensor hidden = torch::silu(torch::linear(both, time_in_, time_in_bias_));
-  const Tensor tokens = torch::linear(hidden, time_out_, time_out_bias_);
+  // openpi joins each action token with the embedding of t; a product of two halves of the weight needs no copy.
+  const Tensor hidden = torch::linear(actions, time_in_.narrow(1, 0, config_.width)) + time.hidden;
+  const Tensor tokens = torch::linear(torch::silu(hidden), time_out_, time_out_bias_);
   Tensor state = torch::linear(state_bd.to(torch::kFloat32), state_, state_bias_).unsqueeze(1);
   if (draws > 1) state = state.repeat_interleave(draws, 0);
   return torch::cat({state, tokens}, 1);
@@ -209,12 +208,12 @@ Tensor ActionExpert::velocity(const PrefixCache& cache, const Tensor& state_bd, 
   }
   show();
   const Tensor actions = x.narrow(1, state_tokens(), horizon);
-  if (kind_ == PolicyKind::kPi0) {
-    return torch::linear(rms_norm(actions, final_norm_, torch::kFloat32), action_out_, action_out_bias_);
+  NormFactors factors{final_norm_};
+  if (kind_ == PolicyKind::kPi05) {
+    const TensorList parts = time.final_modulation.chunk(3, -1);  // its gate is not used
+    factors = {parts[0], parts[1]};
   }
-  const auto parts = time.final_modulation.chunk(3, -1);  // the gate of the final norm is not used
-  return torch::linear(modulated_norm(actions, parts[0], parts[1], torch::kFloat32), action_out_,
-                       action_out_bias_);
+  return torch::linear(norm(actions, factors, torch::kFloat32), action_out_, action_out_bias_);
 }
 
 }  // namespace shallowpi

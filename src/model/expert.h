@@ -14,8 +14,8 @@ namespace shallowpi {
 /// What the flow time gives: computed for one t, or for all steps of a sampler at once. D is 1 or the
 /// horizon.
 struct TimeConditioning {
-  /// pi0: the embedding of t, joined to each action token, [..., D, W].
-  Tensor embedding;
+  /// pi0: what the embedding of t adds to the hidden layer of the action-time MLP, [..., D, W].
+  Tensor hidden;
   /// pi0.5: per layer scale, shift and gate of the attention, then of the MLP, [..., D, 6W].
   TensorList modulations;
   /// pi0.5: scale, shift and (unused) gate of the final norm, [..., D, 3W].
@@ -37,6 +37,8 @@ struct SuffixContext {
   std::int64_t batch = 0;  ///< B, rows of the cache; x_t has B*R
   Rotation rotation;       ///< [B, R*S] positions
   Tensor mask;             ///< additive [B or 1, R*S*N or 1, P + R*S]; undefined where everything is attended
+  Tensor lengths_b;        ///< int64, the valid prefix keys; undefined where all are
+  bool state_alone = false;  ///< the first token is pi0's state, which sees no action
 };
 
 struct ExpertLayer {

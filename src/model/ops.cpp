@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "model/fused.h"
+
 namespace shallowpi {
 
 using torch::autograd::AutogradContext;
@@ -131,12 +133,41 @@ Tensor rms_normalize(const Tensor& x) {
   return RmsNormalize::apply(x);
 }
 
-Tensor rms_norm(const Tensor& x, const Tensor& weight, torch::Dtype result) {
-  return (rms_normalize(x) * (weight + 1)).to(result);
+Tensor norm(const Tensor& x, const NormFactors& factors, torch::Dtype result) {
+  if (fused::usable(x)) return fused::normalize({x, factors.scale, factors.shift}, result).result;
+  const Tensor normalized = rms_normalize(x), scale = factors.scale + 1;
+  const Tensor scaled =
+      factors.shift.defined() ? torch::addcmul(factors.shift, normalized, scale) : normalized * scale;
+  return scaled.to(result);
+}
+
+Tensor add_update(const Tensor& x, const Tensor& update, const Tensor& gate) {
+  return gate.defined() ? torch::addcmul(x, update, gate) : x + update;
+}
+
+Normed add_and_norm(const Tensor& x, const Tensor& update, const Tensor& gate, const NormFactors& factors,
+                    torch::Dtype result) {
+  if (fused::usable(x)) {
+    const auto both = fused::normalize({x, factors.scale, factors.shift, update, gate}, result);
+    return {both.sum, both.result};
+  }
+  const Tensor sum = add_update(x, update, gate);
+  return {sum, norm(sum, factors, result)};
+}
+
+Tensor linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  if (fused::usable(x)) {  // cuBLASLt applies bias and GELU as it writes the product
+    std::vector<std::int64_t> shape = x.sizes().vec();
+    shape.back() = weight.size(0);
+    return torch::_addmm_activation(bias, x.flatten(0, -2), weight.t(), 1, 1, /*use_gelu=*/true).view(shape);
+  }
+  return torch::gelu(torch::linear(x, weight, bias), "tanh");
 }
 
 Tensor gated_mlp(const Tensor& x, const Tensor& gate_up, const Tensor& down) {
-  const auto parts = torch::linear(x, gate_up).chunk(2, -1);
+  const Tensor both = torch::linear(x, gate_up);
+  if (fused::usable(both) && both.size(-1) % 16 == 0) return torch::linear(fused::gate(both), down);
+  const auto parts = both.chunk(2, -1);
   return torch::linear(torch::gelu(parts[0], "tanh") * parts[1], down);
 }
 
@@ -150,6 +181,10 @@ Rotation rotation(const Tensor& positions, std::int64_t head_dim) {
 }
 
 Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t heads) {
+  if (fused::usable(qkv) && fused::usable(rotation.cos)) {
+    const auto [q, k, v] = fused::split_and_rotate(qkv, rotation.cos, rotation.sin, heads);
+    return {heads > 0 ? q : Tensor(), k, v};
+  }
   const TensorList parts = SplitAndRotate::apply(qkv, rotation.cos, rotation.sin, heads);
   return {heads > 0 ? parts[0] : Tensor(), parts[1], parts[2]};
 }

@@ -16,8 +16,24 @@ using TensorList = std::vector<Tensor>;
 /// x * rsqrt(mean(x^2) + 1e-6) over the last dim, always computed and returned in float32.
 Tensor rms_normalize(const Tensor& x);
 
-/// Gemma's RMSNorm: the stored weight is an offset from 1.
-Tensor rms_norm(const Tensor& x, const Tensor& weight, torch::Dtype result);
+/// What a norm multiplies and adds, float32, broadcast to x: rms_normalize(x) * (1 + scale) + shift. Gemma's
+/// RMSNorm has a stored weight as its scale and no shift; adaRMSNorm has both from the flow time.
+struct NormFactors {
+  Tensor scale, shift{};
+};
+Tensor norm(const Tensor& x, const NormFactors& factors, torch::Dtype result);
+
+/// x + gate * update (no gate: x + update), in float32.
+Tensor add_update(const Tensor& x, const Tensor& update, const Tensor& gate);
+/// That sum and its norm.
+struct Normed {
+  Tensor sum, normed;
+};
+Normed add_and_norm(const Tensor& x, const Tensor& update, const Tensor& gate, const NormFactors& factors,
+                    torch::Dtype result);
+
+/// gelu(x weight^T + bias) by the tanh approximation.
+Tensor linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias);
 
 /// down(gelu(gate(x)) * up(x)) with gate and up stacked in one weight [2M, W]. x [rows, W].
 Tensor gated_mlp(const Tensor& x, const Tensor& gate_up, const Tensor& down);

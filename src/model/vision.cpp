@@ -49,8 +49,8 @@ Tensor VisionLayer::forward(const Tensor& x, std::int64_t heads) const {
   const Tensor mixed = torch::scaled_dot_product_attention(parts[0], parts[1], parts[2]);
   const Tensor attended = mixed.transpose(1, 2).reshape({images, tokens, width});
   const Tensor middle = x + torch::linear(attended, out, out_bias);
-  const Tensor hidden = torch::linear(layer_norm(middle, norm2_weight, norm2_bias), fc1, fc1_bias);
-  return middle + torch::linear(torch::gelu(hidden, "tanh"), fc2, fc2_bias);
+  const Tensor hidden = linear_gelu(layer_norm(middle, norm2_weight, norm2_bias), fc1, fc1_bias);
+  return middle + torch::linear(hidden, fc2, fc2_bias);
 }
 
 VisionTower::VisionTower(ParameterStore& store, const VisionConfig& config, std::int64_t backbone_width)

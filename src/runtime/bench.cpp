@@ -7,7 +7,9 @@
 #include <iostream>
 #include <optional>
 
+#include "model/fused.h"
 #include "runtime/device_info.h"
+#include "runtime/trace.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
@@ -51,6 +53,20 @@ std::vector<Variant> variants(const BenchOptions& options) {
   return result;
 }
 
+/// Weights that keep activations at their scale, drawn on their device: a host takes half a minute for billions.
+void randomize(Policy& policy, std::uint64_t seed) {
+  const torch::NoGradGuard no_grad;
+  torch::manual_seed(seed);
+  for (const ParameterGroup& group : policy->parameter_groups()) {
+    torch::Tensor weight = group.parameter;
+    if (weight.dim() == 1) {
+      weight.fill_(1);
+    } else {
+      weight.normal_(0, 1 / std::sqrt(static_cast<double>(weight.numel() / weight.size(0))));
+    }
+  }
+}
+
 PolicyConfig random_config(const BenchOptions& options, std::int64_t layers) {
   PolicyConfig config;
   config.kind = parse_enum<PolicyKind>(options.model, "--model");
@@ -68,7 +84,7 @@ Policy make_policy(const BenchOptions& options, const Variant& variant) {
   if (options.checkpoint.empty()) {
     Policy policy(random_config(options, variant.layers.value_or(options.layers)), options.dtype,
                   options.device);
-    policy->initialize(options.seed);
+    randomize(policy, options.seed);
     return policy;
   }
   // The horizon is the command line's: statistics and prompts play no part here.
@@ -126,6 +142,8 @@ class Measurement {
     for (std::int64_t i = 0; i < options_.warmup; ++i) iterate();
     samples_ = {};
     for (std::int64_t i = 0; i < options_.iterations; ++i) iterate();
+    if (!options_.trace.empty())
+      trace(options_.trace, options_.device, [&] { engine_->sample(full_); });
     return json();
   }
 
@@ -270,6 +288,7 @@ Json run_bench_json(const BenchOptions& options) {
       {"size", options.checkpoint.empty() ? Json(enum_name(options.size)) : Json(nullptr)},
       {"dtype", dtype_name(options.dtype)},
       {"engine", enum_name(options.engine)},
+      {"kernels", options.kernels},
       {"cameras", options.cameras},
       {"prompt_tokens", options.prompt_tokens},
       {"horizon", options.horizon},
@@ -278,7 +297,11 @@ Json run_bench_json(const BenchOptions& options) {
       {"iterations", options.iterations},
       {"warmup", options.warmup}};
   report["results"] = Json::array();
-  for (const Variant& variant : variants(options)) {
+  const std::vector<Variant> all = variants(options);
+  if (!options.trace.empty() && all.size() > 1)
+    throw UsageError("--trace takes a timeline of one policy: leave --sweep out");
+  fused::set_enabled(options.kernels);
+  for (const Variant& variant : all) {
     report["results"].push_back(Measurement(options, variant).run());
     const Json& last = report["results"].back();
     log::info("measured ", last["layers"].get<std::int64_t>(), " layers, ",

@@ -1,0 +1,16 @@
+# The language of src/model/fused_kernels.cu, and the GPUs it is compiled for.
+#   CMAKE_CUDA_ARCHITECTURES   default: Orin (87), Ada (89), Hopper (90), Thor (110) and Blackwell (120), those that
+#                              this nvcc knows
+find_program(SHALLOWPI_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin REQUIRED)
+set(CMAKE_CUDA_COMPILER ${SHALLOWPI_NVCC})
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  execute_process(COMMAND ${SHALLOWPI_NVCC} --list-gpu-code OUTPUT_VARIABLE known_gpus)
+  foreach(gpu 87 89 90 110 120)
+    if(known_gpus MATCHES "sm_${gpu}[^0-9]")
+      list(APPEND gpus ${gpu}-real)
+    endif()
+  endforeach()
+  set(CMAKE_CUDA_ARCHITECTURES ${gpus} CACHE STRING "GPUs that the kernels are compiled for")
+endif()
+enable_language(CUDA)
+set(CMAKE_CUDA_STANDARD 17)  # CMake before 3.26 knows no later one for nvcc
