@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the inference engine on this machine's GPU: builds, passes the tests, then writes tables, JSON and
-# plots for pi0 and pi0.5 with 18, 9, 6 and 4 layers, by the eager engine and by CUDA graphs. Random weights: no
-# checkpoint is needed. Last it compares each engine's bfloat16 actions with float32's (shallowpi-infer gate).
+# plots for pi0 and pi0.5 with 18, 9, 6 and 4 layers, by the eager engine, by CUDA graphs, and by CUDA graphs of LibTorch's
+# operators alone. Random weights: no checkpoint is needed. Last it compares each engine's bfloat16 actions with float32's (shallowpi-infer gate).
 #   benchmarks/gpu.sh [OUT]        OUT: folder for the results (default: gpu_results)
 # DEVICE=cpu SIZE=tiny SKIP_BUILD=1 BUILD_DIR=build tries the script itself where there is no GPU.
 set -euo pipefail
@@ -12,6 +12,8 @@ build=$(realpath -m "${BUILD_DIR:-build}")
 mkdir -p "$out"
 engines=(eager graph)
 [[ $device == cpu ]] && engines=(eager)
+variants=("${engines[@]}")
+[[ $device == cpu ]] || variants+=("graph --no-kernels")
 
 if [[ -z ${SKIP_BUILD:-} ]]; then
   scripts/build.sh --cuda
@@ -20,10 +22,11 @@ fi
 for model in pi0 pi05; do
   horizon=50
   [[ $model == pi05 ]] && horizon=10
-  for engine in "${engines[@]}"; do
-    name=$model-$engine
+  for variant in "${variants[@]}"; do
+    name=$model-${variant// --/-}
+    # shellcheck disable=SC2086  # the variant is an engine and options
     "$build/bin/shallowpi-infer" bench --random-weights --model "$model" --size "${SIZE:-full}" --device "$device" \
-      --engine "$engine" --dtype bfloat16 --horizon "$horizon" --sweep layers=4,6,9,18 \
+      --engine $variant --dtype bfloat16 --horizon "$horizon" --sweep layers=4,6,9,18 \
       --iterations "${ITERATIONS:-100}" --warmup 3 --compare --json "$out/$name.json" | tee "$out/$name.txt"
     if python3 -c 'import matplotlib' 2>/dev/null; then
       scripts/plot_bench.py "$out/$name.json" "$out/$name.png"

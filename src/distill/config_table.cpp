@@ -330,6 +330,10 @@ void add_training(ConfigTable& table, TrainConfig& train) {
   table.integer("save_every", train.save_every, "Steps between checkpoints; the last step is always saved.",
                 between(1, kMany));
   table.integer("keep_last", train.keep_last, "Newest checkpoints kept.", between(1, kMany));
+  table.integer(
+      "trace_step", train.trace_step,
+      "Step whose timeline is written to trace.json in the run's folder, for chrome://tracing; 0: none.",
+      at_least(0));
   table.integer("keep_every", train.keep_every,
                 "Checkpoints at multiples of this step are kept forever; 0 none.", between(0, kMany));
   table.flag("keep_best", train.keep_best, "Keep the checkpoint with the lowest held-out loss.");

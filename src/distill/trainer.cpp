@@ -6,6 +6,7 @@
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/memory.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/base/trace.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/distill/schedule.h"
 #include "trainer_internal.h"
@@ -76,7 +77,12 @@ void Trainer::run(const StopSignal& stop) {
   while (state_.step < config_.train.steps && !stop.requested()) {
     writer_.check();
     const TrainingBatch batch = loader_->next();
-    apply(compute_gradient(batch));
+    const auto step = [&] { apply(compute_gradient(batch)); };
+    if (state_.step + 1 == config_.train.trace_step) {
+      trace(folder_.path() / "trace.json", setup_.device, step);
+    } else {
+      step();
+    }
     ++state_.step;
     log_if_due();
     evaluate_if_due();

@@ -31,33 +31,31 @@ BackboneLayer::BackboneLayer(ParameterStore& store, const GemmaConfig& config, s
   down = store.add({mlp + "down_proj.weight", {w, m}}, Precision::kModel, is_last);
 }
 
-Heads BackboneLayer::project(const Tensor& normalized, const PrefixContext& context,
-                             bool with_queries) const {
-  if (is_last && with_queries) {
-    return split_and_rotate(torch::linear(normalized, torch::cat({q, qkv})), context.rotation, heads);
-  }
-  return split_and_rotate(torch::linear(normalized, qkv), context.rotation, is_last ? 0 : heads);
+Heads BackboneLayer::project_heads(const Tensor& normalized, const PrefixContext& context,
+                                   bool with_queries) const {
+  const bool queries = !is_last || with_queries;
+  const Tensor weight = is_last && with_queries ? torch::cat({q, qkv}) : qkv;
+  return split_and_rotate(project(normalized, weight), context.rotation, queries ? heads : 0,
+                          qkv.scalar_type());
 }
 
-TensorList BackboneLayer::forward(const Tensor& x, const PrefixContext& context, bool with_queries) const {
-  const std::int64_t batch = x.size(0), tokens = x.size(1);
-  const Heads parts = project(norm(x, {input_norm}, qkv.scalar_type()), context, with_queries);
-  TensorList result{parts.k_bsk, parts.v_bsk};
-  if (with_queries) result.push_back(parts.q_bsnk);
-  if (is_last) return result;
+BackboneLayer::Output BackboneLayer::forward(const Residual& stream, const PrefixContext& context,
+                                             bool with_queries) const {
+  const auto [x, normalized] = norm(stream, {input_norm}, qkv.scalar_type());
+  const Heads parts = project_heads(normalized, context, with_queries);
+  if (is_last) return {parts, {}};
 
-  const std::int64_t head_dim = parts.k_bsk.size(2);
-  const Tensor q = parts.q_bsnk.view({batch, tokens * heads, head_dim});
-  const fused::AttentionInput input{q, heads, parts.k_bsk, parts.v_bsk, context.lengths_b};
+  const std::int64_t batch = x.size(0), tokens = x.size(1), head_dim = parts.k_bsk.size(2);
+  const Tensor rows = parts.q_bsnk.view({batch, tokens * heads, head_dim});
+  const fused::AttentionInput input{rows, heads, parts.k_bsk, parts.v_bsk, context.lengths_b};
   const Tensor mixed = fused::can_attend(input)
                            ? fused::attention(input)
-                           : multi_query_attention(q, parts.k_bsk, parts.v_bsk, context.key_mask_b1p);
-  Tensor attended = torch::linear(mixed.view({batch, tokens, heads * head_dim}), o);
+                           : multi_query_attention(rows, parts.k_bsk, parts.v_bsk, context.key_mask_b1p);
+  Tensor attended = project(mixed.view({batch, tokens, heads * head_dim}), o);
   // Padded rows stay zero through all layers: no matrix has a bias.
   if (context.row_mask_bp1.defined()) attended = attended * context.row_mask_bp1;
-  const auto [middle, hidden] = add_and_norm(x, attended, {}, {post_norm}, down.scalar_type());
-  result.push_back(middle + gated_mlp(hidden, gate_up, down));
-  return result;
+  const auto [middle, hidden] = norm(Residual{x, attended}, {post_norm}, down.scalar_type());
+  return {parts, {middle, gated_mlp(hidden, gate_up, down)}};
 }
 
 Backbone::Backbone(ParameterStore& store, const GemmaConfig& config, std::int64_t vocab) : config_(config) {
@@ -80,19 +78,29 @@ void Backbone::encode(Tensor x, PrefixCache& cache, AttentionTap* tap, bool reco
     context.key_mask_b1p = additive_mask(cache.mask_bp, x.scalar_type()).unsqueeze(1);
     context.row_mask_bp1 = cache.mask_bp.unsqueeze(2).to(x.scalar_type());
   }
-  x = x.to(torch::kFloat32);  // the residual stream
+  Residual stream{x.to(torch::kFloat32)};
   for (std::int64_t i = 0; i < config_.depth; ++i) {
     const BackboneLayer& layer = layers_[i];
-    if (tap != nullptr && tap->layer_inputs != nullptr) tap->layer_inputs->push_back(x);
+    if (tap != nullptr && tap->layer_inputs != nullptr) tap->layer_inputs->push_back(stream.sum());
     const bool with_queries = tap != nullptr && tap->backbone_queries && tap->layer == i;
-    const auto run = [&layer, context, with_queries](const TensorList& in) {
-      return layer.forward(in[0], context, with_queries);
-    };
-    const TensorList out = recompute ? recompute_in_backward(run, {x}, layer.parameters()) : run({x});
-    cache.keys_bpk.push_back(out[0]);
-    cache.values_bpk.push_back(out[1]);
-    if (with_queries) tap->prefix_queries_bnpk = out[2].transpose(1, 2);
-    x = out.back();
+    BackboneLayer::Output out;
+    if (recompute) {
+      const auto run = [&layer, context, with_queries](const TensorList& in) -> TensorList {
+        const BackboneLayer::Output result = layer.forward({in[0]}, context, with_queries);
+        TensorList list{result.heads.k_bsk, result.heads.v_bsk};
+        if (with_queries) list.push_back(result.heads.q_bsnk);
+        if (!layer.is_last) list.push_back(result.next.sum());
+        return list;
+      };
+      const TensorList list = recompute_in_backward(run, {stream.x}, layer.parameters());
+      out = {{with_queries ? list[2] : Tensor(), list[0], list[1]}, {list.back()}};
+    } else {
+      out = layer.forward(stream, context, with_queries);
+    }
+    cache.keys_bpk.push_back(out.heads.k_bsk);
+    cache.values_bpk.push_back(out.heads.v_bsk);
+    if (with_queries) tap->prefix_queries_bnpk = out.heads.q_bsnk.transpose(1, 2);
+    stream = out.next;
   }
 }
 

@@ -27,13 +27,15 @@ struct BackboneLayer {
   bool is_last = false;
 
   BackboneLayer(ParameterStore& store, const GemmaConfig& config, std::int64_t index);
-  /// x [B, P, W] -> {k [B,P,K], v [B,P,K], q [B,P,N,K] where `with_queries`, next x unless this is the last
-  /// layer}.
-  TensorList forward(const Tensor& x, const PrefixContext& context, bool with_queries) const;
+  struct Output {
+    Heads heads;    ///< queries undefined in the last layer, unless `with_queries`
+    Residual next;  ///< undefined in the last layer
+  };
+  Output forward(const Residual& x, const PrefixContext& context, bool with_queries) const;
   TensorList parameters() const { return {input_norm, qkv, q, o, post_norm, gate_up, down}; }
 
  private:
-  Heads project(const Tensor& normalized, const PrefixContext& context, bool with_queries) const;
+  Heads project_heads(const Tensor& normalized, const PrefixContext& context, bool with_queries) const;
 };
 
 class Backbone {

@@ -72,35 +72,37 @@ ExpertLayer::ExpertLayer(ParameterStore& store, const GemmaConfig& config, Polic
   down = store.add({mlp + "down_proj.weight", {w, m}});
 }
 
-TensorList ExpertLayer::forward(const TensorList& activations, const SuffixContext& context) const {
-  const Tensor &x = activations[0], &prefix_k = activations[1], &prefix_v = activations[2];
-  const std::int64_t rows = x.size(0), tokens = x.size(1), head_dim = prefix_k.size(2);
-  const std::int64_t batch = context.batch, draw_tokens = rows / batch * tokens;
+ExpertLayer::Output ExpertLayer::forward(const Residual& stream, const Tensor& prefix_k,
+                                         const Tensor& prefix_v, const Tensor& modulation_bd,
+                                         const SuffixContext& context) const {
   const torch::Dtype dtype = qkv.scalar_type();
   NormFactors input_factors{input_norm}, post_factors{post_norm};
   Tensor attention_gate, mlp_gate;  // pi0 has none
-  if (modulation.defined()) {
-    const TensorList parts = activations[3].chunk(6, -1);
+  if (modulation_bd.defined()) {
+    const TensorList parts = modulation_bd.chunk(6, -1);
     input_factors = {parts[0], parts[1]};
     attention_gate = parts[2];
     post_factors = {parts[3], parts[4]};
     mlp_gate = parts[5];
   }
 
-  const Tensor projected = torch::linear(norm(x, input_factors, dtype), qkv);
-  const Heads own = split_and_rotate(projected.view({batch, draw_tokens, -1}), context.rotation, heads);
+  const auto [x, normalized] = norm(stream, input_factors, dtype);
+  const std::int64_t rows = x.size(0), tokens = x.size(1), head_dim = prefix_k.size(2);
+  const std::int64_t batch = context.batch, draw_tokens = rows / batch * tokens;
+  const Tensor projected = project(normalized.view({batch, draw_tokens, -1}), qkv);
+  const Heads own = split_and_rotate(projected, context.rotation, heads, dtype);
   const Tensor q = own.q_bsnk.view({batch, draw_tokens * heads, head_dim});
-  const fused::AttentionInput input{q, heads, prefix_k, prefix_v, context.lengths_b, own.k_bsk, own.v_bsk,
-                                    context.state_alone};
+  const fused::AttentionInput input{q,         heads,     prefix_k,           prefix_v, context.lengths_b,
+                                    own.k_bsk, own.v_bsk, context.state_alone};
   // All draws of a cache row are queries of one attention over its prefix and over all of their own keys: the
   // prefix is never copied per draw, and the mask keeps the draws apart.
   const Tensor mixed = rows == batch && fused::can_attend(input)
                            ? fused::attention(input)
                            : multi_query_attention(q, torch::cat({prefix_k, own.k_bsk}, 1),
                                                    torch::cat({prefix_v, own.v_bsk}, 1), context.mask);
-  const Tensor attended = torch::linear(mixed.view({rows, tokens, heads * head_dim}), o);
-  const auto [middle, hidden] = add_and_norm(x, attended, attention_gate, post_factors, dtype);
-  return {add_update(middle, gated_mlp(hidden, gate_up, down), mlp_gate), own.q_bsnk};
+  const Tensor attended = project(mixed.view({rows, tokens, heads * head_dim}), o);
+  const auto [middle, hidden] = norm(Residual{x, attended, attention_gate}, post_factors, dtype);
+  return {{middle, gated_mlp(hidden, gate_up, down), mlp_gate}, own.q_bsnk};
 }
 
 ActionExpert::ActionExpert(ParameterStore& store, const PolicyConfig& config)
@@ -175,7 +177,8 @@ Tensor ActionExpert::embed(const Tensor& state_bd, const Tensor& x_t, const Time
                            std::int64_t draws) const {
   const Tensor actions = torch::linear(x_t.to(torch::kFloat32), action_in_, action_in_bias_);
   if (kind_ == PolicyKind::kPi05) return actions;
-  // openpi joins each action token with the embedding of t; a product of two halves of the weight needs no copy.
+  // openpi joins each action token with the embedding of t; a product of two halves of the weight needs no
+  // copy.
   const Tensor hidden = torch::linear(actions, time_in_.narrow(1, 0, config_.width)) + time.hidden;
   const Tensor tokens = torch::linear(torch::silu(hidden), time_out_, time_out_bias_);
   Tensor state = torch::linear(state_bd.to(torch::kFloat32), state_, state_bias_).unsqueeze(1);
@@ -187,33 +190,43 @@ Tensor ActionExpert::velocity(const PrefixCache& cache, const Tensor& state_bd, 
                               const TimeConditioning& time, const SuffixContext& context, AttentionTap* tap,
                               bool recompute) const {
   const std::int64_t rows = x_t.size(0), horizon = x_t.size(1);
-  Tensor x = embed(state_bd, x_t, time, rows / context.batch);  // the residual stream is float32
+  Residual stream{embed(state_bd, x_t, time, rows / context.batch)};  // float32
   const auto show = [&] {
-    if (tap != nullptr && tap->layer_inputs != nullptr) tap->layer_inputs->push_back(x);
+    if (tap != nullptr && tap->layer_inputs != nullptr) tap->layer_inputs->push_back(stream.sum());
   };
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const ExpertLayer& layer = layers_[i];
     show();
-    const auto run = [&layer, context](const TensorList& in) { return layer.forward(in, context); };
-    TensorList in{x, cache.keys_bpk[i], cache.values_bpk[i]};
-    if (!time.modulations.empty()) in.push_back(time.modulations[i]);
-    const TensorList out = recompute ? recompute_in_backward(run, in, layer.parameters()) : run(in);
-    x = out[0];
+    const Tensor modulation = time.modulations.empty() ? Tensor() : time.modulations[i];
+    ExpertLayer::Output out;
+    if (recompute) {
+      const auto run = [&layer, context](const TensorList& in) -> TensorList {
+        const auto result = layer.forward({in[0]}, in[1], in[2], in.size() > 3 ? in[3] : Tensor(), context);
+        return {result.next.sum(), result.q_bsnk};
+      };
+      TensorList in{stream.x, cache.keys_bpk[i], cache.values_bpk[i]};
+      if (modulation.defined()) in.push_back(modulation);
+      const TensorList list = recompute_in_backward(run, in, layer.parameters());
+      out = {{list[0]}, list[1]};
+    } else {
+      out = layer.forward(stream, cache.keys_bpk[i], cache.values_bpk[i], modulation, context);
+    }
+    stream = out.next;
     if (tap != nullptr && tap->layer == static_cast<std::int64_t>(i)) {
-      const Tensor q = out[1].view({rows, -1, config_.heads, config_.head_dim});
+      const Tensor q = out.q_bsnk.view({rows, -1, config_.heads, config_.head_dim});
       tap->action_queries_bnhk = q.narrow(1, state_tokens(), horizon).transpose(1, 2);
       tap->prefix_keys_bpk = cache.keys_bpk[i];
       tap->mask_bp = cache.mask_bp;
     }
   }
   show();
-  const Tensor actions = x.narrow(1, state_tokens(), horizon);
   NormFactors factors{final_norm_};
   if (kind_ == PolicyKind::kPi05) {
     const TensorList parts = time.final_modulation.chunk(3, -1);  // its gate is not used
     factors = {parts[0], parts[1]};
   }
-  return torch::linear(norm(actions, factors, torch::kFloat32), action_out_, action_out_bias_);
+  const Tensor actions = norm(stream, factors, torch::kFloat32).normed.narrow(1, state_tokens(), horizon);
+  return torch::linear(actions, action_out_, action_out_bias_);
 }
 
 }  // namespace shallowpi

@@ -48,9 +48,13 @@ struct ExpertLayer {
   std::int64_t heads = 0;
 
   ExpertLayer(ParameterStore& store, const GemmaConfig& config, PolicyKind kind, std::int64_t index);
-  /// activations {x [B*R,S,W], prefix k [B,P,K], prefix v, modulation [.., D, 6W] (pi0.5)}
-  /// -> {next x, q [B,R*S,N,K] after RoPE}.
-  TensorList forward(const TensorList& activations, const SuffixContext& context) const;
+  struct Output {
+    Residual next;
+    Tensor q_bsnk;  ///< [B, R*S, N, K] after RoPE
+  };
+  /// The stream is [B*R, S, W], the prefix's keys and values [B, P, K], pi0.5's modulation [.., D, 6W].
+  Output forward(const Residual& stream, const Tensor& prefix_k, const Tensor& prefix_v,
+                 const Tensor& modulation_bd, const SuffixContext& context) const;
   TensorList parameters() const { return {input_norm, post_norm, qkv, o, gate_up, down}; }
 };
 

@@ -5,50 +5,69 @@
 
 #include <torch/torch.h>
 
+#include <tuple>
+
 namespace shallowpi::fused {
 
 using torch::Tensor;
 
-/// Can fused operations take `x`: no gradients are recorded, x is on a GPU and is float32 or bfloat16, its last
-/// dimension is a multiple of 8, and set_enabled did not switch them off?
+/// Can fused operations take `x`: no gradients are recorded, x is on a GPU and is float32 or bfloat16, its
+/// last dimension is a multiple of 8, and set_enabled did not switch them off?
 bool usable(const Tensor& x);
 /// For comparisons. On at the start.
 void set_enabled(bool enabled);
 
-/// What a norm reads and how: the residual stream x [B, S, W] float32, an update to it that is still to be added
-/// (optional, [B, S, W]), times a gate (optional). Norm: rms_normalize(sum) * (1 + scale) + shift (optional).
-/// Scale, shift and gate are float32 and broadcast to x.
-struct NormInput {
-  const Tensor &x, &scale;
-  Tensor shift{}, update{}, gate{};
+/// A residual stream x [B, S, W] and an update to it that is still to be added (optional; [B, S, W], or
+/// [parts, B, S, W] to be summed first), times a gate (optional, float32, broadcasts to x).
+struct Stream {
+  const Tensor& x;
+  Tensor update{}, gate{};
 };
 struct Normalized {
-  Tensor sum;     ///< float32: x + gate * update
-  Tensor result;  ///< of the dtype that was asked for
+  Tensor sum;     ///< x + gate * update, of x's dtype
+  Tensor result;  ///< its norm
 };
-Normalized normalize(const NormInput& input, torch::Dtype result);
+/// rms_normalize(sum) * (1 + scale) + shift (optional). x, scale and shift are float32; the factors broadcast
+/// to x.
+Normalized rms_norm(const Stream& stream, const Tensor& scale, const Tensor& shift, torch::Dtype result);
+/// LayerNorm with weight and bias [W]; everything in one dtype, no gate.
+Normalized layer_norm(const Stream& stream, const Tensor& weight, const Tensor& bias);
 
-/// As ops.h's split_and_rotate. The buffers of the key and the value hold whole tiles of 16 tokens; the rest is
-/// zeros, as `attention` wants it.
-std::tuple<Tensor, Tensor, Tensor> split_and_rotate(const Tensor& qkv_bsd, const Tensor& cos, const Tensor& sin,
-                                                    std::int64_t heads);
+/// As ops.h's split_and_rotate. `qkv` is [B, S, ..], or float32 [parts, B, S, ..] to be summed; `result` is
+/// the dtype of the heads.
+std::tuple<Tensor, Tensor, Tensor> split_and_rotate(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
+                                                    std::int64_t heads, torch::Dtype result);
 
 /// gelu(gate) * up: [..., 2M] -> [..., M].
 Tensor gate(const Tensor& gate_up);
 
-/// Multi-query attention of `heads` query rows per token to the first `lengths_b` prefix keys and, where given,
-/// to the tokens' own keys.
+/// Is x weight^T a product of few rows, which these take faster than a library's kernels? Both are bfloat16.
+bool can_project(const Tensor& x, const Tensor& weight);
+bool can_project_and_gate(const Tensor& x, const Tensor& gate_up);
+/// x [B, S, I], weight [O, I] -> float32 [parts, B, S, O]: what the next operation has to sum.
+Tensor project(const Tensor& x, const Tensor& weight);
+/// gelu(gate) * up of the product with gate_up [2M, I]: [B, S, M] bfloat16.
+Tensor project_and_gate(const Tensor& x, const Tensor& gate_up);
+
+/// Multi-query attention of `heads` query rows per token to the first `lengths_b` prefix keys and, where
+/// given, to the tokens' own keys. Contiguous bfloat16.
 struct AttentionInput {
-  const Tensor& q_bmk;  ///< bfloat16 [B, S * heads, K]
+  const Tensor& q_bmk;  ///< [B, S * heads, K]
   std::int64_t heads;
-  const Tensor &prefix_k_bpk, &prefix_v_bpk;  ///< from split_and_rotate
-  Tensor lengths_b{};                         ///< int64; undefined: all of them
-  Tensor own_k_bsk{}, own_v_bsk{};            ///< from split_and_rotate
+  const Tensor &prefix_k_bpk, &prefix_v_bpk;
+  Tensor lengths_b{};  ///< int64; undefined: all of them
+  Tensor own_k_bsk{}, own_v_bsk{};
   bool first_token_alone = false;  ///< the first token sees of its own tokens only itself (pi0's state)
 };
-/// Whether `attention` can take it: bfloat16, K a multiple of 16, not more keys than shared memory holds.
+/// Whether `attention` can take it: bfloat16, contiguous, K 16, 32, 64, 72, 128 or 256.
 bool can_attend(const AttentionInput& input);
 /// Returns [B, S * heads, K].
 Tensor attention(const AttentionInput& input);
+
+/// All tokens to all, each head with its own keys, as SigLIP has it: qkv [m, T, 3 * heads * K], contiguous
+/// bfloat16
+/// -> [m, T, heads * K].
+bool can_self_attend(const Tensor& qkv, std::int64_t heads);
+Tensor self_attention(const Tensor& qkv, std::int64_t heads);
 
 }  // namespace shallowpi::fused

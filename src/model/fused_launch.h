@@ -1,5 +1,5 @@
-// Launches of the fused kernels: plain pointers and sizes, so that the CUDA compiler needs nothing of LibTorch's
-// operators. Everything is contiguous unless a stride says otherwise; strides count values.
+// Launches of the fused kernels: plain pointers and sizes, so that the CUDA compiler needs nothing of
+// LibTorch's operators. Everything is contiguous unless a stride says otherwise; strides count values.
 #pragma once
 
 #include "model/fused_rows.h"
@@ -9,7 +9,7 @@ struct CUstream_st;
 
 namespace shallowpi::fused {
 
-using Stream = CUstream_st*;
+using CudaStream = CUstream_st*;
 using BFloat16 = c10::BFloat16;
 
 /// Where the factors of row (b, s) start: broadcast dimensions have stride 0.
@@ -18,23 +18,32 @@ struct RowStrides {
 };
 
 template <typename Update, typename Out>
-struct NormLaunch {
-  NormRow<Update, Out> first;  ///< of row (0, 0)
+struct RmsNormLaunch {
+  NormRow<float, Update, Out> first;  ///< of row (0, 0)
+  const float *first_scale, *first_shift;
   RowStrides scale, shift, gate;
   std::int64_t batch, tokens, width;
 };
 template <typename Update, typename Out>
-void launch(const NormLaunch<Update, Out>& work, Stream stream);
+void launch(const RmsNormLaunch<Update, Out>& work, CudaStream stream);
 
 template <typename T>
-struct RotaryLaunch {
-  RotaryRow<T> first;
-  std::int64_t batch, tokens, heads, head_dim;
-  std::int64_t padded_tokens;  ///< rows of k and v per sample; those behind `tokens` become zeros
-  RowStrides cos, sin;
+struct LayerNormLaunch {
+  NormRow<T, T, T> first;
+  const T *weight, *bias;
+  std::int64_t rows, width;
 };
 template <typename T>
-void launch(const RotaryLaunch<T>& work, Stream stream);
+void launch(const LayerNormLaunch<T>& work, CudaStream stream);
+
+template <typename In, typename Out>
+struct RotaryLaunch {
+  RotaryRow<In, Out> first;
+  std::int64_t batch, tokens, heads, head_dim;
+  RowStrides cos, sin;
+};
+template <typename In, typename Out>
+void launch(const RotaryLaunch<In, Out>& work, CudaStream stream);
 
 template <typename T>
 struct GateLaunch {
@@ -43,24 +52,45 @@ struct GateLaunch {
   std::int64_t rows, width;
 };
 template <typename T>
-void launch(const GateLaunch<T>& work, Stream stream);
+void launch(const GateLaunch<T>& work, CudaStream stream);
 
-/// Keys and values in the attention kernel come in tiles of this many; buffers hold whole tiles.
-constexpr std::int64_t kKeyTile = 16;
+/// A product with few rows, x weight^T, which is bound by reading the weight. It is cut into `parts` slices
+/// of the inner dimension, whose products are left for the next operation to sum.
+struct LinearLaunch {
+  const BFloat16 *x, *weight;  ///< [rows, inner], [columns, inner]
+  float* out;                  ///< [parts, rows, columns]
+  BFloat16* gated;  ///< instead of `out`, for one part: gelu(left half) * right half, [rows, columns / 2]
+  std::int64_t rows, inner, columns, parts;
+};
+constexpr std::int64_t kMaxLinearRows = 64;
+/// The number of parts that keeps the device busy; 0 where the sizes do not suit the kernel.
+std::int64_t linear_parts(std::int64_t rows, std::int64_t inner, std::int64_t columns, bool gated);
+void launch(const LinearLaunch& work, CudaStream stream);
 
-/// Multi-query attention: every query row attends to the first `lengths_b` prefix keys, and to its own tokens'.
+/// Where the matrices [rows, head_dim] of a batch are: b = i * inner_count + j starts at i * outer + j *
+/// inner.
+struct Placement {
+  std::int64_t outer = 0, inner = 0, row = 0;
+};
+/// Attention of query rows to the first `lengths_b` prefix keys, and to their own tokens' keys. In
+/// multi-query attention all heads' queries are rows of one matrix; else the heads are `inner_count`
+/// matrices.
 struct AttentionLaunch {
-  const BFloat16* q;                   ///< [batch, rows, head_dim], `heads` rows per token
+  const BFloat16* q;                    ///< [batch, rows, head_dim], `heads` rows per token
   const BFloat16 *prefix_k, *prefix_v;  ///< [batch, prefix, head_dim]
-  const BFloat16 *own_k, *own_v;        ///< [batch, own, head_dim]; null where own is 0
+  const BFloat16 *own_k, *own_v;        ///< [batch, own, head_dim], contiguous; null where own is 0
   const std::int64_t* lengths_b;        ///< null: all of the prefix
   BFloat16* out;                        ///< [batch, rows, head_dim]
-  std::int64_t batch, rows, heads, head_dim, prefix, own;
-  std::int64_t prefix_stride, own_stride;  ///< from sample to sample
+  Placement q_at, prefix_at, out_at;
+  std::int64_t inner_count;
+  float *partial,
+      *partial_sums;  ///< for splits > 1: [splits, batch * rows, head_dim] and [splits, batch * rows, 2]
+  std::int64_t batch, rows, heads, head_dim, prefix, own, splits;
   bool first_token_alone;  ///< the first token sees of its own tokens only itself (pi0's state)
 };
-/// Whether the device has the memory for so many keys.
-bool can_launch(const AttentionLaunch& work);
-void launch(const AttentionLaunch& work, Stream stream);
+bool is_attention_head_dim(std::int64_t head_dim);
+/// Into how many parts the keys should be split, so that the device is busy.
+std::int64_t attention_splits(const AttentionLaunch& work);
+void launch(const AttentionLaunch& work, CudaStream stream);
 
 }  // namespace shallowpi::fused

@@ -1,5 +1,5 @@
-// What the fused kernels compute for one row. These functions run on the host and on the device alike: kernels
-// call them with a block of threads per row, CPU tests with a team of one.
+// What the fused kernels compute for one row. These functions run on the host and on the device alike:
+// kernels call them with a block of threads per row, CPU tests with a team of one.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -40,6 +40,7 @@ struct Team {
   /// Of all members' values; every member gets it.
   SHALLOWPI_HOST_DEVICE float sum(float value) const {
 #ifdef __CUDA_ARCH__
+    __syncthreads();  // scratch may still be read from the sum before
     for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
     if (size == 32) return value;
     if (rank % 32 == 0) scratch[rank / 32] = value;
@@ -51,69 +52,121 @@ struct Team {
   }
 };
 
-/// One row of the residual stream, and the norm that reads it: Gemma's RMSNorm (no shift) or adaRMS.
-template <typename Update, typename Out>
+/// Values that come as the sum of `parts` rows, `stride` apart.
+template <typename T>
+struct Summands {
+  const T* first = nullptr;
+  int parts = 1;
+  std::int64_t stride = 0;
+};
+template <typename T>
+SHALLOWPI_HOST_DEVICE Pack<float, kPack> load_sum(const Summands<T>& values, std::int64_t i) {
+  Pack<float, kPack> sum{};
+  for (int part = 0; part < values.parts; ++part) {
+    const auto pack = load_pack(values.first + part * values.stride + i);
+    for (int j = 0; j < kPack; ++j) sum.values[j] += float(pack.values[j]);
+  }
+  return sum;
+}
+
+/// One row of a residual stream, what is to be added to it, and the norm that reads it.
+template <typename Value, typename Update, typename Out>
 struct NormRow {
-  const float* x;
-  const Update* update;  ///< added to x, times `gate` where there is one; may be null
+  const Value* x;
+  Summands<Update> update;  ///< added to x, times `gate` where there is one; first may be null
   const float* gate;
-  float* sum;  ///< receives x + gate * update; null where there is no update
-  const float *scale, *shift;
-  Out* out;  ///< sum * rsqrt(mean(sum^2) + 1e-6) * (1 + scale) + shift
+  Value* sum;  ///< receives x + gate * update; null where there is no update
+  Out* out;    ///< the norm
 };
 
+/// Writes the row's sum, and returns where it is.
+template <typename Value, typename Update, typename Out>
+SHALLOWPI_HOST_DEVICE const Value* add_update(const Team& team, int width,
+                                              const NormRow<Value, Update, Out>& row) {
+  if (row.update.first == nullptr) return row.x;
+  for (int i = team.rank * kPack; i < width; i += team.size * kPack) {
+    auto value = load_pack(row.x + i);
+    const auto update = load_sum(row.update, i);
+    for (int j = 0; j < kPack; ++j)
+      value.values[j] =
+          Value(float(value.values[j]) + (row.gate != nullptr ? row.gate[i + j] : 1.0f) * update.values[j]);
+    store_pack(row.sum + i, value);
+  }
+  return row.sum;  // every thread reads only what it wrote itself
+}
+
+/// out = x * rsqrt(mean(x^2) + 1e-6) * (1 + scale) + shift: Gemma's RMSNorm (shift is null) or adaRMS.
 template <typename Update, typename Out>
-SHALLOWPI_HOST_DEVICE void normalize(const Team& team, int width, const NormRow<Update, Out>& row) {
+SHALLOWPI_HOST_DEVICE void rms_norm(const Team& team, int width, const NormRow<float, Update, Out>& row,
+                                    const float* scale, const float* shift) {
   constexpr float kEpsilon = 1e-6f;
+  const float* x = add_update(team, width, row);
   const int first = team.rank * kPack, stride = team.size * kPack;
   float squares = 0;
-  for (int i = first; i < width; i += stride) {
-    Pack<float, kPack> value = load_pack(row.x + i);
-    if (row.update != nullptr) {
-      const auto update = load_pack(row.update + i);
-      for (int j = 0; j < kPack; ++j)
-        value.values[j] += (row.gate != nullptr ? row.gate[i + j] : 1.0f) * float(update.values[j]);
-      store_pack(row.sum + i, value);
-    }
-    for (const float v : value.values) squares += v * v;
-  }
+  for (int i = first; i < width; i += stride)
+    for (const float v : load_pack(x + i).values) squares += v * v;
   const float inverse = 1 / sqrtf(team.sum(squares) / float(width) + kEpsilon);
-  const float* from = row.update != nullptr ? row.sum : row.x;
   for (int i = first; i < width; i += stride) {
-    const auto value = load_pack(from + i);
+    const auto value = load_pack(x + i), factor = load_pack(scale + i);
     Pack<Out, kPack> out;
-    for (int j = 0; j < kPack; ++j) {
-      const float shift = row.shift != nullptr ? row.shift[i + j] : 0.0f;
-      out.values[j] = Out(value.values[j] * inverse * (1 + row.scale[i + j]) + shift);
-    }
+    for (int j = 0; j < kPack; ++j)
+      out.values[j] =
+          Out(value.values[j] * inverse * (1 + factor.values[j]) + (shift != nullptr ? shift[i + j] : 0.0f));
     store_pack(row.out + i, out);
   }
 }
 
-/// One token's projection: `heads` queries, a key, a value, each `head_dim` wide.
+/// out = (x - mean) * rsqrt(variance + 1e-6) * weight + bias.
 template <typename T>
+SHALLOWPI_HOST_DEVICE void layer_norm(const Team& team, int width, const NormRow<T, T, T>& row,
+                                      const T* weight, const T* bias) {
+  constexpr float kEpsilon = 1e-6f;
+  const T* x = add_update(team, width, row);
+  const int first = team.rank * kPack, stride = team.size * kPack;
+  float sum = 0, squares = 0;
+  for (int i = first; i < width; i += stride)
+    for (const T v : load_pack(x + i).values) sum += float(v);
+  const float mean = team.sum(sum) / float(width);
+  for (int i = first; i < width; i += stride)
+    for (const T v : load_pack(x + i).values) squares += (float(v) - mean) * (float(v) - mean);
+  const float inverse = 1 / sqrtf(team.sum(squares) / float(width) + kEpsilon);
+  for (int i = first; i < width; i += stride) {
+    auto value = load_pack(x + i);
+    const auto factor = load_pack(weight + i), offset = load_pack(bias + i);
+    for (int j = 0; j < kPack; ++j)
+      value.values[j] =
+          T((float(value.values[j]) - mean) * inverse * float(factor.values[j]) + float(offset.values[j]));
+    store_pack(row.out + i, value);
+  }
+}
+
+/// One token's projection: `heads` queries, a key, a value, each `head_dim` wide.
+template <typename In, typename Out>
 struct RotaryRow {
-  const T* qkv;
+  Summands<In> qkv;
   const float *cos, *sin;  ///< [head_dim / 2] each
-  T *q, *k, *v;
+  Out *q, *k, *v;
 };
 
 /// Rotates queries and key by split halves, and copies the value.
-template <typename T>
-SHALLOWPI_HOST_DEVICE void split_and_rotate(const Team& team, int heads, int head_dim, const RotaryRow<T>& row) {
+template <typename In, typename Out>
+SHALLOWPI_HOST_DEVICE void split_and_rotate(const Team& team, int heads, int head_dim,
+                                            const RotaryRow<In, Out>& row) {
   const int half = head_dim / 2, packs = half / kPack;
   for (int unit = team.rank; unit < (heads + 2) * packs; unit += team.size) {
     const int head = unit / packs, i = unit % packs * kPack;
-    const T* from = row.qkv + head * head_dim + i;
-    T* to = (head < heads ? row.q + head * head_dim : head == heads ? row.k : row.v) + i;
-    Pack<T, kPack> low = load_pack(from), high = load_pack(from + half);
-    for (int j = 0; j < kPack && head <= heads; ++j) {
-      const float a = float(low.values[j]), b = float(high.values[j]), c = row.cos[i + j], s = row.sin[i + j];
-      low.values[j] = T(a * c - b * s);
-      high.values[j] = T(b * c + a * s);
+    const auto low = load_sum(row.qkv, head * head_dim + i),
+               high = load_sum(row.qkv, head * head_dim + i + half);
+    Pack<Out, kPack> first, second;
+    for (int j = 0; j < kPack; ++j) {
+      const bool is_value = head > heads;
+      const float c = is_value ? 1.0f : row.cos[i + j], s = is_value ? 0.0f : row.sin[i + j];
+      first.values[j] = Out(low.values[j] * c - high.values[j] * s);
+      second.values[j] = Out(high.values[j] * c + low.values[j] * s);
     }
-    store_pack(to, low);
-    store_pack(to + half, high);
+    Out* to = (head < heads ? row.q + head * head_dim : head == heads ? row.k : row.v) + i;
+    store_pack(to, first);
+    store_pack(to + half, second);
   }
 }
 

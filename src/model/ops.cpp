@@ -133,26 +133,35 @@ Tensor rms_normalize(const Tensor& x) {
   return RmsNormalize::apply(x);
 }
 
-Tensor norm(const Tensor& x, const NormFactors& factors, torch::Dtype result) {
-  if (fused::usable(x)) return fused::normalize({x, factors.scale, factors.shift}, result).result;
-  const Tensor normalized = rms_normalize(x), scale = factors.scale + 1;
+Tensor Residual::sum() const {
+  if (!update.defined()) return x;
+  const Tensor whole = update.dim() == x.dim() ? update : update.sum(0);
+  return gate.defined() ? torch::addcmul(x, whole, gate) : x + whole;
+}
+
+Normed norm(const Residual& stream, const NormFactors& factors, torch::Dtype result) {
+  if (fused::usable(stream.x)) {
+    const auto out =
+        fused::rms_norm({stream.x, stream.update, stream.gate}, factors.scale, factors.shift, result);
+    return {out.sum, out.result};
+  }
+  const Tensor sum = stream.sum(), normalized = rms_normalize(sum), scale = factors.scale + 1;
   const Tensor scaled =
       factors.shift.defined() ? torch::addcmul(factors.shift, normalized, scale) : normalized * scale;
-  return scaled.to(result);
+  return {sum, scaled.to(result)};
 }
 
-Tensor add_update(const Tensor& x, const Tensor& update, const Tensor& gate) {
-  return gate.defined() ? torch::addcmul(x, update, gate) : x + update;
-}
-
-Normed add_and_norm(const Tensor& x, const Tensor& update, const Tensor& gate, const NormFactors& factors,
-                    torch::Dtype result) {
-  if (fused::usable(x)) {
-    const auto both = fused::normalize({x, factors.scale, factors.shift, update, gate}, result);
-    return {both.sum, both.result};
+Normed layer_norm(const Residual& stream, const Tensor& weight, const Tensor& bias) {
+  if (fused::usable(stream.x)) {
+    const auto out = fused::layer_norm({stream.x, stream.update}, weight, bias);
+    return {out.sum, out.result};
   }
-  const Tensor sum = add_update(x, update, gate);
-  return {sum, norm(sum, factors, result)};
+  const Tensor sum = stream.sum();
+  return {sum, torch::layer_norm(sum, {sum.size(-1)}, weight, bias, kEpsilon)};
+}
+
+Tensor project(const Tensor& x, const Tensor& weight) {
+  return fused::can_project(x, weight) ? fused::project(x, weight) : torch::linear(x, weight);
 }
 
 Tensor linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -165,10 +174,11 @@ Tensor linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias) {
 }
 
 Tensor gated_mlp(const Tensor& x, const Tensor& gate_up, const Tensor& down) {
+  if (fused::can_project_and_gate(x, gate_up)) return project(fused::project_and_gate(x, gate_up), down);
   const Tensor both = torch::linear(x, gate_up);
-  if (fused::usable(both) && both.size(-1) % 16 == 0) return torch::linear(fused::gate(both), down);
+  if (fused::usable(both) && both.size(-1) % 16 == 0) return project(fused::gate(both), down);
   const auto parts = both.chunk(2, -1);
-  return torch::linear(torch::gelu(parts[0], "tanh") * parts[1], down);
+  return project(torch::gelu(parts[0], "tanh") * parts[1], down);
 }
 
 Rotation rotation(const Tensor& positions, std::int64_t head_dim) {
@@ -180,12 +190,13 @@ Rotation rotation(const Tensor& positions, std::int64_t head_dim) {
   return {torch::cat({cos, cos}, -1), angles.sin()};
 }
 
-Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t heads) {
+Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t heads, torch::Dtype result) {
   if (fused::usable(qkv) && fused::usable(rotation.cos)) {
-    const auto [q, k, v] = fused::split_and_rotate(qkv, rotation.cos, rotation.sin, heads);
+    const auto [q, k, v] = fused::split_and_rotate(qkv, rotation.cos, rotation.sin, heads, result);
     return {heads > 0 ? q : Tensor(), k, v};
   }
-  const TensorList parts = SplitAndRotate::apply(qkv, rotation.cos, rotation.sin, heads);
+  const Tensor whole = qkv.dim() == 4 ? qkv.sum(0).to(result) : qkv;
+  const TensorList parts = SplitAndRotate::apply(whole, rotation.cos, rotation.sin, heads);
   return {heads > 0 ? parts[0] : Tensor(), parts[1], parts[2]};
 }
 

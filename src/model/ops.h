@@ -21,21 +21,32 @@ Tensor rms_normalize(const Tensor& x);
 struct NormFactors {
   Tensor scale, shift{};
 };
-Tensor norm(const Tensor& x, const NormFactors& factors, torch::Dtype result);
 
-/// x + gate * update (no gate: x + update), in float32.
-Tensor add_update(const Tensor& x, const Tensor& update, const Tensor& gate);
-/// That sum and its norm.
+/// A residual stream [B, S, W], and what is still to be added to it: the next norm does that in its own pass.
+struct Residual {
+  Tensor x;
+  Tensor update{};  ///< from `project`; undefined: none
+  Tensor gate{};    ///< times the update; undefined: 1
+  /// x + gate * update.
+  Tensor sum() const;
+};
+/// The sum of a stream and its norm.
 struct Normed {
   Tensor sum, normed;
 };
-Normed add_and_norm(const Tensor& x, const Tensor& update, const Tensor& gate, const NormFactors& factors,
-                    torch::Dtype result);
+Normed norm(const Residual& stream, const NormFactors& factors, torch::Dtype result);
+/// LayerNorm over the last dimension, in float32 whatever the dtype.
+Normed layer_norm(const Residual& stream, const Tensor& weight, const Tensor& bias);
+
+/// x weight^T: [B, S, I] -> [B, S, O]. On a GPU a product of few rows may come as float32 [parts, B, S, O],
+/// whose sum it is: Residual and split_and_rotate take both.
+Tensor project(const Tensor& x, const Tensor& weight);
 
 /// gelu(x weight^T + bias) by the tanh approximation.
 Tensor linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias);
 
-/// down(gelu(gate(x)) * up(x)) with gate and up stacked in one weight [2M, W]. x [rows, W].
+/// down(gelu(gate(x)) * up(x)) with gate and up stacked in one weight [2M, W]. x [B, S, W]; the result is
+/// project's.
 Tensor gated_mlp(const Tensor& x, const Tensor& gate_up, const Tensor& down);
 
 /// Rotary position embedding of base 10000 for integer positions [...]: the factors of a head of width
@@ -52,9 +63,9 @@ struct Heads {
   Tensor k_bsk;   ///< rotated
   Tensor v_bsk;
 };
-/// Splits the projection `qkv` [B, S, (heads + 2) K] and rotates q and k (split halves, as Gemma does).
-/// `rotation` is for [S] or [B, S] positions.
-Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t heads);
+/// Splits project's `qkv` [B, S, (heads + 2) K] and rotates q and k (split halves, as Gemma does), in dtype
+/// `result`. `rotation` is for [S] or [B, S] positions.
+Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t heads, torch::Dtype result);
 
 /// Multi-query attention softmax(q k^T / sqrt(K) + mask) v. All query heads share one key and value head, so
 /// heads are just more query rows: q [B, M, K], k and v [B, P, K]; `mask` is additive, broadcasts to [B, M,

@@ -1,19 +1,9 @@
 #include "model/vision.h"
 
+#include "model/fused.h"
 #include "model/tensor_names.h"
 
 namespace shallowpi {
-
-namespace {
-
-constexpr double kEpsilon = 1e-6;
-
-/// LayerNorm; its kernels compute in float32 whatever x's dtype.
-Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  return torch::layer_norm(x, {x.size(-1)}, weight, bias, kEpsilon);
-}
-
-}  // namespace
 
 VisionLayer::VisionLayer(ParameterStore& store, const VisionConfig& config, const std::string& prefix) {
   const std::int64_t w = config.width, m = config.mlp;
@@ -41,16 +31,22 @@ TensorList VisionLayer::parameters() const {
           norm2_weight, norm2_bias, fc1, fc1_bias, fc2, fc2_bias};
 }
 
-Tensor VisionLayer::forward(const Tensor& x, std::int64_t heads) const {
+Residual VisionLayer::forward(const Residual& stream, std::int64_t heads) const {
+  const auto [x, normalized] = layer_norm(stream, norm1_weight, norm1_bias);
   const std::int64_t images = x.size(0), tokens = x.size(1), width = x.size(2);
-  const Tensor projected = torch::linear(layer_norm(x, norm1_weight, norm1_bias), qkv, qkv_bias);
-  const auto parts =
-      projected.view({images, tokens, 3, heads, width / heads}).permute({2, 0, 3, 1, 4}).unbind(0);
-  const Tensor mixed = torch::scaled_dot_product_attention(parts[0], parts[1], parts[2]);
-  const Tensor attended = mixed.transpose(1, 2).reshape({images, tokens, width});
-  const Tensor middle = x + torch::linear(attended, out, out_bias);
-  const Tensor hidden = linear_gelu(layer_norm(middle, norm2_weight, norm2_bias), fc1, fc1_bias);
-  return middle + torch::linear(hidden, fc2, fc2_bias);
+  const Tensor projected = torch::linear(normalized, qkv, qkv_bias);
+  Tensor attended;
+  if (fused::can_self_attend(projected, heads)) {
+    attended = fused::self_attention(projected, heads);
+  } else {
+    const auto parts =
+        projected.view({images, tokens, 3, heads, width / heads}).permute({2, 0, 3, 1, 4}).unbind(0);
+    const Tensor mixed = torch::scaled_dot_product_attention(parts[0], parts[1], parts[2]);
+    attended = mixed.transpose(1, 2).reshape({images, tokens, width});
+  }
+  const auto [middle, second] =
+      layer_norm(Residual{x, torch::linear(attended, out, out_bias)}, norm2_weight, norm2_bias);
+  return {middle, torch::linear(linear_gelu(second, fc1, fc1_bias), fc2, fc2_bias)};
 }
 
 VisionTower::VisionTower(ParameterStore& store, const VisionConfig& config, std::int64_t backbone_width)
@@ -72,24 +68,30 @@ VisionTower::VisionTower(ParameterStore& store, const VisionConfig& config, std:
 }
 
 Tensor VisionTower::embed_patches(const Tensor& pixels) const {
-  const Tensor patches =
-      torch::conv2d(pixels.to(torch::kFloat32), patch_, patch_bias_, /*stride=*/config_.patch);
-  return patches.flatten(2).transpose(1, 2) + position_;
+  // A convolution whose stride is its size is a product of patches and weight.
+  const std::int64_t images = pixels.size(0), side = config_.image_size / config_.patch,
+                     patch = config_.patch;
+  const Tensor patches = pixels.to(torch::kFloat32)
+                             .view({images, 3, side, patch, side, patch})
+                             .permute({0, 2, 4, 1, 3, 5})
+                             .reshape({images, side * side, 3 * patch * patch});
+  return torch::linear(patches, patch_.flatten(1), patch_bias_) + position_;
 }
 
 Tensor VisionTower::forward(const Tensor& pixels, bool recompute) const {
-  Tensor x = embed_patches(pixels).to(dtype_);
+  Residual stream{embed_patches(pixels).to(dtype_)};
   for (const VisionLayer& layer : layers_) {
     if (recompute) {
       const auto run = [&layer, heads = config_.heads](const TensorList& in) -> TensorList {
-        return {layer.forward(in[0], heads)};
+        return {layer.forward({in[0]}, heads).sum()};
       };
-      x = recompute_in_backward(run, {x}, layer.parameters())[0];
+      stream = {recompute_in_backward(run, {stream.x}, layer.parameters())[0]};
     } else {
-      x = layer.forward(x, config_.heads);
+      stream = layer.forward(stream, config_.heads);
     }
   }
-  return torch::linear(layer_norm(x, post_norm_weight_, post_norm_bias_), projector_, projector_bias_);
+  return torch::linear(layer_norm(stream, post_norm_weight_, post_norm_bias_).normed, projector_,
+                       projector_bias_);
 }
 
 }  // namespace shallowpi

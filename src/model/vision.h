@@ -16,8 +16,8 @@ struct VisionLayer {
   Tensor norm2_weight, norm2_bias, fc1, fc1_bias, fc2, fc2_bias;
 
   VisionLayer(ParameterStore& store, const VisionConfig& config, const std::string& prefix);
-  /// x [m, T, W] -> [m, T, W].
-  Tensor forward(const Tensor& x, std::int64_t heads) const;
+  /// A stream [m, T, W].
+  Residual forward(const Residual& stream, std::int64_t heads) const;
   TensorList parameters() const;
 };
 

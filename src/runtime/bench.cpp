@@ -9,13 +9,13 @@
 
 #include "model/fused.h"
 #include "runtime/device_info.h"
-#include "runtime/trace.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/base/trace.h"
 #include "shallowpi/data/image.h"
 #include "shallowpi/model/checkpoint.h"
 #include "shallowpi/model/cost.h"
@@ -53,7 +53,8 @@ std::vector<Variant> variants(const BenchOptions& options) {
   return result;
 }
 
-/// Weights that keep activations at their scale, drawn on their device: a host takes half a minute for billions.
+/// Weights that keep activations at their scale, drawn on their device: a host takes half a minute for
+/// billions.
 void randomize(Policy& policy, std::uint64_t seed) {
   const torch::NoGradGuard no_grad;
   torch::manual_seed(seed);
@@ -142,8 +143,7 @@ class Measurement {
     for (std::int64_t i = 0; i < options_.warmup; ++i) iterate();
     samples_ = {};
     for (std::int64_t i = 0; i < options_.iterations; ++i) iterate();
-    if (!options_.trace.empty())
-      trace(options_.trace, options_.device, [&] { engine_->sample(full_); });
+    if (!options_.trace.empty()) trace(options_.trace, options_.device, [&] { engine_->sample(full_); });
     return json();
   }
 

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include "runtime/graph_engine.h"
+#include "runtime/inference_settings.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/stopwatch.h"
@@ -35,6 +36,7 @@ class EagerEngine : public Engine {
 
   torch::Tensor sample(const EngineRequest& request, StageTimes* times) override {
     const torch::InferenceMode guard;
+    const InferenceSettings settings(policy_, device_);
     SampleOptions options;
     options.conditioning = conditioning(request.steps);
     const Observation observation = request.observation.to(device_);

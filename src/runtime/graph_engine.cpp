@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "runtime/inference_settings.h"
+
 namespace shallowpi {
 
 GraphEngine::GraphEngine(Policy policy, torch::Device device, Recorder recorder, std::size_t max_graphs)
@@ -37,6 +39,7 @@ void GraphEngine::record(const EngineRequest& request) {
   Graph& graph = fresh.front();
   graph.chunk.load(request);  // refuses what does not fit before an old graph has to go
   while (graphs_.size() >= max_graphs_) graphs_.pop_back();
+  const InferenceSettings settings(policy_, device_);
   graph.replay = recorder_([&chunk = graph.chunk] { chunk.run(); });
   graphs_.splice(graphs_.begin(), fresh);
 }

@@ -1,5 +1,5 @@
-// The fused operations against LibTorch's operators: their row functions on the host, themselves where there is
-// a GPU.
+// The fused operations against LibTorch's operators: their row functions on the host, themselves where there
+// is a GPU.
 #include "model/fused.h"
 
 #include "model/fused_rows.h"
@@ -23,8 +23,10 @@ double tolerance(torch::Dtype dtype) {
 }
 
 struct NormCase {
-  bool update, gate, shift;
+  int parts;  // of the update; 0: none
+  bool gate, shift;
 };
+constexpr NormCase kNormCases[] = {{0, false, false}, {1, false, false}, {1, true, true}, {3, true, false}};
 
 class FusedTest : public ::testing::Test {
  protected:
@@ -32,58 +34,111 @@ class FusedTest : public ::testing::Test {
   torch::NoGradGuard no_grad_;
 };
 
-template <typename Update, typename Out>
-void check_norm_rows(const NormCase& c, torch::Dtype update_dtype, torch::Dtype out_dtype) {
-  const Tensor x = numbers({kTokens, kWidth}), scale = numbers({kWidth}), shift = numbers({kWidth}),
-               gate = numbers({kWidth}), update = numbers({kTokens, kWidth}, update_dtype);
-  Tensor sum = torch::zeros_like(x), out = torch::zeros({kTokens, kWidth}, out_dtype);
-  for (std::int64_t s = 0; s < kTokens; ++s) {
-    const auto offset = s * kWidth;
-    fused::normalize({}, kWidth,
-                     fused::NormRow<Update, Out>{x.data_ptr<float>() + offset,
-                                                 c.update ? update.data_ptr<Update>() + offset : nullptr,
-                                                 c.gate ? gate.data_ptr<float>() : nullptr,
-                                                 c.update ? sum.data_ptr<float>() + offset : nullptr,
-                                                 scale.data_ptr<float>(),
-                                                 c.shift ? shift.data_ptr<float>() : nullptr,
-                                                 out.data_ptr<Out>() + offset});
-  }
-  const Tensor expected = c.update ? add_update(x, update, c.gate ? gate : Tensor()) : x;
-  if (c.update) {
-    EXPECT_TRUE(tensor_near(sum, expected, 1e-6));
-  }
-  EXPECT_TRUE(tensor_near(out, norm(expected, {scale, c.shift ? shift : Tensor()}, out_dtype), tolerance(out_dtype),
-                          tolerance(out_dtype)));
+template <typename T>
+const T* data(const Tensor& tensor) {
+  return tensor.defined() ? tensor.data_ptr<T>() : nullptr;
 }
 
-TEST_F(FusedTest, NormRows) {
-  for (const NormCase& c : {NormCase{false, false, false}, {true, false, false}, {true, true, true}}) {
-    check_norm_rows<float, float>(c, torch::kFloat32, torch::kFloat32);
-    check_norm_rows<c10::BFloat16, c10::BFloat16>(c, torch::kBFloat16, torch::kBFloat16);
-    check_norm_rows<c10::BFloat16, float>(c, torch::kBFloat16, torch::kFloat32);
+/// A stream of `dtype` with an update as the case wants it.
+Residual stream_of(const NormCase& c, torch::Dtype dtype, torch::Dtype update_dtype,
+                   std::int64_t width = kWidth) {
+  Residual stream{numbers({kBatch, kTokens, width}, dtype)};
+  if (c.parts == 1) stream.update = numbers({kBatch, kTokens, width}, update_dtype);
+  if (c.parts > 1) stream.update = numbers({c.parts, kBatch, kTokens, width}, update_dtype);
+  if (c.gate) stream.gate = numbers({width});
+  return stream;
+}
+
+/// Calls `run(row)` for every row of `stream`, with sums and norms going to `got`.
+template <typename Value, typename Update, typename Out, typename Run>
+void for_rows(const Residual& stream, Normed& got, torch::Dtype out_dtype, const Run& run) {
+  got = {torch::zeros_like(stream.x), torch::zeros(stream.x.sizes(), out_dtype)};
+  const bool updated = stream.update.defined();
+  for (std::int64_t row = 0; row < kBatch * kTokens; ++row) {
+    const std::int64_t offset = row * kWidth;
+    fused::Summands<Update> update;
+    if (updated)
+      update = {data<Update>(stream.update) + offset,
+                stream.update.dim() == 4 ? static_cast<int>(stream.update.size(0)) : 1,
+                kBatch * kTokens * kWidth};
+    run(fused::NormRow<Value, Update, Out>{data<Value>(stream.x) + offset, update, data<float>(stream.gate),
+                                           updated ? got.sum.data_ptr<Value>() + offset : nullptr,
+                                           got.normed.data_ptr<Out>() + offset});
+  }
+}
+
+void expect_same(const Normed& got, const Normed& expected, bool updated, torch::Dtype dtype) {
+  if (updated) {
+    EXPECT_TRUE(tensor_near(got.sum, expected.sum, tolerance(expected.sum.scalar_type()),
+                            tolerance(expected.sum.scalar_type())));
+  }
+  EXPECT_TRUE(tensor_near(got.normed, expected.normed, tolerance(dtype), tolerance(dtype)));
+}
+
+template <typename Update, typename Out>
+void check_rms_norm_rows(const NormCase& c, torch::Dtype update_dtype, torch::Dtype out_dtype) {
+  const Residual stream = stream_of(c, torch::kFloat32, update_dtype);
+  const NormFactors factors{numbers({kWidth}), c.shift ? numbers({kWidth}) : Tensor()};
+  Normed got;
+  for_rows<float, Update, Out>(stream, got, out_dtype, [&](const auto& row) {
+    fused::rms_norm({}, kWidth, row, data<float>(factors.scale), data<float>(factors.shift));
+  });
+  expect_same(got, norm(stream, factors, out_dtype), c.parts > 0, out_dtype);
+}
+
+TEST_F(FusedTest, RmsNormRows) {
+  for (const NormCase& c : kNormCases) {
+    check_rms_norm_rows<float, float>(c, torch::kFloat32, torch::kFloat32);
+    check_rms_norm_rows<float, c10::BFloat16>(c, torch::kFloat32, torch::kBFloat16);
+    if (c.parts > 1) continue;  // summands are float32
+    check_rms_norm_rows<c10::BFloat16, c10::BFloat16>(c, torch::kBFloat16, torch::kBFloat16);
+    check_rms_norm_rows<c10::BFloat16, float>(c, torch::kBFloat16, torch::kFloat32);
   }
 }
 
 template <typename T>
-void check_rotary_rows(torch::Dtype dtype) {
-  constexpr std::int64_t kHeads = 3, kHeadDim = 16;
-  const Tensor qkv = numbers({1, kTokens, (kHeads + 2) * kHeadDim}, dtype);
+void check_layer_norm_rows(const NormCase& c, torch::Dtype dtype) {
+  const Residual stream = stream_of(c, dtype, dtype);
+  const Tensor weight = numbers({kWidth}, dtype), bias = numbers({kWidth}, dtype);
+  Normed got;
+  for_rows<T, T, T>(stream, got, dtype, [&](const auto& row) {
+    fused::layer_norm({}, kWidth, row, data<T>(weight), data<T>(bias));
+  });
+  expect_same(got, layer_norm(stream, weight, bias), c.parts > 0, dtype);
+}
+
+TEST_F(FusedTest, LayerNormRows) {
+  for (const NormCase& c : {NormCase{0, false, false}, {1, false, false}}) {
+    check_layer_norm_rows<float>(c, torch::kFloat32);
+    check_layer_norm_rows<c10::BFloat16>(c, torch::kBFloat16);
+  }
+}
+
+template <typename In, typename Out>
+void check_rotary_rows(int parts, torch::Dtype in_dtype, torch::Dtype dtype) {
+  constexpr std::int64_t kHeads = 3, kHeadDim = 16, kRow = (kHeads + 2) * kHeadDim;
+  const Tensor qkv = numbers({parts, 1, kTokens, kRow}, in_dtype);
   const Rotation factors = rotation(torch::arange(7, 7 + kTokens), kHeadDim);
-  const Heads expected = split_and_rotate(qkv, factors, kHeads);
-  Heads got{torch::zeros_like(expected.q_bsnk), torch::zeros_like(expected.k_bsk), torch::zeros_like(expected.v_bsk)};
+  const Heads expected = split_and_rotate(parts == 1 ? qkv[0] : qkv, factors, kHeads, dtype);
+  Heads got{torch::zeros_like(expected.q_bsnk), torch::zeros_like(expected.k_bsk),
+            torch::zeros_like(expected.v_bsk)};
   for (std::int64_t s = 0; s < kTokens; ++s)
     fused::split_and_rotate({}, kHeads, kHeadDim,
-                            fused::RotaryRow<T>{qkv[0][s].data_ptr<T>(), factors.cos[s].data_ptr<float>(),
-                                                factors.sin[s].data_ptr<float>(), got.q_bsnk[0][s].data_ptr<T>(),
-                                                got.k_bsk[0][s].data_ptr<T>(), got.v_bsk[0][s].data_ptr<T>()});
+                            fused::RotaryRow<In, Out>{{data<In>(qkv) + s * kRow, parts, kTokens * kRow},
+                                                      data<float>(factors.cos[s]),
+                                                      data<float>(factors.sin[s]),
+                                                      got.q_bsnk[0][s].data_ptr<Out>(),
+                                                      got.k_bsk[0][s].data_ptr<Out>(),
+                                                      got.v_bsk[0][s].data_ptr<Out>()});
   EXPECT_TRUE(tensor_near(got.q_bsnk, expected.q_bsnk, tolerance(dtype), tolerance(dtype)));
   EXPECT_TRUE(tensor_near(got.k_bsk, expected.k_bsk, tolerance(dtype), tolerance(dtype)));
-  EXPECT_TRUE(torch::equal(got.v_bsk, expected.v_bsk));
+  EXPECT_TRUE(tensor_near(got.v_bsk, expected.v_bsk, tolerance(dtype), tolerance(dtype)));
 }
 
 TEST_F(FusedTest, RotaryRows) {
-  check_rotary_rows<float>(torch::kFloat32);
-  check_rotary_rows<c10::BFloat16>(torch::kBFloat16);
+  check_rotary_rows<float, float>(1, torch::kFloat32, torch::kFloat32);
+  check_rotary_rows<c10::BFloat16, c10::BFloat16>(1, torch::kBFloat16, torch::kBFloat16);
+  check_rotary_rows<float, c10::BFloat16>(3, torch::kFloat32, torch::kBFloat16);
 }
 
 TEST_F(FusedTest, GatePacks) {
@@ -114,49 +169,91 @@ class FusedOnGpuTest : public FusedTest {
   static Tensor on_gpu(const Tensor& tensor) { return tensor.defined() ? tensor.to(torch::kCUDA) : tensor; }
 };
 
-TEST_F(FusedOnGpuTest, Norm) {
+TEST_F(FusedOnGpuTest, RmsNorm) {
   for (const std::int64_t width : {64, 1024, 2048, 4104})
     for (const torch::Dtype dtype : {torch::kFloat32, torch::kBFloat16})
-      for (const bool per_row : {false, true}) {
-        const Tensor x = numbers({kBatch, kTokens, width}), update = numbers({kBatch, kTokens, width}, dtype);
-        // As chunks of one tensor: the factors of a token are not next to those of the following.
-        const Tensor all = numbers({per_row ? kBatch : 1, per_row ? kTokens : 1, 3 * width});
-        const auto factors = all.chunk(3, -1), gpu_factors = on_gpu(all).chunk(3, -1);
-        const Normed expected = add_and_norm(x, update, factors[0], {factors[1], factors[2]}, dtype);
-        const Normed got =
-            add_and_norm(on_gpu(x), on_gpu(update), gpu_factors[0], {gpu_factors[1], gpu_factors[2]}, dtype);
-        EXPECT_TRUE(tensor_near(got.sum, expected.sum, 1e-5));
-        EXPECT_TRUE(tensor_near(got.normed, expected.normed, tolerance(dtype), tolerance(dtype)));
-        const Tensor weight = numbers({width});
-        EXPECT_TRUE(tensor_near(norm(on_gpu(x), {on_gpu(weight)}, dtype), norm(x, {weight}, dtype), tolerance(dtype),
-                                tolerance(dtype)));
+      for (const bool per_row : {false, true})
+        for (const NormCase& c : kNormCases) {
+          const torch::Dtype update_dtype = c.parts > 1 ? torch::kFloat32 : dtype;
+          Residual stream = stream_of(c, torch::kFloat32, update_dtype, width), gpu_stream = stream;
+          // As chunks of one tensor: the factors of a token are not next to those of the following.
+          const Tensor all = numbers({per_row ? kBatch : 1, per_row ? kTokens : 1, 3 * width});
+          const auto factors = all.chunk(3, -1), gpu_factors = on_gpu(all).chunk(3, -1);
+          if (c.gate) stream.gate = factors[2];
+          gpu_stream = {on_gpu(stream.x), on_gpu(stream.update), c.gate ? gpu_factors[2] : Tensor()};
+          const Tensor shift = c.shift ? factors[1] : Tensor(),
+                       gpu_shift = c.shift ? gpu_factors[1] : Tensor();
+          expect_same(norm(gpu_stream, {gpu_factors[0], gpu_shift}, dtype),
+                      norm(stream, {factors[0], shift}, dtype), c.parts > 0, dtype);
+        }
+}
+
+TEST_F(FusedOnGpuTest, LayerNorm) {
+  for (const std::int64_t width : {64, 1152})
+    for (const torch::Dtype dtype : {torch::kFloat32, torch::kBFloat16})
+      for (const bool updated : {false, true}) {
+        const Residual stream = stream_of({updated, false, false}, dtype, dtype, width);
+        const Tensor weight = numbers({width}, dtype), bias = numbers({width}, dtype);
+        expect_same(layer_norm({on_gpu(stream.x), on_gpu(stream.update)}, on_gpu(weight), on_gpu(bias)),
+                    layer_norm(stream, weight, bias), updated, dtype);
       }
 }
 
 TEST_F(FusedOnGpuTest, SplitAndRotate) {
   for (const torch::Dtype dtype : {torch::kFloat32, torch::kBFloat16})
     for (const std::int64_t heads : {0, 8})
-      for (const bool per_sample : {false, true}) {
-        const Tensor qkv = numbers({kBatch, kTokens, (heads + 2) * 256}, dtype);
-        const Tensor own = torch::arange(kTokens);
-        const Rotation factors =
-            rotation(per_sample ? torch::tensor({3, 90}).unsqueeze(1) + own : own, 256);
-        const Heads expected = split_and_rotate(qkv, factors, heads);
-        const Heads got = split_and_rotate(on_gpu(qkv), {on_gpu(factors.cos), on_gpu(factors.sin)}, heads);
-        if (heads > 0) {
-          EXPECT_TRUE(tensor_near(got.q_bsnk, expected.q_bsnk, tolerance(dtype), tolerance(dtype)));
+      for (const int parts : {1, 4})
+        for (const bool per_sample : {false, true}) {
+          const torch::Dtype in_dtype = parts > 1 ? torch::kFloat32 : dtype;
+          const Tensor all = numbers({parts, kBatch, kTokens, (heads + 2) * 256}, in_dtype);
+          const Tensor qkv = parts > 1 ? all : all[0], own = torch::arange(kTokens);
+          const Rotation factors =
+              rotation(per_sample ? torch::tensor({3, 90}).unsqueeze(1) + own : own, 256);
+          const Heads expected = split_and_rotate(qkv, factors, heads, dtype);
+          const Heads got =
+              split_and_rotate(on_gpu(qkv), {on_gpu(factors.cos), on_gpu(factors.sin)}, heads, dtype);
+          // The operators round the sum of the parts before they rotate it.
+          const double near = parts * tolerance(dtype);
+          if (heads > 0) {
+            EXPECT_TRUE(tensor_near(got.q_bsnk, expected.q_bsnk, near, near));
+          }
+          EXPECT_TRUE(tensor_near(got.k_bsk, expected.k_bsk, near, near));
+          EXPECT_TRUE(tensor_near(got.v_bsk, expected.v_bsk, near, near));
         }
-        EXPECT_TRUE(tensor_near(got.k_bsk, expected.k_bsk, tolerance(dtype), tolerance(dtype)));
-        EXPECT_TRUE(torch::equal(got.v_bsk.cpu(), expected.v_bsk));
-      }
+}
+
+TEST_F(FusedOnGpuTest, Project) {
+  for (const std::int64_t tokens : {1, 10, 17, 33, 51, 64})
+    for (const auto& [inner, columns] : {std::pair<std::int64_t, std::int64_t>{1024, 2560},
+                                         {2048, 1024},
+                                         {4096, 1024},
+                                         {128, 64},
+                                         {1024, 8192}}) {
+      SCOPED_TRACE(str(tokens, " x ", inner, " x ", columns));
+      const Tensor x = numbers({1, tokens, inner}, torch::kBFloat16);
+      const Tensor weight =
+          (numbers({columns, inner}) / std::sqrt(static_cast<double>(inner))).to(torch::kBFloat16);
+      const Tensor expected = torch::linear(x.to(torch::kFloat32), weight.to(torch::kFloat32));
+      ASSERT_TRUE(fused::can_project(on_gpu(x), on_gpu(weight)));
+      EXPECT_TRUE(tensor_near(fused::project(on_gpu(x), on_gpu(weight)).sum(0), expected, 1e-4));
+      const auto halves = expected.chunk(2, -1);
+      EXPECT_TRUE(tensor_near(fused::project_and_gate(on_gpu(x), on_gpu(weight)),
+                              torch::gelu(halves[0], "tanh") * halves[1], 0.02, 0.02));
+    }
+  const Tensor many = on_gpu(numbers({1, 65, 64}, torch::kBFloat16)),
+               weight = on_gpu(numbers({64, 64}, torch::kBFloat16));
+  EXPECT_FALSE(fused::can_project(many, weight));
+  EXPECT_FALSE(fused::can_project(many.narrow(1, 0, 3), on_gpu(numbers({60, 64}, torch::kBFloat16))));
 }
 
 TEST_F(FusedOnGpuTest, Mlp) {
-  const Tensor x = numbers({kBatch, kTokens, 64}), gate_up = numbers({2 * 96, 64}) / 8, down = numbers({64, 96}) / 10;
+  const Tensor x = numbers({kBatch, kTokens, 64}), gate_up = numbers({2 * 96, 64}) / 8,
+               down = numbers({64, 96}) / 10;
   const Tensor weight = numbers({48, 64}) / 8, bias = numbers({48});
   for (const torch::Dtype dtype : {torch::kFloat32, torch::kBFloat16}) {
     const auto cast = [&](const Tensor& tensor) { return on_gpu(tensor.to(dtype)); };
-    EXPECT_TRUE(tensor_near(gated_mlp(cast(x), cast(gate_up), cast(down)), gated_mlp(x, gate_up, down),
+    const Tensor mlp = gated_mlp(cast(x), cast(gate_up), cast(down));
+    EXPECT_TRUE(tensor_near(mlp.dim() == 4 ? mlp.sum(0) : mlp, gated_mlp(x, gate_up, down),
                             dtype == torch::kBFloat16 ? 0.05 : 1e-4));
     EXPECT_TRUE(tensor_near(linear_gelu(cast(x), cast(weight), cast(bias)), linear_gelu(x, weight, bias),
                             dtype == torch::kBFloat16 ? 0.05 : 1e-4));
@@ -171,26 +268,31 @@ struct AttentionCase {
 TEST_F(FusedOnGpuTest, Attention) {
   constexpr std::int64_t kHeads = 8;
   for (const auto& [tokens, prefix, own, head_dim, ragged, state_alone] :
-       {AttentionCase{51, 576, 51, 256, true, true}, {10, 544, 10, 256, true, false}, {576, 576, 0, 256, true, false},
-        {2, 17, 2, 16, false, false}, {50, 100, 50, 64, false, true}, {968, 968, 0, 256, true, false}}) {
+       {AttentionCase{51, 576, 51, 256, true, true},
+        {10, 544, 10, 256, true, false},
+        {576, 576, 0, 256, true, false},
+        {2, 17, 2, 16, false, false},
+        {50, 100, 50, 64, false, true},
+        {968, 968, 0, 256, true, false},
+        {21, 140, 21, 32, true, true},
+        {3, 8, 3, 128, false, false}}) {
     SCOPED_TRACE(str(tokens, " tokens, ", prefix, " + ", own, " keys of ", head_dim));
-    const auto keys = [&](std::int64_t count) {  // through the operation that gives whole tiles
-      const Tensor qkv = numbers({kBatch, count, 2 * head_dim}, torch::kBFloat16);
-      const Rotation still = rotation(torch::zeros({count}, torch::kInt64), head_dim);
-      return std::make_pair(qkv.chunk(2, -1),
-                            split_and_rotate(on_gpu(qkv), {on_gpu(still.cos), on_gpu(still.sin)}, 0));
+    const auto keys = [&](std::int64_t count) {
+      return std::make_pair(numbers({kBatch, count, head_dim}, torch::kBFloat16),
+                            numbers({kBatch, count, head_dim}, torch::kBFloat16));
     };
     const Tensor q = numbers({kBatch, tokens * kHeads, head_dim}, torch::kBFloat16);
-    const auto [prefix_kv, gpu_prefix] = keys(prefix);
-    const Tensor lengths = ragged ? torch::tensor({prefix, prefix - 7}) : torch::full({kBatch}, prefix, torch::kInt64);
+    const auto [prefix_k, prefix_v] = keys(prefix);
+    const Tensor lengths =
+        ragged ? torch::tensor({prefix, prefix - 7}) : torch::full({kBatch}, prefix, torch::kInt64);
     Tensor allowed = (torch::arange(prefix) < lengths.unsqueeze(1)).unsqueeze(1).expand({-1, tokens, -1});
-    Tensor k = prefix_kv[0], v = prefix_kv[1], gpu_own_k, gpu_own_v;
+    Tensor k = prefix_k, v = prefix_v, gpu_own_k, gpu_own_v;
     if (own > 0) {
-      const auto [own_kv, gpu_own] = keys(own);
-      k = torch::cat({k, own_kv[0]}, 1);
-      v = torch::cat({v, own_kv[1]}, 1);
-      gpu_own_k = gpu_own.k_bsk;
-      gpu_own_v = gpu_own.v_bsk;
+      const auto [own_k, own_v] = keys(own);
+      k = torch::cat({k, own_k}, 1);
+      v = torch::cat({v, own_v}, 1);
+      gpu_own_k = on_gpu(own_k);
+      gpu_own_v = on_gpu(own_v);
       Tensor sees = torch::ones({tokens, own}, torch::kBool);
       if (state_alone) sees[0].narrow(0, 1, own - 1).fill_(false);
       allowed = torch::cat({allowed, sees.expand({kBatch, -1, -1})}, 2);
@@ -198,23 +300,39 @@ TEST_F(FusedOnGpuTest, Attention) {
     const Tensor mask = additive_mask(allowed, torch::kFloat32).repeat_interleave(kHeads, 1);
     const Tensor expected =
         multi_query_attention(q.to(torch::kFloat32), k.to(torch::kFloat32), v.to(torch::kFloat32), mask);
-    const Tensor gpu_q = on_gpu(q);
-    const fused::AttentionInput input{gpu_q, kHeads, gpu_prefix.k_bsk, gpu_prefix.v_bsk,
-                                      ragged ? on_gpu(lengths) : Tensor(), gpu_own_k, gpu_own_v, state_alone};
+    const Tensor gpu_q = on_gpu(q), gpu_k = on_gpu(prefix_k), gpu_v = on_gpu(prefix_v);
+    const fused::AttentionInput input{
+        gpu_q, kHeads, gpu_k, gpu_v, ragged ? on_gpu(lengths) : Tensor(), gpu_own_k, gpu_own_v, state_alone};
     ASSERT_TRUE(fused::can_attend(input));
     EXPECT_TRUE(tensor_near(fused::attention(input), expected, 0.02, 0.02));
   }
 }
 
-TEST_F(FusedOnGpuTest, AttentionIsRefusedWhereTilesAreNotWhole) {
+TEST_F(FusedOnGpuTest, SelfAttention) {
+  for (const auto& [images, tokens, heads, head_dim] :
+       {std::array<std::int64_t, 4>{2, 256, 16, 72}, {1, 64, 4, 64}, {3, 16, 4, 16}, {2, 37, 2, 32}}) {
+    SCOPED_TRACE(str(images, " x ", tokens, " tokens, ", heads, " heads of ", head_dim));
+    const Tensor qkv = numbers({images, tokens, 3 * heads * head_dim}, torch::kBFloat16);
+    const auto parts =
+        qkv.to(torch::kFloat32).view({images, tokens, 3, heads, head_dim}).permute({2, 0, 3, 1, 4}).unbind(0);
+    const Tensor expected = torch::scaled_dot_product_attention(parts[0], parts[1], parts[2])
+                                .transpose(1, 2)
+                                .reshape({images, tokens, heads * head_dim});
+    const Tensor gpu_qkv = on_gpu(qkv);
+    ASSERT_TRUE(fused::can_self_attend(gpu_qkv, heads));
+    EXPECT_TRUE(tensor_near(fused::self_attention(gpu_qkv, heads), expected, 0.02, 0.02));
+  }
+}
+
+TEST_F(FusedOnGpuTest, AttentionIsRefusedForOtherShapes) {
   const auto on = torch::dtype(torch::kBFloat16).device(torch::kCUDA);
   const Tensor q = torch::randn({1, 64, 64}, on), k = torch::randn({1, 30, 64}, on);
-  EXPECT_FALSE(fused::can_attend({q, 8, k, k}));
-  const Tensor whole = torch::randn({1, 32, 64}, on);
-  EXPECT_TRUE(fused::can_attend({q, 8, whole, whole}));
-  EXPECT_FALSE(fused::can_attend({q.to(torch::kFloat32), 8, whole, whole}));
-  const Tensor many = torch::randn({1, 1 << 16, 64}, on);
-  EXPECT_FALSE(fused::can_attend({q, 8, many, many})) << "more than shared memory holds";
+  EXPECT_TRUE(fused::can_attend({q, 8, k, k}));
+  EXPECT_FALSE(fused::can_attend({q.to(torch::kFloat32), 8, k, k}));
+  const Tensor odd = torch::randn({1, 64, 48}, on), odd_keys = torch::randn({1, 30, 48}, on);
+  EXPECT_FALSE(fused::can_attend({odd, 8, odd_keys, odd_keys}));
+  const Tensor wide = torch::randn({1, 30, 128}, on).narrow(2, 0, 64);
+  EXPECT_FALSE(fused::can_attend({q, 8, wide, wide})) << "not contiguous";
 }
 
 }  // namespace

@@ -229,8 +229,12 @@ TEST_P(GraphEngineTest, CapturedOnAGpuEqualsEager) {
     for (auto& [name, tensor] : policy->named_tensors()) tensor.copy_(weights.at(name));
     const auto graph = make_engine(policy, gpu, EngineKind::kGraph);
     const auto eager = make_engine(policy, gpu, EngineKind::kEager);
-    // The float32 attention kernels differ with and without a mask; bfloat16 rounds at every layer.
-    const double tolerance = dtype == torch::kFloat32 ? 1e-4 : 0.05;
+    // Of what both engines compute in another order. bfloat16 rounds at every layer, which single actions
+    // show more than all of them together.
+    const auto expect_near = [&](const Tensor& got, const Tensor& expected, double float32_gap) {
+      if (dtype == torch::kFloat32) return expect_tensor_near(got, expected, float32_gap);
+      EXPECT_LT(((got - expected).norm() / expected.norm()).item<double>(), 0.03);
+    };
     for (const std::int64_t batch : {1, 3})
       for (const std::int64_t prompt : {20, 32, 45})
         for (const bool given : {false, true})
@@ -238,9 +242,9 @@ TEST_P(GraphEngineTest, CapturedOnAGpuEqualsEager) {
             EngineRequest asked = request(batch, 2, prompt, repeat == 1);
             if (given) give_actions(asked);
             const Tensor got = graph->sample(asked);
-            expect_tensor_near(got, eager->sample(asked), tolerance);
+            expect_near(got, eager->sample(asked), 1e-4);
             EXPECT_TRUE(torch::equal(graph->sample(asked), got)) << "a replay differs";
-            if (dtype == torch::kFloat32) expect_tensor_near(got, eager_->sample(asked), 1e-3);
+            expect_near(got, eager_->sample(asked), 1e-3);
           }
   }
 }

@@ -122,6 +122,7 @@ struct TrainConfig {
   std::int64_t keep_every = 5000;  // steps divisible by it are kept forever; 0: none
   bool keep_best = true;           // by held-out loss
   double outlier_sigma = 0.0;     // skip steps whose gradient norm is this many sigmas above its mean; 0: off
+  std::int64_t trace_step = 0;    // its timeline goes to trace.json in the run's folder; 0: none
   std::int64_t max_skipped = 10;  // consecutive skipped steps before giving up (exit 4)
 };
 

@@ -1,4 +1,4 @@
-#include "runtime/trace.h"
+#include "shallowpi/base/trace.h"
 
 #include <torch/csrc/autograd/profiler_kineto.h>
 #include <torch/torch.h>
