@@ -15,6 +15,7 @@
 #include "shallowpi/distill/optimizer.h"
 #include "shallowpi/distill/setup.h"
 #include "shallowpi/model/checkpoint.h"
+#include "shallowpi/runtime/engine.h"
 #include "shallowpi/runtime/tensor_file.h"
 
 using namespace shallowpi;
@@ -108,13 +109,9 @@ int run(const Options& options) {
     TrainingStep step(policy, inputs, options.draws);
     out = measure(options, step);
   } else {
-    torch::InferenceMode guard;
-    out = measure(options, [&] {
-      return policy->sample_actions(inputs.observation, inputs.noise_bhd, options.steps)
-          .abs()
-          .mean()
-          .item<double>();
-    });
+    const auto engine = make_engine(policy, torch::kCPU);  // what `run` and `serve` use
+    const EngineRequest request{inputs.observation, inputs.noise_bhd, options.steps};
+    out = measure(options, [&] { return engine->sample(request).abs().mean().item<double>(); });
   }
   out["baseline_mib"] = baseline_mib;
   out["peak_mib"] = memory_mib("VmHWM");

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The study of docs/results.md: a small 18-layer pi0 teacher, its students and its layer-skipped selections, in the
-# LIBERO simulator. Every cell is MODEL.CONDITION; its episodes are docs/results/MODEL.CONDITION.json, and a cell that has
+# LIBERO simulator. Training wants a GPU (minutes); the rest runs on a CPU. Every cell is MODEL.CONDITION; its episodes are docs/results/MODEL.CONDITION.json, and a cell that has
 # all of them is not run again. Interrupted, it goes on where it was.
 #   usage: scripts/study_libero_mini.sh [--list | --table | CELL...]
 #   --list    the cells in order of value, what each is and how long it takes; runs nothing
@@ -28,22 +28,24 @@ condition_options() {
   esac
 }
 
-# 80 disturbed demonstrations of each task, objects displaced; the official initial states are never used. Three in ten start
-# where a grasp has just missed, so that a policy that misses knows how to go on.
+# 140 disturbed demonstrations of each task, objects displaced; the official initial states are never used. A third of them
+# start where a grasp has just missed, so that a policy that misses knows how to go on.
 collect() {
-  "$(./scripts/setup_libero.sh)" scripts/collect_libero_demos.py --suite libero_object --tasks $tasks --episodes 80 \
-    --displace 0.025 --missed 0.3 --disturb 0.18 --render-every 3 --workers 2 --out $demos
+  local options=(--suite libero_object --tasks $tasks --displace 0.025 --disturb 0.18 --render-every 3 --workers 2)
+  local collect_demos=("$(./scripts/setup_libero.sh)" scripts/collect_libero_demos.py "${options[@]}")
+  "${collect_demos[@]}" --episodes 80 --missed 0.3 --out $demos/seed0
+  "${collect_demos[@]}" --episodes 60 --missed 0.4 --seed 1000 --out $demos/seed1000
 }
 
-# make_teacher NAME: sets $model. Of its late checkpoints it takes the one that succeeds most often on 30 displaced placements
-# of another seed than any cell's.
+# make_teacher NAME STEP...: sets $model. Of these checkpoints it takes the one that succeeds most often on 30 displaced
+# placements of another seed than any cell's.
 make_teacher() {
   local folder=$runs/$1 step best=-1 successes chosen
   model=$folder/chosen
   [ ! -e "$model" ] || return 0
   collect
   $distill --config configs/libero_mini/"$1".yaml
-  for step in 006000 007000 008000; do
+  for step in "${@:2}"; do
     rollout "$runs/choice/$1.$step" --checkpoint "$folder/checkpoints/step_$step" --trials 10 --perturb target_xy=0.02 --seed 100
     successes=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["summary"]["successes"])' \
       "$runs/choice/$1.$step/results.json")
@@ -55,8 +57,8 @@ make_teacher() {
 # Makes a model if it is not there; sets $model to its folder.
 make_model() {
   case $1 in
-    teacher) make_teacher teacher_pi0 ;;
-    teacher_pi05) make_teacher teacher_pi05 ;;
+    teacher) make_teacher teacher_large 004000 004800 ;;
+    teacher_pi05) make_teacher teacher_pi05 006000 007000 008000 ;;
     l6 | l6_task | l9) make_model teacher; model=$runs/$1/last; $distill --config configs/libero_mini/$1.yaml ;;
     l6_seed2)
       make_model teacher; model=$runs/$1/last
@@ -92,8 +94,8 @@ rollout() {
 run_cell() {
   local name=${1%.*} folder=$runs/rollouts/$1 policy
   case $name in
-    replay) collect; policy=(--policy "replay:$demos/*.hdf5#trial") ;;
-    mean_action) collect; policy=(--policy "mean-action:$demos/*.hdf5") ;;
+    replay) collect; policy=(--policy "replay:$demos/seed0/*.hdf5#trial") ;;
+    mean_action) collect; policy=(--policy "mean-action:$demos/seed0/*.hdf5") ;;
     *) make_model "$name"; policy=(--checkpoint "$model") ;;
   esac
   # shellcheck disable=SC2046  # options, word by word
@@ -119,7 +121,7 @@ list_cells() {
     printf '%-24s %4d episodes, about %2d min on one core%s\n' "$cell" $episodes $((episodes * 9 / 60)) \
       "$(! is_done "$cell" || echo ', done')"
   done
-  echo "before the first of each: demonstrations 40 min on 2 cores, teacher 70 min, its choice 25 min, a student 10 to 20 min"
+  echo "before the first of each: demonstrations 35 min on 2 cores, the teacher's choice 10 min; on an H200 the teacher 6 min, a student 2 min"
 }
 
 # Each condition's cells against its teacher's.

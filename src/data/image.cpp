@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 
 #include "data/image_resize.h"
 #include "data/vectorized.h"
@@ -71,6 +72,16 @@ void image_to_float(const Image& image, std::int64_t size, ResizeMode mode, floa
   } else {
     resize_floats(image, size, out_cyx);
   }
+}
+
+void images_to_float(const std::vector<ImageJob>& jobs, std::int64_t size, ResizeMode mode) {
+  if (jobs.empty()) return;
+  const auto run = [&](const ImageJob& job) { image_to_float(*job.image, size, mode, job.out_cyx); };
+  std::vector<std::future<void>> others;
+  for (std::size_t i = 1; i < jobs.size(); ++i)
+    others.push_back(std::async(std::launch::async, [&run, &job = jobs[i]] { run(job); }));
+  run(jobs[0]);
+  for (std::future<void>& other : others) other.get();
 }
 
 }  // namespace shallowpi

@@ -42,7 +42,8 @@ class CameraBatch {
  public:
   CameraBatch(std::int64_t count, std::int64_t size) : count_(count), size_(size) {}
 
-  void set(std::int64_t position, const Image& image, ResizeMode mode) {
+  /// Where the floats of an image at `position` go.
+  float* place(std::int64_t position) {
     const std::int64_t pixels = kChannels * size_ * size_;
     if (!images_bcyx_.defined()) {
       images_bcyx_ = torch::empty({count_, kChannels, size_, size_}, torch::kFloat32);
@@ -50,8 +51,8 @@ class CameraBatch {
       std::fill_n(images_bcyx_.data_ptr<float>(), position * pixels, 0.0f);
       std::fill_n(mask_b_.data_ptr<bool>(), count_, false);
     }
-    image_to_float(image, size_, mode, images_bcyx_.data_ptr<float>() + position * pixels);
     mask_b_.data_ptr<bool>()[position] = true;
+    return images_bcyx_.data_ptr<float>() + position * pixels;
   }
   void skip(std::int64_t position) {
     if (!images_bcyx_.defined()) return;
@@ -160,12 +161,19 @@ Observation PolicyTransform::prepare_each(
     const std::vector<float> state = policy_state(observation);
     write_padded(state, result.state_bd.data_ptr<float>() + position * width, width);
     prompts.push_back(tokens_of(observation, state));
+    std::vector<ImageJob> jobs;
     for (std::size_t camera = 0; camera < cameras.size(); ++camera) {
       const auto image = observation.images.find(spec_.image_keys[camera]);
       if (image == observation.images.end())
         cameras[camera].skip(position);
       else
-        cameras[camera].set(position, image->second, spec_.resize_mode);
+        jobs.push_back({&image->second, cameras[camera].place(position)});
+    }
+    if (count == 1) {  // a robot waits; batches are made by several threads already
+      images_to_float(jobs, spec_.image_size, spec_.resize_mode);
+    } else {
+      for (const ImageJob& job : jobs)
+        image_to_float(*job.image, spec_.image_size, spec_.resize_mode, job.out_cyx);
     }
   }
   for (const CameraBatch& camera : cameras) camera.append_to(result);

@@ -81,28 +81,27 @@ Normalized room_for(const Tensor& x, const Tensor& update, torch::Dtype result) 
 
 AttentionLaunch attention_launch(const AttentionInput& input, const Tensor& out) {
   const Tensor &q = input.q_bmk, &k = input.prefix_k_bpk;
-  AttentionLaunch work{.q = data<BFloat16>(q),
-                       .prefix_k = data<BFloat16>(k),
-                       .prefix_v = data<BFloat16>(input.prefix_v_bpk),
-                       .own_k = data<BFloat16>(input.own_k_bsk),
-                       .own_v = data<BFloat16>(input.own_v_bsk),
-                       .lengths_b = data<std::int64_t>(input.lengths_b),
-                       .out = data<BFloat16>(out),
-                       .q_at = {q.size(1) * q.size(2), 0, q.size(2)},
-                       .prefix_at = {k.size(1) * k.size(2), 0, k.size(2)},
-                       .out_at = {q.size(1) * q.size(2), 0, q.size(2)},
-                       .inner_count = 1,
-                       .partial = nullptr,
-                       .partial_sums = nullptr,
-                       .batch = q.size(0),
-                       .rows = q.size(1),
-                       .heads = input.heads,
-                       .head_dim = q.size(2),
-                       .prefix = k.size(1),
-                       .own = input.own_k_bsk.defined() ? input.own_k_bsk.size(1) : 0,
-                       .splits = 1,
-                       .first_token_alone = input.first_token_alone};
-  return work;
+  return {.q = data<BFloat16>(q),
+          .prefix_k = data<BFloat16>(k),
+          .prefix_v = data<BFloat16>(input.prefix_v_bpk),
+          .own_k = data<BFloat16>(input.own_k_bsk),
+          .own_v = data<BFloat16>(input.own_v_bsk),
+          .lengths_b = data<std::int64_t>(input.lengths_b),
+          .out = data<BFloat16>(out),
+          .q_at = {q.size(1) * q.size(2), 0, q.size(2)},
+          .prefix_at = {k.size(1) * k.size(2), 0, k.size(2)},
+          .out_at = {q.size(1) * q.size(2), 0, q.size(2)},
+          .inner_count = 1,
+          .partial = nullptr,
+          .partial_sums = nullptr,
+          .batch = q.size(0),
+          .rows = q.size(1),
+          .heads = input.heads,
+          .head_dim = q.size(2),
+          .prefix = k.size(1),
+          .own = input.own_k_bsk.defined() ? input.own_k_bsk.size(1) : 0,
+          .splits = 1,
+          .first_token_alone = input.first_token_alone};
 }
 
 /// Splits the keys where that helps, and launches.
@@ -263,8 +262,9 @@ Tensor attention(const AttentionInput& input) {
 }
 
 bool can_self_attend(const Tensor& qkv, std::int64_t heads) {
+  constexpr std::int64_t kMostMatrices = 65535;  // of a grid's last dimension
   return usable(qkv) && qkv.scalar_type() == torch::kBFloat16 && qkv.is_contiguous() &&
-         is_attention_head_dim(qkv.size(2) / (3 * heads));
+         qkv.size(0) * heads <= kMostMatrices && is_attention_head_dim(qkv.size(2) / (3 * heads));
 }
 
 Tensor self_attention(const Tensor& qkv, std::int64_t heads) {

@@ -171,10 +171,12 @@ class Measurement {
   }
 
   void prepare_images() {
-    const std::int64_t side = config().vision.image_size;
-    std::vector<float> pixels(3 * side * side);
-    for (std::int64_t i = 0; i < options_.cameras * options_.batch; ++i)
-      image_to_float(camera_, side, ResizeMode::kPillow, pixels.data());
+    const std::int64_t side = config().vision.image_size, pixels = 3 * side * side;
+    std::vector<float> floats(options_.cameras * pixels);
+    std::vector<ImageJob> jobs;
+    for (std::int64_t i = 0; i < options_.cameras; ++i)
+      jobs.push_back({&camera_, floats.data() + i * pixels});
+    for (std::int64_t i = 0; i < options_.batch; ++i) images_to_float(jobs, side, ResizeMode::kPillow);
   }
 
   void sample_plainly() {

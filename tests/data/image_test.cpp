@@ -215,5 +215,26 @@ TEST(Jpeg, ADamagedImageLeavesTheNextAlone) {
   }
 }
 
+TEST(Image, SeveralAtOnceEqualOneByOne) {
+  Random random({5});
+  std::vector<Image> images;
+  for (const std::int64_t side : {48, 31, 64}) {
+    images.push_back(
+        {side, side + 9, std::vector<std::uint8_t>(static_cast<std::size_t>(side * (side + 9) * 3))});
+    for (std::uint8_t& byte : images.back().bytes) byte = static_cast<std::uint8_t>(random.next());
+  }
+  constexpr std::int64_t kSize = 32, kFloats = 3 * kSize * kSize;
+  std::vector<float> got(images.size() * kFloats), expected(got.size());
+  std::vector<ImageJob> jobs;
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    jobs.push_back({&images[i], got.data() + i * kFloats});
+    image_to_float(images[i], kSize, ResizeMode::kPillow, expected.data() + i * kFloats);
+  }
+  images_to_float(jobs, kSize, ResizeMode::kPillow);
+  EXPECT_EQ(got, expected);
+  images[2].bytes.pop_back();
+  EXPECT_ANY_THROW(images_to_float(jobs, kSize, ResizeMode::kPillow));
+}
+
 }  // namespace
 }  // namespace shallowpi

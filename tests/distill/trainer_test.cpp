@@ -131,6 +131,16 @@ TEST(Trainer, AccumulationLeavesTheResult) {
   EXPECT_EQ(metric_lines(fixture / "whole", "loss").size(), metric_lines(fixture / "parts", "loss").size());
 }
 
+TEST(Trainer, ATimelineOfOneStepLeavesTheResult) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("plain"), 0);
+  ASSERT_EQ(fixture.run("traced", {"train.trace_step=2"}), 0);
+  EXPECT_FALSE(fs::exists(fixture / "plain/trace.json"));
+  EXPECT_NE(read_file(fixture / "traced/trace.json").find("autograd::engine"), std::string::npos);
+  EXPECT_EQ(read_file(fixture / "plain/last/model.safetensors"),
+            read_file(fixture / "traced/last/model.safetensors"));
+}
+
 TEST(Trainer, FrozenAndDeadParametersStayAndHaveNoState) {
   const TrainingFixture fixture;
   const std::string teacher = fixture.teacher();

@@ -86,6 +86,18 @@ TEST(Bench, MeasuresCheckpointsAndShallowerOnesOfThem) {
   expect_error<UsageError>([&] { run_bench_json(options); }, "--steps 0");
 }
 
+TEST(Bench, WritesATimelineOfOnePolicy) {
+  BenchOptions options = tiny();
+  testing::TempDir dir;
+  options.trace = dir / "trace.json";
+  run_bench_json(options);
+  const std::string trace = read_json(options.trace).dump();
+  for (const char* part : {"traceEvents", "aten::linear", "aten::layer_norm"})
+    EXPECT_NE(trace.find(part), std::string::npos) << part;
+  options.sweeps = {"layers=1,3"};
+  expect_error<UsageError>([&] { run_bench_json(options); }, "--trace", "--sweep");
+}
+
 TEST(Bench, Pi0InBfloat16) {
   BenchOptions options = tiny();
   options.model = "pi0";

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/data/dataset.h"
@@ -16,6 +17,14 @@ Image resize_with_pad(const Image& image, std::int64_t size);
 /// Writes the image as float [3, size, size] in [-1, 1] into `out_cyx` (3*size*size floats), resized by
 /// `mode`. kTorch is LeRobot's: bilinear on floats, no antialiasing, align_corners=false, padded with -1.
 void image_to_float(const Image& image, std::int64_t size, ResizeMode mode, float* out_cyx);
+
+/// An image and where its floats go.
+struct ImageJob {
+  const Image* image;
+  float* out_cyx;
+};
+/// image_to_float for a robot's cameras, one thread each: they wait for the slowest, not for the sum.
+void images_to_float(const std::vector<ImageJob>& jobs, std::int64_t size, ResizeMode mode);
 
 /// openpi's training augmentation on a float [3, size, size] image in [-1, 1], in place; drawn anew per
 /// sample: crop 95 % and rotate by U(-5, 5) degrees (not for wrist cameras), then brightness, contrast and
