@@ -13,4 +13,5 @@ if(NOT CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES ${gpus} CACHE STRING "GPUs that the kernels are compiled for")
 endif()
 enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
 set(CMAKE_CUDA_STANDARD 17)  # CMake before 3.26 knows no later one for nvcc
