@@ -1,15 +1,19 @@
-# The language of src/model/fused_kernels.cu, and the GPUs it is compiled for.
-#   CMAKE_CUDA_ARCHITECTURES   default: Orin (87), Ada (89), Hopper (90), Thor (110) and Blackwell (120), those that
-#                              this nvcc knows
-find_program(SHALLOWPI_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin REQUIRED)
+# The language of src/model/fused_*.cu, and the GPUs they are compiled for.
+#   CMAKE_CUDA_ARCHITECTURES   default: Ampere (80), Orin (87), Ada (89), Hopper (90), Thor (110) and Blackwell (120), those
+#                              that this nvcc knows; later ones compile Hopper's PTX when they start
+find_program(SHALLOWPI_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
+if(NOT SHALLOWPI_NVCC)
+  message(FATAL_ERROR "SHALLOWPI_CUDA=ON compiles kernels: install the CUDA toolkit, or say where it is with CUDA_HOME")
+endif()
 set(CMAKE_CUDA_COMPILER ${SHALLOWPI_NVCC})
 if(NOT CMAKE_CUDA_ARCHITECTURES)
   execute_process(COMMAND ${SHALLOWPI_NVCC} --list-gpu-code OUTPUT_VARIABLE known_gpus)
-  foreach(gpu 87 89 90 110 120)
+  foreach(gpu 80 87 89 90 110 120)
     if(known_gpus MATCHES "sm_${gpu}[^0-9]")
       list(APPEND gpus ${gpu}-real)
     endif()
   endforeach()
+  list(APPEND gpus 90-virtual)
   set(CMAKE_CUDA_ARCHITECTURES ${gpus} CACHE STRING "GPUs that the kernels are compiled for")
 endif()
 enable_language(CUDA)

@@ -138,7 +138,8 @@ std::int64_t rows_of(const Tensor& x) {
 }  // namespace
 
 bool usable(const Tensor& x) {
-  return enabled && x.is_cuda() && !torch::GradMode::is_enabled() && x.size(-1) % 8 == 0 && x.numel() > 0 &&
+  return enabled && x.is_cuda() && !torch::GradMode::is_enabled() && runs_on(x.device().index()) &&
+         x.size(-1) % 8 == 0 && x.numel() > 0 &&
          (x.scalar_type() == torch::kFloat32 || x.scalar_type() == torch::kBFloat16);
 }
 

@@ -11,8 +11,9 @@ namespace shallowpi::fused {
 
 using torch::Tensor;
 
-/// Can fused operations take `x`: no gradients are recorded, x is on a GPU and is float32 or bfloat16, its
-/// last dimension is a multiple of 8, and set_enabled did not switch them off?
+/// Can fused operations take `x`: no gradients are recorded, x is on a GPU of compute capability 8 or more
+/// and is float32 or bfloat16, its last dimension is a multiple of 8, and set_enabled did not switch them
+/// off?
 bool usable(const Tensor& x);
 /// For comparisons. On at the start.
 void set_enabled(bool enabled);

@@ -1,4 +1,6 @@
 // Thin launches of the row functions of fused_rows.h.
+#include <vector>
+
 #include "model/fused_device.cuh"
 
 namespace shallowpi::fused {
@@ -77,6 +79,21 @@ __global__ void gate_kernel(GateLaunch<T> work) {
 }
 
 }  // namespace
+
+bool runs_on(int device) {
+  static const std::vector<bool> supported = [] {
+    int count = 0;
+    cudaGetDeviceCount(&count);
+    std::vector<bool> result;
+    for (int i = 0; i < count; ++i) {
+      int major = 0;
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i);
+      result.push_back(major >= 8);
+    }
+    return result;
+  }();
+  return device >= 0 && device < static_cast<int>(supported.size()) && supported[device];
+}
 
 template <typename Update, typename Out>
 void launch(const RmsNormLaunch<Update, Out>& work, CudaStream stream) {

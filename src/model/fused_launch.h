@@ -10,6 +10,9 @@ struct CUstream_st;
 namespace shallowpi::fused {
 
 using CudaStream = CUstream_st*;
+
+/// Are the kernels compiled for this GPU? They need compute capability 8.0.
+bool runs_on(int device);
 using BFloat16 = c10::BFloat16;
 
 /// Where the factors of row (b, s) start: broadcast dimensions have stride 0.
