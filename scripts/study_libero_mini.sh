@@ -15,7 +15,7 @@ distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval
 
 cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official skip_least.official
   skip_cosine.official replay.official mean_action.official teacher.displaced l6.displaced skip_uniform.displaced
-  teacher.moving l6.moving teacher.latency0 teacher.latency364 l6.latency110 l6.latency0 teacher_pi05.official l6_seed2.official)
+  teacher.moving l6.moving teacher.latency0 teacher.latency364 teacher.latency110 l6.latency110 l6.latency0 teacher_pi05.official l6_seed2.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states.
 condition_options() {
