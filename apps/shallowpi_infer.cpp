@@ -176,7 +176,8 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
       ->allow_extra_args(false);
   add_engine_option(*bench, options.engine);
   bench->add_flag("--compare", options.compare, "time the policy without the engine too");
-  bench->add_flag("!--no-kernels", options.kernels, "use LibTorch's operators alone, not this project's CUDA kernels");
+  bench->add_flag("!--no-kernels", options.kernels,
+                  "use LibTorch's operators alone, not this project's CUDA kernels");
   bench->add_option("--json", options.json, "write the result as JSON")->type_name("FILE.json");
   bench->add_option("--trace", options.trace, "write a timeline of one chunk for chrome://tracing")
       ->type_name("FILE.json");

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures the inference engine on this machine's GPU: builds, passes the tests, then writes tables, JSON and
-# plots for pi0 and pi0.5 with 18, 9, 6 and 4 layers, by the eager engine, by CUDA graphs, and by CUDA graphs of LibTorch's
-# operators alone. Random weights: no checkpoint is needed. Last it compares each engine's bfloat16 actions with float32's (shallowpi-infer gate).
+# plots for pi0 and pi0.5 with 18, 9, 6 and 4 layers, by the eager engine, by CUDA graphs, and by CUDA graphs of
+# LibTorch's operators alone. Random weights: no checkpoint is needed. Last it compares each engine's bfloat16 actions
+# with float32's (shallowpi-infer gate).
 #   benchmarks/gpu.sh [OUT]        OUT: folder for the results (default: gpu_results)
 # DEVICE=cpu SIZE=tiny SKIP_BUILD=1 BUILD_DIR=build tries the script itself where there is no GPU.
 set -euo pipefail

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The study of docs/results.md: a small 18-layer pi0 teacher, its students and its layer-skipped selections, in the
-# LIBERO simulator. Training wants a GPU (minutes); the rest runs on a CPU. Every cell is MODEL.CONDITION; its episodes are docs/results/MODEL.CONDITION.json, and a cell that has
-# all of them is not run again. Interrupted, it goes on where it was.
+# LIBERO simulator. Training wants a GPU (minutes); the rest runs on a CPU. Every cell is MODEL.CONDITION; its episodes
+# are docs/results/MODEL.CONDITION.json, and a cell that has all of them is not run again. Interrupted, it goes on where
+# it was.
 #   usage: scripts/study_libero_mini.sh [--list | --table | CELL...]
 #   --list    the cells in order of value, what each is and how long it takes; runs nothing
 #   --table   the tables of docs/results.md from docs/results
@@ -15,7 +16,8 @@ distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval
 
 cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official skip_least.official
   skip_cosine.official replay.official mean_action.official teacher.displaced l6.displaced skip_uniform.displaced
-  teacher.moving l6.moving teacher.latency0 teacher.latency364 teacher.latency110 l6.latency110 l6.latency0 teacher_pi05.official l6_seed2.official)
+  teacher.moving l6.moving teacher.latency0 teacher.latency364 teacher.latency110 l6.latency110 l6.latency0
+  teacher_pi05.official l6_seed2.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states.
 condition_options() {

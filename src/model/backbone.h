@@ -31,7 +31,7 @@ struct BackboneLayer {
     Heads heads;    ///< queries undefined in the last layer, unless `with_queries`
     Residual next;  ///< undefined in the last layer
   };
-  Output forward(const Residual& x, const PrefixContext& context, bool with_queries) const;
+  Output forward(const Residual& stream, const PrefixContext& context, bool with_queries) const;
   TensorList parameters() const { return {input_norm, qkv, q, o, post_norm, gate_up, down}; }
 
  private:

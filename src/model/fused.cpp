@@ -119,20 +119,20 @@ void launch_attention(AttentionLaunch work, const Tensor& out) {
   launch_for(out, work);
 }
 
+std::int64_t rows_of(const Tensor& x) {
+  return x.numel() / x.size(-1);
+}
+
 std::int64_t parts_of(const Tensor& x, const Tensor& weight, bool gated) {
   if (!usable(x) || x.scalar_type() != torch::kBFloat16 || weight.scalar_type() != torch::kBFloat16) return 0;
   const c10::cuda::CUDAGuard guard(x.device());
-  return linear_parts(x.numel() / x.size(-1), weight.size(1), weight.size(0), gated);
+  return linear_parts(rows_of(x), weight.size(1), weight.size(0), gated);
 }
 
 /// bfloat16, contiguous, of this batch and width?
 bool suits(const Tensor& tensor, const Tensor& q) {
   return tensor.scalar_type() == torch::kBFloat16 && tensor.is_contiguous() && tensor.size(0) == q.size(0) &&
          tensor.size(2) == q.size(2);
-}
-
-std::int64_t rows_of(const Tensor& x) {
-  return x.numel() / x.size(-1);
 }
 
 }  // namespace

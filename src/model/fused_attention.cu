@@ -8,7 +8,6 @@ namespace {
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kRows = 16 * kWarps;  // query rows of a block, 16 of each warp
 constexpr int kKeys = 32;           // keys that a block handles at a time
-constexpr int kVector = 8;          // bfloat16 values in 16 bytes
 
 /// Four 8 x 8 matrices from shared memory; each lane gives the address of one of their rows.
 __device__ void load_matrices(unsigned (&to)[4], const BFloat16* from) {

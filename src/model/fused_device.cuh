@@ -10,6 +10,7 @@
 namespace shallowpi::fused {
 
 constexpr int kWarp = 32;
+constexpr int kVector = 8;  // bfloat16 values in 16 bytes
 
 inline int device_attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;

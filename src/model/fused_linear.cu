@@ -8,7 +8,6 @@ namespace {
 
 constexpr int kColumnWarps = 4;  // warps side by side; each group of them takes a half of the slice
 constexpr int kHalves = 2, kThreads = kHalves * kColumnWarps * kWarp;
-constexpr int kVector = 8;          // bfloat16 values in 16 bytes
 constexpr int kStep = 4 * kVector;  // inner values that a warp consumes per load: 4 lanes share a row
 constexpr int kColumnTiles = 2;     // of 8 columns, per warp
 constexpr int kColumns = kColumnWarps * kColumnTiles * 8;  // of a block

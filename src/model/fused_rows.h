@@ -176,7 +176,7 @@ SHALLOWPI_HOST_DEVICE float gelu(float x) {
   return x / (1 + expf(-2 * u));
 }
 
-/// gelu(gate) * up of packs [begin, end) of a row.
+/// gelu(gate) * up of one pack.
 template <int kCount, typename T>
 SHALLOWPI_HOST_DEVICE void gate_pack(const T* gate, const T* up, T* out) {
   Pack<T, kCount> value = load_pack<kCount>(gate);

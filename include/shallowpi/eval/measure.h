@@ -64,8 +64,8 @@ struct BatchLosses {
 };
 
 /// L_task, and with a teacher L_kd and L_attn (student layer floor(L / 2) against the teacher layer it was
-/// copied from) at x_t = t noise + (1 - t) actions, over all dims, padding included. Throws UsageError where the student's
-/// depth differs from the teacher's and nothing says which layers it kept.
+/// copied from) at x_t = t noise + (1 - t) actions, over all dims, padding included. Throws UsageError where
+/// the student's depth differs from the teacher's and nothing says which layers it kept.
 BatchLosses batch_losses(MeasuredPolicy& student, Policy* teacher, const Observation& observation,
                          const torch::Tensor& actions_bhd, const torch::Tensor& noise_bhd,
                          const torch::Tensor& time_b);

@@ -34,7 +34,8 @@ struct BenchOptions {
   bool compare = false;        ///< time Policy::sample_actions, without the engine, beside it
   bool kernels = true;         ///< on GPUs, use this project's kernels; else LibTorch's operators alone
   std::filesystem::path json;  ///< empty: none
-  std::filesystem::path trace;  ///< where to write a timeline of one more chunk, for chrome://tracing; empty: none
+  std::filesystem::path
+      trace;  ///< where to write a timeline of one more chunk, for chrome://tracing; empty: none
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kFloat32;
   EngineKind engine = EngineKind::kAuto;
