@@ -1,7 +1,10 @@
 // What the three programs' command lines have in common.
 #pragma once
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -9,6 +12,19 @@
 #include "shallowpi/base/error.h"
 
 namespace shallowpi {
+
+/// A file to be written: said to be impossible at once, and not after the work.
+inline const CLI::Validator kOutputFile(
+    [](std::string& name) -> std::string {
+      const std::filesystem::path path(name), folder = std::filesystem::absolute(path).parent_path();
+      std::error_code ignored;
+      if (std::filesystem::is_directory(path, ignored)) return name + " is a folder, not a file to write";
+      if (!std::filesystem::is_directory(folder, ignored))
+        return name + ": there is no folder " + folder.string();
+      if (::access(folder.c_str(), W_OK) != 0) return name + ": " + folder.string() + " cannot be written to";
+      return {};
+    },
+    "");
 
 /// Adds the options that every program and subcommand takes.
 inline void add_common_options(CLI::App& app, CommonOptions& options) {

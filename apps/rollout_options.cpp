@@ -14,10 +14,24 @@ An interrupted run goes on with the same command; --trials, --tasks and --suite 
 The simulator is installed by scripts/setup_libero.sh; docs/eval.md explains everything.)";
 
 void add_what(CLI::App& app, RolloutOptions& options) {
-  app.add_option("--checkpoint", options.checkpoint, "policy to run")->type_name("DIR");
+  CLI::Option* checkpoint =
+      app.add_option("--checkpoint", options.checkpoint, "policy to run")->type_name("DIR");
   app.add_option("--server", options.server, "or a server that speaks openpi's websocket protocol")
       ->type_name("ws://HOST:PORT");
   app.add_option("--policy", options.policy, "or a policy without a network (see below)")->type_name("NAME");
+  // A server has its own.
+  app.add_option("--steps", options.network.steps, "Euler steps of the checkpoint")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str()
+      ->needs(checkpoint);
+  app.add_option("--horizon", options.network.horizon, "action steps, where the checkpoint does not say it")
+      ->type_name("H")
+      ->check(CLI::Range(1, 1024))
+      ->needs(checkpoint);
+  app.add_option("--tokenizer", options.network.tokenizer, "where the checkpoint has none")
+      ->type_name("FILE")
+      ->needs(checkpoint);
   app.add_option("--suite", options.suites, "libero_spatial, _object, _goal, _10, _90; several with commas")
       ->delimiter(',')
       ->type_name("NAME")
@@ -65,15 +79,6 @@ void add_how(CLI::App& app, RolloutOptions& options) {
   app.add_option("--batch", options.batch, "observations per forward pass, at most")
       ->type_name("N")
       ->capture_default_str();
-  app.add_option("--steps", options.network.steps, "Euler steps")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  app.add_option("--horizon", options.network.horizon, "action steps, where the checkpoint does not say it")
-      ->type_name("H")
-      ->check(CLI::Range(1, 1024));
-  app.add_option("--tokenizer", options.network.tokenizer, "where the checkpoint has none")
-      ->type_name("FILE");
   app.add_option("--video", options.videos, "record the first N trials of each task as MP4")->type_name("N");
   app.add_option("--python", options.python,
                  "of a LIBERO installation; default: that of scripts/setup_libero.sh")
@@ -130,7 +135,9 @@ CompareCommand::CompareCommand(CLI::App& app, CommonOptions& common) {
       ->required();
   command->add_option("--video", options_.video, "write the recorded episodes side by side into this folder")
       ->type_name("DIR");
-  command->add_option("--out", options_.out, "write the comparison as JSON")->type_name("FILE.json");
+  command->add_option("--out", options_.out, "write the comparison as JSON")
+      ->type_name("FILE.json")
+      ->check(kOutputFile);
   add_common_options(*command, common);
 }
 

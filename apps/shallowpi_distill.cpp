@@ -3,6 +3,7 @@
 
 #include "common.h"
 #include "shallowpi/base/enum_names.h"
+#include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/distill/config.h"
 #include "shallowpi/distill/trainer.h"
@@ -58,7 +59,9 @@ int distill(const Options& options) {
     return 0;
   }
   if (!options.init_only.empty()) {
+    if (options.dry_run) throw UsageError("--init-only writes a folder and --dry-run nothing: leave one out");
     run_init_only(resolved, options.init_only);
+    log::info("wrote ", options.init_only);
     return 0;
   }
   return run_distill(resolved, {options.dry_run, options.resume, options.common.quiet});
@@ -98,6 +101,7 @@ int main(int argc, char** argv) {
     export_checkpoint(options.checkpoint,
                       options.to == "openpi" ? CheckpointFormat::kOpenpi : CheckpointFormat::kLeRobot,
                       options.out);
+    log::info("wrote ", options.out);
     return 0;
   });
 }

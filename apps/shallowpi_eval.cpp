@@ -55,7 +55,9 @@ void add_data_options(CLI::App& command, Options& options) {
       .add_option("--set", options.settings, "a data setting, as in data.alignment=aligned; may be repeated")
       ->type_name("key=value")
       ->allow_extra_args(false);
-  command.add_option("--out", offline.out, "write the report as JSON")->type_name("FILE.json");
+  command.add_option("--out", offline.out, "write the report as JSON")
+      ->type_name("FILE.json")
+      ->check(kOutputFile);
 }
 
 void add_draws(CLI::App& command, OfflineOptions& offline) {
@@ -80,7 +82,8 @@ CLI::App* add_offline(CLI::App& app, Options& options) {
   command
       ->add_option("--per-frame", offline.per_frame,
                    "write each frame's losses (JSON lines, or CSV by its name)")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(kOutputFile);
   add_data_options(*command, options);
   add_draws(*command, offline);
   add_common_options(*command, options.common);
@@ -120,10 +123,7 @@ CLI::App* add_skip(CLI::App& app, Options& options, CommonOptions& common) {
 
 void finish_options(Options& options, const CommonOptions& common) {
   OfflineOptions& offline = options.offline;
-  use_run_config(offline, load_distill_config(options.held_out, options.settings, ConfigUse::kAny).config);
-  offline.held_out = !options.held_out.empty();
-  if (!options.data.empty()) offline.data.files.clear();
-  for (const std::string& file : options.data) offline.data.files.push_back({file, 1.0});
+  offline.demos = choose_demos(options.data, options.held_out, options.settings);
   offline.quiet = common.quiet;
   offline.measure.device = parse_device(common.device);
   offline.dtype = parse_dtype(common.dtype, offline.measure.device);

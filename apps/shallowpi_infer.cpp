@@ -36,7 +36,7 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
   run->add_option("--checkpoint", options.checkpoint, "our, openpi's or LeRobot's folder")
       ->type_name("DIR")
       ->required();
-  run->add_option("--input", options.input, "tensors in.image_0, in.tokens, ... (docs/checkpoints.md)")
+  run->add_option("--input", options.input, "tensors in.image_0, in.tokens, ... (docs/runtime.md)")
       ->type_name("FILE.safetensors")
       ->required();
   run->add_option("--output", options.output,
@@ -131,7 +131,9 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
       ->type_name("N")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  loop->add_option("--json", options.json, "also write the numbers here")->type_name("FILE");
+  loop->add_option("--json", options.json, "also write the numbers here")
+      ->type_name("FILE.json")
+      ->check(kOutputFile);
   return loop;
 }
 
@@ -151,22 +153,21 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
       ->add_flag("--random-weights", command.random_weights,
                  "measure random weights instead, of these sizes:")
       ->excludes(checkpoint);
-  bench->add_option("--model", options.model, "pi0 or pi05")->type_name("MODEL")->capture_default_str();
-  bench->add_option("--layers", options.layers, "layers of both stacks")
-      ->type_name("N")
-      ->capture_default_str();
-  bench->add_option("--size", command.size, "full, or tiny to try the program")
-      ->type_name("SIZE")
-      ->capture_default_str();
-  const auto count = [&](const char* name, std::int64_t& value, const char* help, std::int64_t least = 1) {
-    bench->add_option(name, value, help)
+  const auto size = [&](const char* name, auto& value, const char* help, const char* type) {
+    bench->add_option(name, value, help)->type_name(type)->capture_default_str()->excludes(checkpoint);
+  };
+  size("--model", options.model, "pi0 or pi05", "MODEL");
+  size("--layers", options.layers, "layers of both stacks", "N");
+  size("--size", command.size, "full, or tiny to try the program", "SIZE");
+  const auto count = [&](const char* name, auto& value, const char* help, std::int64_t least = 1) {
+    return bench->add_option(name, value, help)
         ->type_name("N")
         ->check(CLI::Range(least, std::int64_t{1000000}))
         ->capture_default_str();
   };
-  count("--cameras", options.cameras, "images per observation", 0);
+  count("--cameras", options.cameras, "images per observation; default: the checkpoint's, else 2", 0);
+  count("--horizon", options.horizon, "actions per chunk; default: the checkpoint's, else 10");
   count("--prompt-tokens", options.prompt_tokens, "tokens of the prompt");
-  count("--horizon", options.horizon, "actions per chunk");
   count("--steps", options.steps, "Euler steps");
   count("--batch", options.batch, "observations per pass");
   count("--iterations", options.iterations, "chunks to time");
@@ -178,9 +179,12 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
   bench->add_flag("--compare", options.compare, "time the policy without the engine too");
   bench->add_flag("!--no-kernels", options.kernels,
                   "use LibTorch's operators alone, not this project's CUDA kernels");
-  bench->add_option("--json", options.json, "write the result as JSON")->type_name("FILE.json");
+  bench->add_option("--json", options.json, "write the result as JSON")
+      ->type_name("FILE.json")
+      ->check(kOutputFile);
   bench->add_option("--trace", options.trace, "write a timeline of one chunk for chrome://tracing")
-      ->type_name("FILE.json");
+      ->type_name("FILE.json")
+      ->check(kOutputFile);
   return bench;
 }
 
@@ -222,19 +226,16 @@ CLI::App* add_gate(CLI::App& app, GateCommand& command) {
   limit("--max-abs-worst", limits.max_abs_worst, "of the worst frame");
   limit("--max-l2", limits.max_l2_mean, "|difference| / |reference| of a chunk, mean over frames");
   limit("--max-l2-worst", limits.max_l2_worst, "of the worst frame");
-  gate->add_option("--json", options.json, "also write the numbers here")->type_name("FILE.json");
+  gate->add_option("--json", options.json, "also write the numbers here")
+      ->type_name("FILE.json")
+      ->check(kOutputFile);
   return gate;
 }
 
 int run_gate_command(GateCommand& command) {
   GateOptions& options = command.options;
-  const DistillConfig run = load_distill_config(command.held_out, {}, ConfigUse::kAny).config;
-  options.data = run.data;
-  options.split_seed = run.seed;
-  options.held_out = !command.held_out.empty();
-  if (!command.data.empty()) options.data.files.clear();
-  for (const std::string& file : command.data) options.data.files.push_back({file, 1.0});
-  if (options.data.files.empty()) throw UsageError("gate needs --data FILE... or --held-out CONFIG");
+  options.demos = choose_demos(command.data, command.held_out);
+  if (options.demos.data.files.empty()) throw UsageError("gate needs --data FILE... or --held-out CONFIG");
   return run_gate(options);
 }
 

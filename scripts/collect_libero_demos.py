@@ -261,12 +261,12 @@ def collect(args, tasks, names):
         attributes[task] = found
         if not files[task].missing(args.episodes):
             files[task].merge(args.episodes, attributes[task])
-    for task in tasks:  # interrupted after the last demonstration and before the merge
-        if files[task].parts.exists():
+    for task in tasks:
+        if not files[task].is_merged(args.episodes):  # interrupted after the last demonstration
             start_worker(args)
             worker_simulator.start(task, 0)
             files[task].merge(args.episodes, worker_simulator.attributes(task))
-    for task in tasks:
+        files[task].discard_merged()
         print(files[task].path)
     if jobs:
         print(f"{len(jobs)} demonstrations of {np.mean(steps):.0f} steps; {len(jobs)} of {sum(tries)} episodes succeeded")

@@ -247,7 +247,7 @@ def name_cameras(found, given):
 
 def report(done, total, started, last=False):
     left = (time.monotonic() - started) / done * (total - done)
-    text = f"{done}/{total} episodes, {left / 60:.0f} min {left % 60:02.0f} s left"
+    text = f"{done}/{total} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
     if sys.stderr.isatty():
         print(f"\r{text} ", end="\n" if last else "", file=sys.stderr, flush=True)
     elif last or done == 1 or done % max(1, total // 20) == 0:

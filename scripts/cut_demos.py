@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 KEPT = ("actions", "dones", "rewards", "obs/ee_states", "obs/gripper_states", "obs/joint_states")
+DRAWN = "obs/drawn"  # of collect_libero_demos.py --render-every: which frames are no repetitions
 IMAGES = ("obs/agentview_rgb", "obs/eye_in_hand_rgb")
 
 
@@ -40,6 +41,8 @@ def cut(source, out, demos, size, frames_per_chunk):
         total += demo["actions"].shape[0]
         for key in KEPT:
             group.create_dataset(key, data=demo[key][:])
+        if DRAWN in demo:
+            group.create_dataset(DRAWN, data=demo[DRAWN][:])
         for key in IMAGES:
             frames = shrink(demo[key][:], size)
             chunk = (min(frames_per_chunk, len(frames)),) + frames.shape[1:]

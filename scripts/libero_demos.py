@@ -133,11 +133,12 @@ class TaskFile:
         with Replaced(self.part(index)) as temporary, h5py.File(temporary, "w") as file:
             recording.write(file.create_group(f"data/demo_{index}"))
 
+    def is_merged(self, episodes):
+        return self.finished().issuperset(range(episodes))
+
     def merge(self, episodes, attributes):
-        """Puts demonstrations 0 .. episodes - 1 into one file, unless they are there."""
+        """Puts demonstrations 0 .. episodes - 1, of which none is missing, into one file."""
         finished = self.finished()
-        if finished.issuperset(range(episodes)):
-            return
         with Replaced(self.path) as temporary, h5py.File(temporary, "w") as file:
             data = file.create_group("data")
             total = 0
@@ -147,9 +148,15 @@ class TaskFile:
                     old.copy(f"data/demo_{index}", data)
                 total += int(data[f"demo_{index}"].attrs["num_samples"])
             data.attrs.update(attributes, num_demos=episodes, total=total)
+
+    def discard_merged(self):
+        """Removes the parts that are in the file, and what an interruption left of one that was being written."""
+        merged = {self.part(index) for index in self.finished()}
         for part in self.parts.glob("*"):
-            part.unlink()
-        self.parts.rmdir()
+            if part in merged or part.suffix == ".tmp":
+                part.unlink()
+        if self.parts.exists() and not any(self.parts.iterdir()):
+            self.parts.rmdir()
 
 
 def claim_folder(out, settings):

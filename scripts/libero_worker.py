@@ -285,7 +285,8 @@ class Environment:
                 scene.shift(name, dx, dy)
                 self.env.sim.forward()
                 if scene.depth(name) <= deepest:
-                    applied[name] = [float(dx), float(dy)]
+                    before = applied.get(name, (0.0, 0.0))
+                    applied[name] = [before[0] + float(dx), before[1] + float(dy)]
                     break
                 scene.shift(name, -dx, -dy)
             else:
@@ -350,7 +351,9 @@ def serve(connection):
         receive(connection, payload_bytes)
         try:
             environment = environment or Environment()
-            answer, payload = getattr(environment, {"describe": "describe", "reset": "reset", "step": "step"}[request["cmd"]])(request)
+            if request["cmd"] not in ("describe", "reset", "step"):
+                raise ValueError(f"unknown command {request['cmd']}")
+            answer, payload = getattr(environment, request["cmd"])(request)
         except Exception as error:
             kind = {UsageError: "usage", RenderError: "render"}.get(type(error), "internal")
             if kind == "internal":

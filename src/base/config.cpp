@@ -91,9 +91,11 @@ const ConfigField* ConfigTable::find(const std::string& key) const {
 }
 
 bool ConfigTable::is_group(const std::string& key) const {
-  const std::vector<std::string> all = keys();
-  return std::any_of(all.begin(), all.end(),
-                     [&](const std::string& other) { return other.rfind(key + ".", 0) == 0; });
+  const std::string prefix = key + ".";
+  for (const ConfigSection& section : sections_)
+    for (const ConfigField& field : section.fields)
+      if (field.key.rfind(prefix, 0) == 0) return true;
+  return false;
 }
 
 std::vector<std::string> ConfigTable::keys() const {

@@ -243,6 +243,7 @@ void publish_folder(const fs::path& path, const std::function<void(const fs::pat
   if (path_exists(target) && !fs::is_directory(target, ignored))
     throw UsageError(target.string() + " is not a folder, but a folder is to be written there");
   try {
+    fs::create_directories(target.parent_path());
     const Temporary temporary(target);
     if (::mkdir(temporary.path().c_str(), 0777) != 0) throw_errno("cannot create folder", temporary.path());
     fill(temporary.path());
@@ -337,8 +338,9 @@ std::vector<fs::path> expand_globs(const std::vector<std::string>& patterns) {
 }
 
 FolderLock::FolderLock(const fs::path& folder) {
-  std::error_code ignored;
-  fs::create_directories(folder, ignored);  // where that fails, opening the file says why
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw IoError(str("cannot create folder ", folder.string(), ": ", error.message()));
   const fs::path path = folder / ".lock";
   FileDescriptor file = open_file(path, O_RDWR | O_CREAT);
   if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {

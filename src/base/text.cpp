@@ -113,6 +113,14 @@ std::string fixed(double value, int decimals) {
   return std::move(out).str();
 }
 
+std::string significant(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%#.3g", value);
+  std::string result = text;
+  if (result.back() == '.') result.pop_back();
+  return result;
+}
+
 std::string human_bytes(std::uint64_t bytes) {
   if (bytes < 1024) return str(bytes, " B");
   static constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

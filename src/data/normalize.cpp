@@ -113,8 +113,9 @@ void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, st
                          enum_name(mode), " needs; recompute them or choose another norm_mode"));
   // Old openpi files are padded to 32 dims; openpi itself reads the first ones of any longer file.
   if (have != width && have != kOldPadding)
-    throw UsageError(str("normalisation statistics of ", what, " have ", have, " dims, the data has ", width,
-                         "; give the statistics of this robot, or none to have them computed"));
+    throw UsageError(str(
+        "normalisation statistics of ", what, " have ", have, " dims, the data has ", width,
+        "; name statistics of this robot (data.norm_stats), such as those of a policy trained on its data"));
   for (std::size_t dim = 0; dim < width; ++dim) {
     if (spread_of(stats, mode, dim) > 0.0) continue;
     throw UsageError(

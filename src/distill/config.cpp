@@ -80,7 +80,7 @@ directory; `${VAR}` is not expanded.
 written into the run's folder and repeats the run.
 
 Exit codes: 0 done, 1 failed, 2 bad usage, configuration or input, 3 corrupt data or checkpoint, 4 numeric divergence,
-130 and 143 interrupted by SIGINT and SIGTERM (after saving).
+130 and 143 interrupted by SIGINT and SIGTERM (after the step and saving it; a second signal ends at once).
 )" + config_markdown_text(distill_table(defaults));
 }
 

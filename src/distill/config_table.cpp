@@ -318,9 +318,11 @@ void add_training(ConfigTable& table, TrainConfig& train) {
   table.section("train", "The training loop.");
   table.integer("steps", train.steps, "Optimiser steps.", between(1, kMany));
   table.integer("batch_size", train.batch_size, "Samples per step.", between(1, 1 << 20));
-  table.integer("accumulate", train.accumulate,
-                "Parts that a batch is computed in; the memory falls, the result stays.",
-                between(1, 1 << 20));
+  table.integer(
+      "accumulate", train.accumulate,
+      "Parts that a batch is computed in; the memory falls, the result stays (with loss.attn_queries "
+      "all: where the parts have as many tokens).",
+      between(1, 1 << 20));
   table.flag("activation_checkpointing", train.activation_checkpointing,
              "Recompute each layer in the backward pass: a third more time, far less memory.");
   table.integer("log_every", train.log_every, "Steps between lines of metrics.", between(1, kMany));

@@ -49,6 +49,8 @@ fs::path given_checkpoint(const fs::path& folder) {
 
 StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resume) {
   const fs::path run_folder = resolved.config.output_dir;
+  if (fs::exists(run_folder) && !fs::is_directory(run_folder))
+    throw UsageError(str("output_dir: ", run_folder.string(), " is a file; name a folder"));
   const bool has_checkpoints = !run_checkpoints(run_folder).empty();
   if (resume == "never") {
     if (has_checkpoints)
@@ -57,8 +59,8 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
                            "folder, or go on with --resume auto"));
     return {};
   }
-  check_same_config(run_folder / "config.yaml", resolved, run_folder.string());
   if (has_checkpoints) {
+    check_same_config(run_folder / "config.yaml", resolved, run_folder.string());
     const auto newest = newest_valid_checkpoint(run_folder);
     if (!newest)
       throw CorruptError(
@@ -73,18 +75,16 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
   return start_point(given);
 }
 
-// A run that goes on from another folder's checkpoint takes over the metrics up to there.
-void adopt_metrics(const StartPoint& start, const fs::path& run_folder) {
-  if (start.checkpoint.empty()) return;
-  const fs::path source = fs::absolute(start.checkpoint).parent_path().parent_path();
-  if (fs::equivalent(source, run_folder)) return;
-  const auto bytes = read_training_state(start.checkpoint / "training_state").metrics_bytes;
-  const fs::path metrics = source / "metrics.jsonl";
+// The metrics of the run that `checkpoint` lies in, up to its step: a run that goes on from there adopts
+// them.
+std::string metrics_until(const fs::path& checkpoint) {
+  // Canonical, because RUN/last is a link and a completed path ends with a slash.
+  const fs::path metrics = fs::canonical(checkpoint).parent_path().parent_path() / "metrics.jsonl";
+  const auto bytes = read_training_state(checkpoint / "training_state").metrics_bytes;
   if (!fs::exists(metrics) || fs::file_size(metrics) < bytes)
     throw UsageError(str("--resume: ", metrics.string(),
-                         " is missing or too short; give a checkpoint within its run "
-                         "folder"));
-  write_file_atomically(run_folder / "metrics.jsonl", read_file(metrics).substr(0, bytes));
+                         " is missing or too short; give a checkpoint within its run folder"));
+  return read_file(metrics).substr(0, bytes);
 }
 
 // Fails before the first step rather than at the first checkpoint.
@@ -107,6 +107,7 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const DistillConfig& config = resolved.config;
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   if (run.dry_run) {
+    choose_start(resolved, run.resume);
     std::cout << plan_text(plan_training(prepare_training(resolved)));
     return static_cast<int>(ExitCode::kDone);
   }
@@ -118,6 +119,8 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const StartPoint start = choose_start(resolved, run.resume);
   const bool is_own = folder && !start.checkpoint.empty() &&
                       fs::equivalent(start.checkpoint.parent_path(), path / "checkpoints");
+  const bool is_adopted = !is_own && !start.checkpoint.empty();
+  const std::string adopted_metrics = is_adopted ? metrics_until(start.checkpoint) : "";
   if (is_own) folder->settle(start.step, start.best_step, config.train);
   if (is_own && start.step >= config.train.steps) {
     log::info("nothing to do: ", path.string(), " is complete after ", start.step, " steps");
@@ -128,20 +131,26 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   TrainingModels models = load_models(setup);
   if (!folder) folder = std::make_unique<RunFolder>(path);
   write_file_atomically(path / "config.yaml", dump_config(resolved));
-  adopt_metrics(start, path);
+  if (is_adopted) write_file_atomically(path / "metrics.jsonl", adopted_metrics);
   Trainer trainer(std::move(setup), std::move(models), *folder, start.checkpoint, run.quiet);
   trainer.run(stop);
   if (trainer.state().step >= config.train.steps) {
     log::info("done: ", (path / "last").string());
     return static_cast<int>(ExitCode::kDone);
   }
-  log::warning("stopped by a signal after step ", trainer.state().step,
-               ", which is saved; run again to go on");
+  log::warning("stopped by a signal after step ", trainer.state().step, "; run again to go on");
   return stop.exit_code();
 }
 
 void run_init_only(const ResolvedConfig& resolved, const fs::path& out) {
-  const CheckpointInfo teacher = read_checkpoint_info(resolved.config.teacher.checkpoint);
+  const PolicySpec& policy = resolved.config.policy;
+  const auto horizon = resolved.is_set("policy.horizon") ? std::optional(policy.horizon) : std::nullopt;
+  CheckpointInfo teacher = read_checkpoint_info(resolved.config.teacher.checkpoint, horizon);
+  if (!teacher.horizon_known && !horizon)
+    log::warning(teacher.folder.string(),
+                 " does not say how many action steps a chunk has; the student gets ", teacher.spec.horizon,
+                 ": set policy.horizon if that is wrong");
+  teacher.spec = student_spec(resolved, teacher.spec, teacher.config);
   init_student(teacher, chosen_layers(resolved.config.student, teacher.config.depth()), out);
 }
 

@@ -62,8 +62,17 @@ std::vector<std::int64_t> layers_of_teacher(const CheckpointInfo& start, const C
     throw UsageError(str("student.checkpoint is a ", enum_name(start.config.kind),
                          " and teacher.checkpoint a ", enum_name(teacher.config.kind),
                          "; both must be of one kind"));
-  const auto kept = start.kept_layers.empty() ? layer_map(student.layer_map, depth, teacher.config.depth())
-                                              : start.kept_layers;
+  const std::vector<std::int64_t>&known = start.kept_layers, &list = student.layer_list;
+  if (!list.empty() && !known.empty() && list != known)
+    throw UsageError(str("student.layer_map is [", join(list, ", "),
+                         "], but student.checkpoint says that its layers are the teacher's [",
+                         join(known, ", "), "]; remove the key"));
+  if (!list.empty() && static_cast<std::int64_t>(list.size()) != depth)
+    throw UsageError(
+        str("student.layer_map lists ", list.size(), " layers, but student.checkpoint has ", depth));
+  const auto kept = !known.empty()  ? known
+                    : !list.empty() ? list
+                                    : layer_map(student.layer_map, depth, teacher.config.depth());
   check_layer_map(kept, teacher.config.depth());
   return kept;
 }
@@ -96,14 +105,8 @@ void choose_architecture(TrainingSetup& setup) {
 }
 
 void choose_spec(TrainingSetup& setup) {
-  if (setup.start) {
-    setup.spec = setup.start->spec;
-  } else {
-    setup.spec = setup.teacher ? setup.teacher->spec : setup.config().policy;
-  }
-  apply_policy_overrides(setup.resolved, setup.spec);
-  setup.spec.image_size = setup.policy.vision.image_size;
-  setup.spec.action_width = setup.policy.action_dim;
+  const auto& origin = setup.start ? setup.start : setup.teacher;
+  setup.spec = student_spec(setup.resolved, origin ? origin->spec : setup.config().policy, setup.policy);
 }
 
 void choose_data(TrainingSetup& setup) {
@@ -113,9 +116,14 @@ void choose_data(TrainingSetup& setup) {
 
 NormStats choose_stats(const TrainingSetup& setup) {
   const DataConfig& data = setup.config().data;
-  if (!data.norm_stats.empty()) return read_norm_stats(data.norm_stats);
   const auto& origin = setup.start ? setup.start : setup.teacher;
-  if (origin && origin->stats) return *origin->stats;
+  const bool from_origin = data.norm_stats.empty() && origin && origin->stats;
+  if (!data.hidden_state_dims.empty() && (from_origin || !data.norm_stats.empty()))
+    throw UsageError(str("data.hidden_state_dims: hides dims in statistics that are computed, but those of ",
+                         from_origin ? origin->folder.string() : data.norm_stats,
+                         " are used; remove this key"));
+  if (!data.norm_stats.empty()) return read_norm_stats(data.norm_stats);
+  if (from_origin) return *origin->stats;
   log::info("computing normalisation statistics from ", setup.split.train.size(), " training frames");
   NormStats stats = compute_norm_stats(*setup.dataset, setup.split.train, setup.spec, data.min_norm_range);
   hide_dims(stats.state, data.hidden_state_dims);
@@ -142,6 +150,17 @@ Dataset open_data(const DataConfig& data) {
   const LiberoOptions libero{.raw_alignment = data.alignment == LiberoAlignment::kRaw,
                              .drop_noops = data.drop_noops};
   return open_dataset(patterns, std::string(enum_name(data.format)), libero);
+}
+
+PolicySpec student_spec(const ResolvedConfig& resolved, PolicySpec spec, const PolicyConfig& sizes) {
+  const std::int64_t side = resolved.config.policy.image_size;
+  if (resolved.is_set("policy.image_size") && side != sizes.vision.image_size)
+    throw UsageError(str("policy.image_size: ", side, " does not fit the vision tower, which takes ",
+                         sizes.vision.image_size, "; remove this key"));
+  apply_policy_overrides(resolved, spec);
+  spec.image_size = sizes.vision.image_size;
+  spec.action_width = sizes.action_dim;
+  return spec;
 }
 
 std::vector<std::int64_t> chosen_layers(const StudentConfig& student, std::int64_t depth) {

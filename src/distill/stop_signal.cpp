@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <string_view>
 
 namespace shallowpi {
 namespace {
@@ -11,7 +12,11 @@ volatile std::sig_atomic_t received = 0;
 
 extern "C" void on_stop_signal(int signal) {
   if (received != 0 && signal != SIGUSR1) _exit(128 + signal);
-  if (received == 0) received = signal;
+  if (received != 0) return;
+  received = signal;
+  constexpr std::string_view kNote =
+      "\nfinishing this step and saving; a second signal ends at once, without saving\n";
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kNote.data(), kNote.size());
 }
 
 void handle_all(void (*handler)(int)) {

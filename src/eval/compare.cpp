@@ -25,8 +25,10 @@ Run read_run(const std::string& text) {
   const auto equals = text.find('=');
   Run run;
   run.folder = equals == std::string::npos ? text : text.substr(equals + 1);
-  run.label = equals == std::string::npos ? fs::path(text).lexically_normal().stem().string()
-                                          : text.substr(0, equals);
+  const fs::path name = fs::path(text).lexically_normal();
+  run.label = equals != std::string::npos   ? text.substr(0, equals)
+              : name.extension() == ".json" ? name.stem().string()
+                                            : name.filename().string();
   if (run.label.empty()) run.label = run.folder.string();
   const fs::path file = fs::is_regular_file(run.folder) ? run.folder : run.folder / "results.json";
   if (!fs::exists(file))

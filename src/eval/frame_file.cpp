@@ -5,10 +5,6 @@
 namespace shallowpi {
 namespace {
 
-Json optional_json(const std::optional<double>& value) {
-  return value ? Json(*value) : Json(nullptr);
-}
-
 /// One frame of one policy; the keys are the columns.
 Json frame_json(const Dataset& dataset, const PolicyReport& report, const FrameReport& frame) {
   const EpisodeFile& file = *dataset.sources()[static_cast<std::size_t>(frame.sample.source)].file;

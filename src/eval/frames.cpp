@@ -21,13 +21,13 @@ std::uint64_t frame_seed(const Dataset::Sample& sample, std::uint64_t seed) {
 
 }  // namespace
 
-std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DataConfig& data, bool held_out,
-                                            std::uint64_t split_seed, std::int64_t count) {
-  const double fraction = held_out ? data.held_out_fraction : 0.0;
-  if (held_out && fraction <= 0)
+std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DemoChoice& demos,
+                                            std::int64_t count) {
+  const double fraction = demos.held_out ? demos.data.held_out_fraction : 0.0;
+  if (demos.held_out && fraction <= 0)
     throw UsageError("--held-out: that run holds nothing out (data.held_out_fraction is 0)");
-  const Dataset::Split split = dataset.split(fraction, split_seed);
-  const auto& samples = held_out ? split.held_out : split.train;
+  const Dataset::Split split = dataset.split(fraction, demos.split_seed);
+  const auto& samples = demos.held_out ? split.held_out : split.train;
   if (samples.empty()) throw UsageError("the files hold no frame to measure on");
   return spread_samples(samples, count);
 }

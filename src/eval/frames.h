@@ -2,17 +2,17 @@
 #pragma once
 
 #include "shallowpi/data/loader.h"
-#include "shallowpi/distill/config.h"
 #include "shallowpi/distill/flow.h"
+#include "shallowpi/eval/demo_choice.h"
 #include "shallowpi/eval/measure.h"
 #include "shallowpi/model/checkpoint.h"
 
 namespace shallowpi {
 
-/// `count` frames (0: all), evenly spread over all episodes, or over those that a run with this `data` and
-/// `split_seed` held out. Throws UsageError where there are none.
-std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DataConfig& data, bool held_out,
-                                            std::uint64_t split_seed, std::int64_t count);
+/// `count` frames (0: all) of `demos`, evenly spread over their episodes. Throws UsageError where there are
+/// none.
+std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DemoChoice& demos,
+                                            std::int64_t count);
 
 /// `frames` in their order, `batch_size` (>= 1) at a time; the last batch may be smaller.
 std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::Sample>& frames,

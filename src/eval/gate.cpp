@@ -144,10 +144,9 @@ std::string number(const Json& value) {
 Json run_gate_json(const GateOptions& options) {
   check_options(options);
   const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
-  const Dataset dataset = open_data(options.data);
-  const Frames frames =
-      choose_samples(dataset, options.data, options.held_out, options.split_seed, options.frames);
-  const SamplePipeline pipeline = make_pipeline(dataset, info, options.data);
+  const Dataset dataset = open_data(options.demos.data);
+  const Frames frames = choose_samples(dataset, options.demos, options.frames);
+  const SamplePipeline pipeline = make_pipeline(dataset, info, options.demos.data);
   if (!options.quiet) log::info("sampling ", frames.size(), " chunks in float32, then on the faster path");
   const torch::Tensor reference_nhd =
       sample_all(options, info, pipeline, frames, torch::kFloat32, EngineKind::kEager);
@@ -166,7 +165,7 @@ Json run_gate_json(const GateOptions& options) {
               {"dtype", dtype_name(options.dtype)},
               {"engine", enum_name(options.engine)},
               {"frames", frames.size()},
-              {"held_out", options.held_out},
+              {"held_out", options.demos.held_out},
               {"euler_steps", options.steps},
               {"batch_size", options.batch_size},
               {"seed", options.seed},

@@ -14,7 +14,7 @@ namespace {
 Named read_checked(const LayerStudyOptions& options) {
   const OfflineOptions& offline = options.offline;
   if (offline.checkpoints.size() != 1) throw UsageError("give one --checkpoint DIR");
-  if (offline.data.files.empty())
+  if (offline.demos.data.files.empty())
     throw UsageError("give --data FILE... (demonstrations), or --held-out CONFIG of a run");
   if (offline.frames < 0) throw UsageError(str("--frames ", offline.frames, ": must not be negative"));
   Named named = read_named(offline.checkpoints.front(), offline);
@@ -30,10 +30,9 @@ Named read_checked(const LayerStudyOptions& options) {
 LayerSubject::LayerSubject(const LayerStudyOptions& options)
     : options_(options),
       named_(read_checked(options)),
-      dataset_(open_data(options.offline.data)),
-      samples_(choose_samples(dataset_, options.offline.data, options.offline.held_out,
-                              options.offline.split_seed, options.offline.frames)),
-      pipeline_(make_pipeline(dataset_, named_.info, options.offline.data)),
+      dataset_(open_data(options.offline.demos.data)),
+      samples_(choose_samples(dataset_, options.offline.demos, options.offline.frames)),
+      pipeline_(make_pipeline(dataset_, named_.info, options.offline.demos.data)),
       policy_(load_policy(named_.info, options.offline.dtype, options.offline.measure.device)) {}
 
 Json LayerSubject::circumstances() const {
@@ -41,7 +40,7 @@ Json LayerSubject::circumstances() const {
   return {{"policy", named_.label},
           {"layers", named_.info.config.depth()},
           {"frames", samples_.size()},
-          {"held_out", offline.held_out},
+          {"held_out", offline.demos.held_out},
           {"seed", offline.measure.seed},
           {"euler_steps", offline.measure.steps},
           {"dtype", dtype_name(offline.dtype)},

@@ -33,12 +33,12 @@ std::vector<Named> read_all(const OfflineOptions& options) {
 
 void check_options(const OfflineOptions& options) {
   if (options.checkpoints.empty()) throw UsageError("give at least one --checkpoint DIR");
-  if (options.batch.empty() == options.data.files.empty())
+  if (options.batch.empty() == options.demos.data.files.empty())
     throw UsageError("give either --data FILE... (demonstrations) or --batch FILE.safetensors (tensors)");
   if (options.frames < 0) throw UsageError(str("--frames ", options.frames, ": must not be negative"));
   if (options.skipped && options.teacher.empty())
     throw UsageError("--skipped needs --teacher DIR, whose layers it takes");
-  if (!options.batch.empty() && (options.held_out || options.skipped || !options.per_frame.empty()))
+  if (!options.batch.empty() && (options.demos.held_out || options.skipped || !options.per_frame.empty()))
     throw UsageError("--held-out, --skipped and --per-frame go with --data, not with --batch");
 }
 
@@ -101,7 +101,7 @@ class Comparison {
     if (!options_.teacher.empty()) load_teacher(all);
     std::set<std::vector<std::int64_t>> skipped;
     for (const Named& named : all) {
-      const SamplePipeline pipeline = make_pipeline(dataset_, named.info, options_.data);
+      const SamplePipeline pipeline = make_pipeline(dataset_, named.info, options_.demos.data);
       const bool is_teacher = teacher_ && same_folder(named.info.folder, options_.teacher);
       const auto& kept = named.info.kept_layers;
       if (teacher_ && !is_teacher) warn_of_foreign_teacher(named, teacher_fingerprint_);
@@ -109,8 +109,8 @@ class Comparison {
         measure_skipped(kept, pipeline);
       measure(load(named, options_), teacher_ && !is_teacher ? &teacher_->policy : nullptr, pipeline);
     }
-    reports_.push_back(
-        repeat_last_action(dataset_, make_pipeline(dataset_, all.front().info, options_.data), samples_));
+    reports_.push_back(repeat_last_action(
+        dataset_, make_pipeline(dataset_, all.front().info, options_.demos.data), samples_));
   }
 
   const std::vector<PolicyReport>& reports() const { return reports_; }
@@ -128,7 +128,7 @@ class Comparison {
     teacher_ = load(named, options_);
     for (const Named& other : all)
       if (same_folder(other.info.folder, options_.teacher)) return;
-    measure(*teacher_, nullptr, make_pipeline(dataset_, named.info, options_.data));
+    measure(*teacher_, nullptr, make_pipeline(dataset_, named.info, options_.demos.data));
   }
 
   void measure_skipped(const std::vector<std::int64_t>& kept, const SamplePipeline& pipeline) {
@@ -159,7 +159,7 @@ Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::S
                      const std::vector<PolicyReport>& reports) {
   Json out;
   out["frames"] = samples.size();
-  out["held_out"] = options.held_out;
+  out["held_out"] = options.demos.held_out;
   out["seed"] = options.measure.seed;
   out["flow_draws"] = options.measure.draws;
   out["euler_steps"] = options.measure.steps;
@@ -173,9 +173,8 @@ Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::S
 
 int run_on_data(const OfflineOptions& options) {
   const std::vector<Named> all = read_all(options);
-  const Dataset dataset = open_data(options.data);
-  const std::vector<Dataset::Sample> samples =
-      choose_samples(dataset, options.data, options.held_out, options.split_seed, options.frames);
+  const Dataset dataset = open_data(options.demos.data);
+  const std::vector<Dataset::Sample> samples = choose_samples(dataset, options.demos, options.frames);
   Comparison comparison(options, dataset, samples);
   comparison.run(all);
   std::cout << comparison_table(comparison.reports());
@@ -189,11 +188,6 @@ int run_on_data(const OfflineOptions& options) {
 }
 
 }  // namespace
-
-void use_run_config(OfflineOptions& options, const DistillConfig& config) {
-  options.data = config.data;
-  options.split_seed = config.seed;
-}
 
 int run_offline(const OfflineOptions& options) {
   check_options(options);

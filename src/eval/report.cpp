@@ -1,24 +1,12 @@
 // How measurements are shown: JSON and the comparison table.
-#include <cstdio>
-
 #include "shallowpi/base/text.h"
 #include "shallowpi/eval/measure.h"
 
 namespace shallowpi {
 namespace {
 
-/// Three significant digits, without an exponent for everyday numbers.
-std::string significant(const std::optional<double>& value) {
-  if (!value) return "-";
-  char text[32];
-  std::snprintf(text, sizeof text, "%#.3g", *value);
-  std::string result = text;
-  if (result.back() == '.') result.pop_back();
-  return result;
-}
-
-Json optional_json(const std::optional<double>& value) {
-  return value ? Json(*value) : Json(nullptr);
+std::string cell(const std::optional<double>& value) {
+  return value ? significant(*value) : "-";
 }
 
 }  // namespace
@@ -52,10 +40,9 @@ std::string comparison_table(const std::vector<PolicyReport>& reports) {
     const bool is_network = report.layers > 0;
     rows.push_back({report.label, is_network ? str(report.layers) : "-",
                     is_network ? human_count(static_cast<std::uint64_t>(report.parameters)) : "-",
-                    is_network ? human_bytes(report.weight_bytes) : "-", significant(report.velocity_error),
-                    significant(report.velocity_error_teacher), significant(report.action_error),
-                    significant(report.action_error_robot), significant(report.latency_ms),
-                    significant(report.latency_min_ms)});
+                    is_network ? human_bytes(report.weight_bytes) : "-", cell(report.velocity_error),
+                    cell(report.velocity_error_teacher), cell(report.action_error),
+                    cell(report.action_error_robot), cell(report.latency_ms), cell(report.latency_min_ms)});
   }
   return text_table(header, rows);
 }

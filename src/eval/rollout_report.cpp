@@ -117,10 +117,7 @@ std::vector<std::vector<std::string>> table_rows(const RolloutResults& results) 
   std::map<std::string, SuccessCount> suites;
   for (const auto& [task, count] : count_by_task(results)) {
     rows.push_back(table_row(task.first, str(task.second, " ", language_of(results, task)), count));
-    SuccessCount& suite = suites[task.first];
-    suite.successes += count.successes;
-    suite.episodes += count.episodes;
-    suite.steps += count.steps;
+    suites[task.first] += count;
   }
   for (const auto& [suite, count] : suites) rows.push_back(table_row(suite, "all", count));
   if (suites.size() > 1) rows.push_back(table_row("all", "all", count_all(results)));

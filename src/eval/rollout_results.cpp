@@ -132,13 +132,16 @@ std::map<std::pair<std::string, std::int64_t>, SuccessCount> count_by_task(const
   return counts;
 }
 
+SuccessCount& SuccessCount::operator+=(const SuccessCount& other) {
+  successes += other.successes;
+  episodes += other.episodes;
+  steps += other.steps;
+  return *this;
+}
+
 SuccessCount count_all(const RolloutResults& results) {
   SuccessCount all;
-  for (const auto& [task, count] : count_by_task(results)) {
-    all.episodes += count.episodes;
-    all.successes += count.successes;
-    all.steps += count.steps;
-  }
+  for (const auto& [task, count] : count_by_task(results)) all += count;
   return all;
 }
 

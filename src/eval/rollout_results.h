@@ -46,6 +46,7 @@ void resume_from(const std::filesystem::path& file, RolloutResults& results);
 struct SuccessCount {
   std::int64_t successes = 0, episodes = 0;
   double steps = 0;  ///< sum over the successes
+  SuccessCount& operator+=(const SuccessCount& other);
   double rate() const { return episodes > 0 ? double(successes) / double(episodes) : 0; }
 };
 /// Per (suite, task), in order.

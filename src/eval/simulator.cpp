@@ -86,6 +86,10 @@ void Simulator::kill() {
   received_.clear();
 }
 
+void Simulator::extend_deadline() {
+  deadline_ = Clock::now() + std::chrono::milliseconds(static_cast<std::int64_t>(timeout_s_ * 1000));
+}
+
 void Simulator::send(const Json& request, double timeout_s) {
   if (pid_ < 0) start();
   const std::string text = request.dump();
@@ -95,7 +99,7 @@ void Simulator::send(const Json& request, double timeout_s) {
   message += text;
   busy_ = true;
   timeout_s_ = timeout_s;
-  deadline_ = Clock::now() + std::chrono::milliseconds(static_cast<std::int64_t>(timeout_s * 1000));
+  extend_deadline();
   for (std::size_t sent = 0; sent < message.size();) {
     const ssize_t n = ::send(fd_, message.data() + sent, message.size() - sent, MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
@@ -110,6 +114,7 @@ std::optional<SimulatorAnswer> Simulator::receive() {
     const ssize_t n = ::recv(fd_, block, sizeof block, MSG_DONTWAIT);
     if (n > 0) {
       received_.append(block, static_cast<std::size_t>(n));
+      extend_deadline();  // nobody may have read while a policy computed
     } else if (n == 0 || (errno != EINTR && errno != EAGAIN)) {
       fail("died");
     } else if (errno == EAGAIN) {

@@ -61,6 +61,8 @@ class Simulator {
   pid_t pid_ = -1;
   int fd_ = -1;
   bool busy_ = false;
+  void extend_deadline();
+
   Clock::time_point deadline_;
   double timeout_s_ = 0;
   std::string received_;

@@ -109,20 +109,14 @@ class SkipRun {
   SkipReport report_;
 };
 
-std::string number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%#.3g", value);
-  return text;
-}
-
 std::string skip_tables(const SkipReport& report, const LayerStudyOptions& options) {
   std::vector<std::vector<std::string>> rows{{"none"}};
   for (int stack = 0; stack < 3; ++stack)
-    rows[0].insert(rows[0].end(), {number(report.whole.velocity), number(report.whole.action)});
+    rows[0].insert(rows[0].end(), {significant(report.whole.velocity), significant(report.whole.action)});
   for (std::size_t i = 0; i < report.single.size(); ++i) {
     rows.push_back({str(i)});
     for (const SkipError& error : report.single[i])
-      rows.back().insert(rows.back().end(), {number(error.velocity), number(error.action)});
+      rows.back().insert(rows.back().end(), {significant(error.velocity), significant(error.action)});
   }
   std::string text =
       "Skipping one layer: velocity error against the whole policy, action error against the "
@@ -135,18 +129,19 @@ std::string skip_tables(const SkipReport& report, const LayerStudyOptions& optio
   if (options.greedy) text += str("one by one (greedy): ", join(report.greedy_order, " "), "\n");
   rows.clear();
   for (std::size_t i = 0; i < report.ranked.size(); ++i) {
-    rows.push_back({str(i + 1), number(report.ranked[i].velocity), number(report.ranked[i].action)});
+    rows.push_back(
+        {str(i + 1), significant(report.ranked[i].velocity), significant(report.ranked[i].action)});
     const bool greedy = i < report.greedy.size();
-    rows.back().push_back(greedy ? number(report.greedy[i].velocity) : "-");
-    rows.back().push_back(greedy ? number(report.greedy[i].action) : "-");
+    rows.back().push_back(greedy ? significant(report.greedy[i].velocity) : "-");
+    rows.back().push_back(greedy ? significant(report.greedy[i].action) : "-");
   }
   if (!rows.empty())
     text += "\n" +
             text_table({"layers skipped", "ranked: velocity", "action", "greedy: velocity", "action"}, rows);
   rows.clear();
   for (const auto& [name, set] : report.sets)
-    rows.push_back(
-        {name, number(set.second.velocity), number(set.second.action), layer_map_setting(set.first)});
+    rows.push_back({name, significant(set.second.velocity), significant(set.second.action),
+                    layer_map_setting(set.first)});
   return text + "\n" +
          text_table({str(options.keep, " layers by"), "velocity error", "action error", "setting"}, rows);
 }

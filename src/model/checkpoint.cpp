@@ -1,8 +1,11 @@
 #include "shallowpi/model/checkpoint.h"
 
+#include <cmath>
+
 #include "model/checkpoint_internal.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/model/layer_map.h"
 
@@ -40,6 +43,7 @@ fs::path find_weights(const fs::path& folder) {
   const fs::path plain = (folder / "").parent_path();  // without a trailing slash
   if (plain.filename() == "params" && fs::exists(plain / "_METADATA")) refuse_jax(plain.parent_path());
   std::string hint;
+  if (has_weights(folder / "last")) hint = str("; did you mean ", (folder / "last").string(), "?");
   for (const char* pickle : {"pytorch_model.bin", "model.pt", "model.pth"})
     if (fs::exists(folder / pickle))
       hint = str(". Pickled weights (", pickle,
@@ -64,8 +68,13 @@ Policy load(const CheckpointInfo& info, const PolicyConfig& config, const std::v
   checkpoint::check_tensors(info.folder, file, names, info.config);
   const torch::NoGradGuard no_grad;
   Policy policy(config, dtype, device, options);
-  for (auto& [name, tensor] : policy->named_tensors())
+  for (auto& [name, tensor] : policy->named_tensors()) {
     file.read_into(names.at(kept.empty() ? name : checkpoint::source_name(name, kept)), tensor);
+    // Such a weight would spoil every result, most of them without a word.
+    if (!std::isfinite(tensor.sum(torch::kFloat32).item<float>()))
+      throw CorruptError(str(info.folder.string(), ": tensor ", name,
+                             " is not finite; `shallowpi-infer inspect` says what else is wrong with it"));
+  }
   return policy;
 }
 
@@ -98,8 +107,10 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
   info.spec.action_width = info.config.action_dim;
   if (fs::exists(info.folder / checkpoint::kTokenizer)) info.tokenizer = info.folder / checkpoint::kTokenizer;
   if (horizon) {
-    if (info.horizon_known && info.spec.horizon != *horizon)
+    if (info.horizon_known && info.spec.horizon != *horizon) {
       info.notes.push_back(str("the horizon is set to ", *horizon, "; the folder says ", info.spec.horizon));
+      log::warning(info.folder.string(), ": ", info.notes.back());
+    }
     info.spec.horizon = *horizon;
     info.horizon_known = true;
   }

@@ -67,6 +67,7 @@ std::string fill_template(std::string text, const std::vector<std::pair<std::str
 
 void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::path& out) {
   const CheckpointInfo info = read_checkpoint_info(folder);
+  if (fs::exists(info.folder / "manifest.json")) verify_manifest(info.folder);
   const SafetensorsFolder file(info.folder);
   const torch::Dtype store = checkpoint::stored_dtype(file);
   TensorPlan plan = checkpoint::copy_plan(file, info.config, {});

@@ -88,7 +88,6 @@ Policy make_policy(const BenchOptions& options, const Variant& variant) {
     randomize(policy, options.seed);
     return policy;
   }
-  // The horizon is the command line's: statistics and prompts play no part here.
   const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
   if (!variant.layers) return load_policy(info, options.dtype, options.device);
   return load_student(info, layer_map(LayerMapRule::kUniform, *variant.layers, info.config.depth()),
@@ -116,6 +115,17 @@ struct Samples {
   std::vector<double> host, vision, prefix, step, total, plain;
 };
 
+/// With the cameras and the horizon that nobody gave.
+BenchOptions with_sizes(BenchOptions options) {
+  PolicySpec spec;
+  spec.image_keys.resize(2);
+  spec.horizon = 10;
+  if (!options.checkpoint.empty()) spec = read_checkpoint_info(options.checkpoint, options.horizon).spec;
+  options.cameras = options.cameras.value_or(static_cast<std::int64_t>(spec.image_keys.size()));
+  options.horizon = options.horizon.value_or(spec.horizon);
+  return options;
+}
+
 class Measurement {
  public:
   Measurement(const BenchOptions& options, const Variant& variant)
@@ -127,14 +137,14 @@ class Measurement {
       throw UsageError(
           str("--sweep vision-tokens: ", tokens_, " of ", config().vision.tokens(), " tokens per camera"));
     reset_peak_memory(options.device);
-    full_.observation = random_observation(options, config(), options.cameras, options.prompt_tokens);
+    full_.observation = random_observation(options, config(), *options.cameras, options.prompt_tokens);
     full_.steps = options.steps;
-    full_.noise_bhd = torch::randn({options.batch, options.horizon, config().action_dim});
+    full_.noise_bhd = torch::randn({options.batch, *options.horizon, config().action_dim});
     // To the backbone a kept image token is a token like any other, so pruning is measured in two calls: the
     // tower on all pixels, then a chunk whose prompt stands for the tokens that were kept.
     pruned_ = full_;
     pruned_.observation =
-        random_observation(options, config(), 0, options.prompt_tokens + options.cameras * tokens_);
+        random_observation(options, config(), 0, options.prompt_tokens + *options.cameras * tokens_);
     const std::size_t bytes = kCameraHeight * kCameraWidth * 3;
     camera_ = {kCameraHeight, kCameraWidth, std::vector<std::uint8_t>(bytes, 100)};
   }
@@ -172,9 +182,9 @@ class Measurement {
 
   void prepare_images() {
     const std::int64_t side = config().vision.image_size, pixels = 3 * side * side;
-    std::vector<float> floats(options_.cameras * pixels);
+    std::vector<float> floats(*options_.cameras * pixels);
     std::vector<ImageJob> jobs;
-    for (std::int64_t i = 0; i < options_.cameras; ++i)
+    for (std::int64_t i = 0; i < *options_.cameras; ++i)
       jobs.push_back({&camera_, floats.data() + i * pixels});
     for (std::int64_t i = 0; i < options_.batch; ++i) images_to_float(jobs, side, ResizeMode::kPillow);
   }
@@ -208,9 +218,9 @@ class Measurement {
 
   void add_costs(Json& result) const {
     const PassShape shape{.batch = options_.batch,
-                          .images = options_.batch * options_.cameras,
-                          .prefix = options_.cameras * tokens_ + options_.prompt_tokens,
-                          .horizon = options_.horizon};
+                          .images = options_.batch * *options_.cameras,
+                          .prefix = *options_.cameras * tokens_ + options_.prompt_tokens,
+                          .horizon = *options_.horizon};
     const PassCost flops = forward_flops(config(), shape);
     const PassCost bytes = forward_bytes(config(), shape, options_.dtype == torch::kBFloat16 ? 2 : 4);
     const auto parts = [&](const PassCost& cost) {
@@ -273,11 +283,12 @@ SweepAxis parse_sweep(const std::string& text) {
   return axis;
 }
 
-Json run_bench_json(const BenchOptions& options) {
+Json run_bench_json(const BenchOptions& given) {
+  const BenchOptions options = with_sizes(given);
   for (const auto& [name, value] :
        std::initializer_list<std::pair<const char*, std::int64_t>>{{"--layers", options.layers},
                                                                    {"--prompt-tokens", options.prompt_tokens},
-                                                                   {"--horizon", options.horizon},
+                                                                   {"--horizon", *options.horizon},
                                                                    {"--steps", options.steps},
                                                                    {"--batch", options.batch},
                                                                    {"--iterations", options.iterations}})
@@ -291,9 +302,9 @@ Json run_bench_json(const BenchOptions& options) {
       {"dtype", dtype_name(options.dtype)},
       {"engine", enum_name(options.engine)},
       {"kernels", options.kernels},
-      {"cameras", options.cameras},
+      {"cameras", *options.cameras},
       {"prompt_tokens", options.prompt_tokens},
-      {"horizon", options.horizon},
+      {"horizon", *options.horizon},
       {"steps", options.steps},
       {"batch", options.batch},
       {"iterations", options.iterations},

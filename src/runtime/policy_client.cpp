@@ -78,7 +78,7 @@ struct PolicyClient::Impl {
     tcp::resolver resolver_{context_};
     websocket::stream<beast::tcp_stream> stream_{context_};
     beast::flat_buffer buffer_;
-    std::string sending_;
+    std::string sending_;  // empty where nothing is being sent
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<Frame> frames_;
@@ -89,7 +89,12 @@ struct PolicyClient::Impl {
   void connect() {
     connection.reset();
     connection.emplace(url, api_key, timeout);
-    metadata = to_json(decode_message(connection->receive().bytes));
+    try {
+      metadata = to_json(decode_message(connection->receive().bytes));
+    } catch (...) {
+      connection.reset();  // a late greeting must not be taken for an answer
+      throw;
+    }
   }
 
   Url url;
@@ -109,7 +114,8 @@ PolicyClient::Impl::Connection::Connection(const Url& url, const std::string& ap
 PolicyClient::Impl::Connection::~Connection() {
   asio::post(context_, [this] {
     const auto stop = [this](beast::error_code) { context_.stop(); };
-    if (lost()) return stop({});
+    // A close frame would wait for the message that is being sent, and its timeout only begins after it.
+    if (lost() || !sending_.empty()) return stop({});
     stream_.set_option(
         websocket::stream_base::timeout{std::chrono::seconds(1), websocket::stream_base::none(), false});
     stream_.async_close(websocket::close_code::normal, stop);
@@ -181,6 +187,7 @@ void PolicyClient::Impl::Connection::send(std::string bytes) {
   asio::post(context_, [this, bytes = std::move(bytes)]() mutable {
     sending_ = std::move(bytes);
     stream_.async_write(asio::buffer(sending_), [this](beast::error_code error, std::size_t) {
+      sending_.clear();
       if (error) fail(error, "sending");
     });
   });

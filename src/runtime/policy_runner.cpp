@@ -78,6 +78,7 @@ EngineRequest PolicyRunner::engine_request(const std::vector<InferRequest>& batc
 
 std::vector<InferResult> PolicyRunner::infer(const std::vector<InferRequest>& batch,
                                              const InferOptions& options) {
+  const std::lock_guard lock(*mutex_);
   const torch::InferenceMode guard;
   Stopwatch watch;
   const EngineRequest request = engine_request(batch, options);

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "shallowpi/data/random.h"
 #include "shallowpi/runtime/action_chunk_controller.h"
@@ -24,16 +25,11 @@ ChunkingOptions chunking_for(const PolicySpec& spec) {
 
 ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64_t steps,
                                 std::uint64_t seed) {
-  struct Shared {
-    std::mutex mutex;
-    std::uint64_t calls = 0;
-  };
-  auto shared = std::make_shared<Shared>();
-  return [runner, steps, seed, shared](const RobotObservation& observation, const ActionChunk& prefix) {
-    const std::lock_guard lock(shared->mutex);
+  auto calls = std::make_shared<std::atomic<std::uint64_t>>(0);
+  return [runner, steps, seed, calls](const RobotObservation& observation, const ActionChunk& prefix) {
     InferRequest request;
     request.observation = observation;
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(Random({seed, shared->calls++}).next());
+    auto generator = at::make_generator<at::CPUGeneratorImpl>(Random({seed, (*calls)++}).next());
     request.noise_hd =
         torch::randn({runner->info().spec.horizon, runner->info().config.action_dim}, generator);
     request.prefix_actions_hd = runner->transform().from_robot(prefix, observation.state);

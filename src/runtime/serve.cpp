@@ -79,7 +79,9 @@ class Inference {
     const std::int64_t side = info().spec.image_size;
     const Image black{side, side, std::vector<std::uint8_t>(3 * side * side)};
     for (const std::string& camera : info().spec.image_keys) request.observation.images[camera] = black;
-    for (std::int64_t size = 1; size <= options.max_batch; ++size)
+    log::info("loaded; warming up");
+    const std::int64_t largest = options.device.is_cpu() ? 1 : options.max_batch;  // graphs are per size
+    for (std::int64_t size = 1; size <= largest; ++size)
       for (int repeat = 0; repeat < 2; ++repeat)
         (*this)(std::vector<InferRequest>(size, request), {options.steps});
   }
@@ -113,8 +115,9 @@ int serve_policy(const ServeOptions& options) {
                         queue_options(options), policy_metadata(spec), on_broken);
   WebsocketServer server(listen, service);
   running = &server;
+  server.handle_signals();
   std::cout << "listening on ws://" << options.host << ':' << server.port() << std::endl;
-  server.run(/*handle_signals=*/true);
+  server.run();
   return static_cast<int>(broken ? ExitCode::kFailed : ExitCode::kDone);
 }
 

@@ -47,7 +47,7 @@ void ServerMetrics::Histogram::print(std::string& page, const std::string& name,
     page += str(name, "_bucket{le=\"", bin < kSecondsBounds.size() ? str(kSecondsBounds[bin]) : "+Inf",
                 "\"} ", total, "\n");
   }
-  page += str(name, "_sum ", sum, "\n", name, "_count ", total, "\n");
+  page += str(name, "_sum ", fixed(sum, 6), "\n", name, "_count ", total, "\n");
 }
 
 void ServerMetrics::count(RequestEnd end) {

@@ -22,10 +22,6 @@ namespace {
 
 constexpr std::int64_t kPaperHorizon = 50;
 
-Json optional_json(const std::optional<double>& value) {
-  return value ? Json(*value) : Json(nullptr);
-}
-
 std::string optional_text(const std::optional<double>& value, int decimals) {
   return value ? fixed(*value, decimals) : "-";
 }

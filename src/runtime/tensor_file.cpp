@@ -71,7 +71,7 @@ class InputReader {
   void throw_problems() const {
     if (!problems_.empty())
       throw UsageError(str(file_.path().string(), " does not hold the inputs of this policy:\n  ",
-                           join(problems_, "\n  "), "\nSee docs/checkpoints.md for the names and shapes."));
+                           join(problems_, "\n  "), "\nSee docs/runtime.md for the names and shapes."));
   }
 
  private:

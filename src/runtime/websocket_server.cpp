@@ -234,12 +234,13 @@ std::uint16_t WebsocketServer::port() const {
   return impl_->acceptor.local_endpoint().port();
 }
 
-void WebsocketServer::run(bool handle_signals) {
-  if (handle_signals) {
-    impl_->signals.add(SIGINT);
-    impl_->signals.add(SIGTERM);
-    impl_->wait_for_signal();
-  }
+void WebsocketServer::handle_signals() {
+  impl_->signals.add(SIGINT);
+  impl_->signals.add(SIGTERM);
+  impl_->wait_for_signal();
+}
+
+void WebsocketServer::run() {
   impl_->accept();
   impl_->context.run();
 }

@@ -74,9 +74,10 @@ class WebsocketServer {
   WebsocketServer(ServerOptions options, WebsocketApplication& application);
   ~WebsocketServer();
   std::uint16_t port() const;
-  /// Serves until stop(), or with `handle_signals` until SIGINT or SIGTERM (a second one ends the process at
-  /// once).
-  void run(bool handle_signals = false);
+  /// From now on SIGINT and SIGTERM stop it, also before run(); a second one ends the process at once.
+  void handle_signals();
+  /// Serves until stop().
+  void run();
   /// From any thread: no more connections and messages; run() returns when the answers that are due are sent.
   void stop();
 

@@ -1,6 +1,6 @@
 #include "runtime/websocket_session.h"
 
-#include "shallowpi/base/log.h"
+#include <utility>
 
 namespace shallowpi {
 namespace {
@@ -140,6 +140,7 @@ void WebsocketSession::on_answered() {
 void WebsocketSession::close(websocket::close_code code, const char* reason) {
   closing_ = true;
   *gone_ = true;
+  if (std::exchange(close_begun_, true)) return;
   stream_.async_close(websocket::close_reason(code, reason),
                       [self = shared_from_this()](beast::error_code) {});
 }

@@ -56,10 +56,11 @@ class WebsocketSession : public std::enable_shared_from_this<WebsocketSession> {
   std::size_t pieces_ = 0;
   Clock::time_point waiting_since_ = Clock::now();
   std::optional<double> previous_total_ms_;
-  bool open_ = false;  // the handshake is done
-  bool busy_ = false;  // an answer is due or being written
-  bool held_ = false;  // buffer_ holds a whole message that waits for the answer before it
-  bool closing_ = false;
+  bool open_ = false;         // the handshake is done
+  bool busy_ = false;         // an answer is due or being written
+  bool held_ = false;         // buffer_ holds a whole message that waits for the answer before it
+  bool closing_ = false;      // nothing more is read, and a close frame follows the answer that is due
+  bool close_begun_ = false;  // it is being sent: Beast never ends a second closing handshake
 };
 
 }  // namespace shallowpi

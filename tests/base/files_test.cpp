@@ -85,6 +85,12 @@ TEST(PublishFolder, WritesManifestThatVerifies) {
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"out"});
 }
 
+TEST(PublishFolder, MakesItsParents) {
+  const TempDir dir;
+  publish_folder(dir / "a/b/c", [](const fs::path& folder) { write_text(folder / "x", "1"); });
+  EXPECT_NO_THROW(verify_manifest(dir / "a/b/c"));
+}
+
 TEST(PublishFolder, DoesNotOverwriteUnlessAsked) {
   const TempDir folder;
   publish_folder(folder / "out", fill_two);

@@ -40,6 +40,9 @@ TEST(Text, InQuotesIsSafeForTerminals) {
 
 TEST(Text, HumanNumbers) {
   EXPECT_EQ(fixed(3.14159, 2), "3.14");
+  EXPECT_EQ(significant(0.0123456), "0.0123");
+  EXPECT_EQ(significant(123.4), "123");
+  EXPECT_EQ(significant(1.5), "1.50");
   EXPECT_EQ(human_bytes(1023), "1023 B");
   EXPECT_EQ(human_bytes(1536), "1.5 KiB");
   EXPECT_EQ(human_bytes(std::uint64_t{1} << 30), "1.0 GiB");

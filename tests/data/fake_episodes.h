@@ -28,7 +28,7 @@ class FakeEpisodes : public EpisodeFile {
 
   explicit FakeEpisodes(FakeOptions options) : options_(std::move(options)), path_(options_.name) {
     for (std::size_t e = 0; e < options_.lengths.size(); ++e) {
-      episodes_.push_back({str("demo_", e), options_.prompt, options_.lengths[e]});
+      episodes_.push_back({str("demo_", e), options_.prompt, options_.lengths[e], {}});
       std::vector<std::vector<float>>&states = states_.emplace_back(), &actions = actions_.emplace_back();
       for (std::int64_t t = 0; t < options_.lengths[e]; ++t) {
         for (std::int64_t d = 0; d < options_.state_dim; ++d)

@@ -52,7 +52,7 @@ TEST(BrokenHdf5, MissingFile) {
   expect_error<UsageError>([] { open_libero("/nonexistent/demo.hdf5"); }, "/nonexistent/demo.hdf5",
                            "no such file");
   TempDir dir;
-  expect_error<UsageError>([&] { open_libero(dir.path()); }, "no such file");
+  expect_error<UsageError>([&] { open_libero(dir.path()); }, "is a folder; name its files");
 }
 
 TEST(BrokenHdf5, EmptyAndForeignFiles) {

@@ -120,7 +120,8 @@ TEST(SamplePipeline, AugmentsBySeedAndPosition) {
   const Dataset dataset = fake_dataset();
   const SamplePipeline pipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab);
   const auto image = [&](std::uint64_t seed) {
-    return pipeline.make_batch({{0, 1, 2}, {0, 1, 2}}, Augmentation{.seed = seed}).observation.images_bcyx[0];
+    return pipeline.make_batch({{0, 1, 2}, {0, 1, 2}}, Augmentation{.seed = seed, .state_noise = {}})
+        .observation.images_bcyx[0];
   };
   const torch::Tensor first = image(1);
   EXPECT_TRUE(first.equal(image(1)));
@@ -135,7 +136,7 @@ TEST(SamplePipeline, AddsNoiseToTheStateBySeedAndPosition) {
   const std::vector<Dataset::Sample> samples(400, {0, 1, 2});
   const TrainingBatch plain = pipeline.make_batch(samples);
   const auto noisy = [&](std::uint64_t seed) {
-    Augmentation augmentation{.seed = seed, .images = false};
+    Augmentation augmentation{.seed = seed, .images = false, .state_noise = {}};
     augmentation.state_noise.assign(fake_spec().robot.state_dim, 0.0);
     augmentation.state_noise[1] = 0.25;
     return pipeline.make_batch(samples, augmentation);

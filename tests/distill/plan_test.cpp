@@ -39,6 +39,50 @@ TEST(Plan, CountsParametersAndTheCheckpoint) {
   EXPECT_NEAR(static_cast<double>(plan.checkpoint_bytes), measured, 0.1 * measured);
 }
 
+TEST(Plan, AListOfLayersSaysWhereAStudentWithoutThemCameFrom) {
+  const TrainingFixture fixture;
+  const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
+  const auto config = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), teacher);
+    return fixture.config("run", more);
+  };
+  const fs::path known = fixture / "student", unknown = fixture / "exported";
+  run_init_only(load_distill_config({}, {teacher, "student.layer_map=[0, 3]"}, ConfigUse::kInitOnly), known);
+  export_checkpoint(known, CheckpointFormat::kOpenpi, unknown);
+  const std::vector<std::string> from_unknown = {"student.checkpoint=" + unknown.string(), "policy.horizon=4",
+                                                 "policy.prompt_mode=pi05_no_state",
+                                                 "policy.image_keys=[base_0_rgb, left_wrist_0_rgb]"};
+  const auto kept = [&](std::vector<std::string> more, const fs::path& student) {
+    if (student == unknown)
+      more.insert(more.begin(), from_unknown.begin(), from_unknown.end());
+    else
+      more.push_back("student.checkpoint=" + student.string());
+    return prepare_training(config(more)).kept_layers;
+  };
+  using Layers = std::vector<std::int64_t>;
+  EXPECT_EQ(kept({}, known), (Layers{0, 3}));
+  EXPECT_EQ(kept({}, unknown), (Layers{0, 2})) << "uniform, where nothing is known";
+  EXPECT_EQ(kept({"student.layer_map=[0, 3]"}, unknown), (Layers{0, 3}));
+  testing::expect_error<Error>([&] { kept({"student.layer_map=[0, 2]"}, known); }, "the teacher's [0, 3]",
+                               "remove the key");
+  testing::expect_error<Error>([&] { kept({"student.layer_map=[0, 1, 2]"}, unknown); },
+                               "lists 3 layers, but student.checkpoint has 2");
+}
+
+TEST(InitOnly, TakesThePolicySettings) {
+  const TrainingFixture fixture;
+  const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
+  const ResolvedConfig config = load_distill_config(
+      {}, {teacher, "student.layers=2", "policy.horizon=3", "policy.image_keys=[base_0_rgb]"},
+      ConfigUse::kInitOnly);
+  run_init_only(config, fixture / "student");
+  const CheckpointInfo student = read_checkpoint_info(fixture / "student");
+  EXPECT_EQ(student.spec.horizon, 3);
+  EXPECT_EQ(student.spec.image_keys, (std::vector<std::string>{"base_0_rgb"}));
+  EXPECT_EQ(student.spec.prompt_mode, PromptMode::kPi05NoState) << "the teacher's";
+  EXPECT_EQ(student.kept_layers, (std::vector<std::int64_t>{0, 2}));
+}
+
 TEST(Plan, GrowsAsItShould) {
   const TrainingFixture fixture;
   const auto plan = [&](const std::vector<std::string>& more) {
@@ -60,6 +104,23 @@ TEST(Plan, SaysItAllInWords) {
   for (const char* part : {"pi05, 4 layers", "parameters trained", "dead", "memory, peak", "checkpoint",
                            "disk left", "base_0_rgb, left_wrist_0_rgb", "FLOP"})
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
+}
+
+TEST(DryRun, RefusesWhatTheRunRefuses) {
+  const TrainingFixture fixture;
+  const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
+  const auto dry_run = [&](const std::string& name, std::vector<std::string> more) {
+    more.push_back(teacher);
+    more.emplace_back("student.layers=2");
+    run_distill(fixture.config(name, more), {.dry_run = true});
+  };
+  testing::expect_error<Error>([&] { dry_run("run", {"data.hidden_state_dims=[3]"}); },
+                               "data.hidden_state_dims: hides dims in statistics that are computed");
+  testing::expect_error<Error>([&] { dry_run("run", {"policy.image_size=17"}); },
+                               "policy.image_size: 17 does not fit the vision tower", "16");
+  testing::write_text(fixture / "file", "");
+  testing::expect_error<UsageError>([&] { dry_run("file", {}); }, "is a file; name a folder");
+  testing::expect_error<UsageError>([&] { dry_run("teacher", {}); }, "made with another configuration");
 }
 
 TEST(DryRun, WritesNothing) {

@@ -82,6 +82,21 @@ TEST(Resume, TakesTheStateOfAnotherRunsFolder) {
   EXPECT_EQ(read_file(fixture / "straight/last/model.safetensors"),
             read_file(fixture / "branch/last/model.safetensors"));
   EXPECT_EQ(run_checkpoints(fixture / "branch").front().step, 6);
+  // A link, and a path as the shell completes it.
+  const std::vector<std::string> longer = {"train.steps=12", "train.keep_last=9"};
+  ASSERT_EQ(fixture.run("long", longer), 0);
+  cut_back(fixture / "long", 9);
+  fs::create_directory_symlink("checkpoints/step_000009", fixture / "long/last");
+  ASSERT_EQ(fixture.run("from_link", longer, (fixture / "long/last").string()), 0);
+  ASSERT_EQ(fixture.run("from_folder", longer, (fixture / "long/checkpoints/step_000003").string() + "/"), 0);
+  EXPECT_EQ(read_file(fixture / "from_link/metrics.jsonl"), read_file(fixture / "from_folder/metrics.jsonl"));
+  // A checkpoint whose run is gone is refused before the new run's folder appears.
+  fs::create_directories(fixture / "alone");
+  fs::copy(fixture / "long/checkpoints/step_000003", fixture / "alone/step_000003",
+           fs::copy_options::recursive);
+  expect_error<UsageError>([&] { fixture.run("other", longer, (fixture / "alone/step_000003").string()); },
+                           "metrics.jsonl is missing");
+  EXPECT_FALSE(fs::exists(fixture / "other"));
   expect_error<UsageError>([&] { fixture.run("other", {}, (fixture / "nowhere").string()); }, "nowhere");
 }
 
@@ -94,6 +109,13 @@ TEST(Resume, RefusesAFolderOfAnotherConfiguration) {
       },
       "seed: 1 -> 2", "optimizer.peak_lr", "output_dir");
   expect_error<UsageError>([&] { fixture.run("run", {}, "never"); }, "holds checkpoints");
+}
+
+TEST(Resume, AStartThatFailedDoesNotBindTheNext) {
+  const TrainingFixture fixture;
+  expect_error<UsageError>([&] { fixture.run("run", {"optimizer.freeze=['*']"}); },
+                           "freezes every parameter");
+  EXPECT_EQ(fixture.run("run"), 0);
 }
 
 TEST(Resume, RefusesAFolderInUse) {

@@ -15,7 +15,7 @@ const std::string kQuickstart = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/qu
 GateOptions quickstart() {
   GateOptions options;
   options.checkpoint = kQuickstart + "/teacher";
-  options.data.files = {{kQuickstart + "/*.hdf5", 1.0}};
+  options.demos.data.files = {{kQuickstart + "/*.hdf5", 1.0}};
   options.frames = 6;
   options.steps = 3;
   options.quiet = true;
@@ -75,8 +75,8 @@ TEST(Gate, SaysWhatFailedAndByHowMuch) {
 // Held-out frames, another batch size: the same noise, so that only rounding separates the two runs.
 TEST(Gate, NoiseBelongsToTheFrame) {
   GateOptions options = quickstart();
-  options.held_out = true;
-  options.data.held_out_fraction = 0.3;
+  options.demos.held_out = true;
+  options.demos.data.held_out_fraction = 0.3;
   const Json alone = run_gate_json(options);
   options.batch_size = 4;
   const Json batched = run_gate_json(options);

@@ -172,7 +172,7 @@ class LayerCommands : public ::testing::Test {
   LayerCommands() {
     const std::string quickstart = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/";
     options_.offline.checkpoints = {quickstart + "teacher"};
-    options_.offline.data.files = {{quickstart + "*.hdf5", 1.0}};
+    options_.offline.demos.data.files = {{quickstart + "*.hdf5", 1.0}};
     options_.offline.frames = 3;
     options_.offline.quiet = true;
     options_.offline.measure.steps = 2;
@@ -246,13 +246,13 @@ TEST_F(LayerCommands, RefuseWhatDoesNotFit) {
   };
   refused([](auto& o) { o.keep = 0; }, "--layers 0");
   refused([](auto& o) { o.keep = 100; }, "--layers 100");
-  refused([](auto& o) { o.offline.data.files.clear(); }, "--data");
+  refused([](auto& o) { o.offline.demos.data.files.clear(); }, "--data");
   refused([](auto& o) { o.offline.checkpoints.clear(); }, "--checkpoint");
   refused([](auto& o) { o.offline.frames = -1; }, "--frames -1");
   refused(
       [](auto& o) {
-        o.offline.held_out = true;
-        o.offline.data.held_out_fraction = 0;
+        o.offline.demos.held_out = true;
+        o.offline.demos.data.held_out_fraction = 0;
       },
       "holds nothing out");
 }

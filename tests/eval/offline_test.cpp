@@ -68,7 +68,7 @@ class OfflineData : public ::testing::Test {
     init_student(read_checkpoint_info(dir_ / "teacher"), {0, 2}, dir_ / "student");
     options_.checkpoints = {"small=" + (dir_ / "student").string()};
     options_.teacher = dir_ / "teacher";
-    options_.data.files = {{std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/*.hdf5", 1.0}};
+    options_.demos.data.files = {{std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/*.hdf5", 1.0}};
     options_.frames = 6;
     options_.out = dir_ / "report.json";
     options_.per_frame = dir_ / "frames.jsonl";
@@ -112,17 +112,30 @@ TEST_F(OfflineData, ComparesTeacherStudentAndFloor) {
   EXPECT_EQ(Json::parse(lines(options_.per_frame)[0])["policy"], "teacher");
 }
 
+TEST_F(OfflineData, FindsTheSplitOnlyWithAllFilesOfTheRun) {
+  write_file_atomically(dir_ / "run.yaml", "data: {files: '*.hdf5'}\n");
+  write_file_atomically(dir_ / "recipe.yaml", "data: {held_out_fraction: 0.5}\n");
+  expect_error<UsageError>([&] { choose_demos({"one.hdf5"}, dir_ / "run.yaml"); },
+                           "run.yaml names demonstrations already", "leave --data out");
+  expect_error<UsageError>([] { choose_demos({}, "", {"policy.resize_mode=torch"}); },
+                           "--set policy.resize_mode=torch", "only data.*");
+  const DemoChoice demos = choose_demos({"one.hdf5"}, dir_ / "recipe.yaml", {"seed=3"});
+  EXPECT_EQ(demos.data.files.at(0).path, "one.hdf5");
+  EXPECT_EQ(demos.data.held_out_fraction, 0.5);
+  EXPECT_EQ(demos.split_seed, 3u);
+  EXPECT_TRUE(demos.held_out);
+  EXPECT_FALSE(choose_demos({"one.hdf5"}, "").held_out);
+}
+
 TEST_F(OfflineData, MeasuresTheEpisodesThatTheRunHeldOut) {
-  DistillConfig run;
-  run.data = options_.data;
-  run.data.held_out_fraction = 0.25;
-  run.seed = 7;
-  use_run_config(options_, run);
-  options_.held_out = true;
+  const std::string files = options_.demos.data.files[0].path;
+  write_file_atomically(dir_ / "run.yaml",
+                        str("seed: 7\ndata: {files: '", files, "', held_out_fraction: 0.25}\n"));
+  options_.demos = choose_demos({}, dir_ / "run.yaml");
   options_.teacher.clear();
   options_.per_frame = dir_ / "frames.csv";
   ASSERT_EQ(run_offline(options_), 0);
-  const Dataset dataset = open_dataset({{run.data.files[0].path, 1.0}}, "auto");
+  const Dataset dataset = open_dataset({{files, 1.0}}, "auto");
   std::set<std::string> expected, measured;
   for (const Dataset::Sample& sample : dataset.split(0.25, 7).held_out)
     expected.insert(str(dataset.sources()[sample.source].file->path().string(), " ", sample.episode));
@@ -150,7 +163,7 @@ TEST_F(OfflineData, RefusesContradictoryOptions) {
     expect_error<UsageError>([&] { run_offline(options); }, part);
   };
   refuses([](auto& o) { o.checkpoints.clear(); }, "--checkpoint");
-  refuses([](auto& o) { o.data.files.clear(); }, "either --data");
+  refuses([](auto& o) { o.demos.data.files.clear(); }, "either --data");
   refuses([](auto& o) { o.batch = "x"; }, "either --data");
   refuses([](auto& o) { o.frames = -1; }, "--frames -1");
   refuses(
@@ -161,8 +174,8 @@ TEST_F(OfflineData, RefusesContradictoryOptions) {
       "--skipped needs --teacher");
   refuses(
       [](auto& o) {
-        o.held_out = true;
-        o.data.held_out_fraction = 0;
+        o.demos.held_out = true;
+        o.demos.data.held_out_fraction = 0;
       },
       "holds nothing out");
   refuses([](auto& o) { o.checkpoints.push_back(o.checkpoints[0]); }, "two checkpoints are called 'small'");

@@ -345,28 +345,29 @@ TEST_F(RolloutTest, AFolderIsUsedByOneRunAtATime) {
 }
 
 TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
-  run("a");
+  run("a0.5");
   // The second run loses the first task's successes.
-  RolloutResults worse = read_results(dir_ / "a" / "results.json");
+  RolloutResults worse = read_results(dir_ / "a0.5" / "results.json");
   for (auto& [key, record] : worse.episodes) record.success = record.success && key.task > 0;
   std::filesystem::create_directories(dir_ / "b");
   write_results(dir_ / "b" / "results.json", worse);
   CompareOptions compare;
-  compare.runs = {(dir_ / "a").string(), "worse=" + (dir_ / "b" / "results.json").string()};
+  compare.runs = {(dir_ / "a0.5").string(), "worse=" + (dir_ / "b" / "results.json").string()};
   compare.out = dir_ / "comparison.json";
   ::testing::internal::CaptureStdout();
   EXPECT_EQ(run_compare(compare), 0);
   const std::string table = ::testing::internal::GetCapturedStdout();
   EXPECT_NE(table.find("worse"), std::string::npos) << table;
+  EXPECT_NE(table.find(" a0.5 "), std::string::npos) << table;
   const Json report = read_json(compare.out);
   EXPECT_EQ(report[1]["successes"], 4);
   EXPECT_EQ(report[1]["paired"]["only_first"], 2);
   EXPECT_EQ(report[1]["paired"]["both"], 4);
   EXPECT_NEAR(report[1]["paired"]["difference"].get<double>(), -2.0 / 12, 1e-12);
   EXPECT_NEAR(report[1]["paired"]["mcnemar_p"].get<double>(), 0.5, 1e-12);
-  compare.runs = {"/nowhere", (dir_ / "a").string()};
+  compare.runs = {"/nowhere", (dir_ / "a0.5").string()};
   expect_error<UsageError>([&] { run_compare(compare); }, "/nowhere", "results.json");
-  compare.runs = {(dir_ / "a").string(), (dir_ / "b").string()};
+  compare.runs = {(dir_ / "a0.5").string(), (dir_ / "b").string()};
   compare.video = dir_ / "videos";
   expect_error<UsageError>([&] { run_compare(compare); }, "no episode was recorded");
 }

@@ -26,7 +26,7 @@ PROBLEM = {"problem_info": json.dumps({"language_instruction": "pick up the butt
            "macros_image_convention": "opengl", "bddl_file_name": "b", "bddl_file_content": "c"}
 
 
-def recording(demo, length):
+def recording(demo, length, render_every=1):
     """Numbers that tell demonstration, step and column."""
     rng = np.random.default_rng(demo)
     made = Recording("<mujoco/>")
@@ -34,7 +34,8 @@ def recording(demo, length):
         row = lambda width: demo + step / 100 + np.arange(width) / 1e4  # noqa: E731
         frames = [rng.integers(0, 256, (128, 128, 3), np.uint8) for _ in range(2)]
         made.add(states=row(47), actions=np.clip(row(7), -1, 1) if demo else row(7), robot_states=row(9), ee_states=row(6),
-                 gripper_states=row(2), joint_states=row(7), agentview_rgb=frames[0], eye_in_hand_rgb=frames[1])
+                 gripper_states=row(2), joint_states=row(7), agentview_rgb=frames[0], eye_in_hand_rgb=frames[1],
+                 drawn=step % render_every == 0)
     return made
 
 
@@ -101,7 +102,9 @@ class Files(unittest.TestCase):
     def collect(self, episodes, lengths):
         for index in self.file.missing(episodes):
             self.file.write_part(index, recording(index, lengths[index]))
-        self.file.merge(episodes, PROBLEM)
+        if not self.file.is_merged(episodes):
+            self.file.merge(episodes, PROBLEM)
+        self.file.discard_merged()
 
     def test_layout_and_our_reader(self):
         lengths = [6, 7, 5, 6, 7, 8, 9, 10, 6, 7, 8]
@@ -114,6 +117,34 @@ class Files(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         # The first action of a raw file was executed before its first observation, so that it is paired with none.
         self.assertEqual(json.loads(report.read_text())["frames"], sum(lengths) - len(lengths))
+
+    def test_cut(self):
+        """cut_demos.py: fewer demonstrations, smaller images, and still only the frames that were drawn."""
+        for index in range(3):
+            self.file.write_part(index, recording(index, 12, render_every=3))
+        self.file.merge(3, PROBLEM)
+        cut = self.out / "cut.hdf5"
+        subprocess.run([sys.executable, PROJECT / "scripts/cut_demos.py", self.file.path, "--demos", "2", "--size", "64", "--out",
+                        cut], check=True, capture_output=True)
+        with h5py.File(cut, "r") as file:
+            self.assertEqual(set(file["data"]), {"demo_0", "demo_1"})
+            self.assertEqual(file["data/demo_1/obs/agentview_rgb"].shape, (12, 64, 64, 3))
+        report = self.out / "report.json"
+        subprocess.run([EVAL, "offline", "--checkpoint", PROJECT / "configs/quickstart/teacher", "--data", cut, "--frames", "0",
+                        "--out", report], check=True, capture_output=True)
+        self.assertEqual(json.loads(report.read_text())["frames"], 2 * 4)
+
+    def test_fewer_than_were_collected(self):
+        """An interrupted collection that is finished with fewer demonstrations keeps the others for later."""
+        lengths = [5, 6, 7]
+        self.file.write_part(2, recording(2, 7))
+        self.collect(2, lengths)
+        self.assertEqual(check_layout(self, self.file.path), {"demo_0": 5, "demo_1": 6})
+        self.assertEqual([part.name for part in self.file.parts.iterdir()], ["demo_2.hdf5"])
+        self.assertEqual(self.file.missing(3), [])
+        self.collect(3, lengths)
+        check_layout(self, self.file.path)
+        self.assertFalse(self.file.parts.exists())
 
     def test_interrupted_and_extended(self):
         lengths = [5, 6, 7]

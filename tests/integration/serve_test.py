@@ -409,8 +409,24 @@ def termination():
         return f"exit {seconds:.2f} s after SIGTERM, 500 ms of it inference"
 
 
+def stubborn():
+    """A client that is told to go and stays: SIGTERM must not wait for it beyond the closing handshake's five seconds."""
+    with Server([fake_program]) as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain:
+        plain.sendall(UPGRADE + b"\r\n")
+        fragment = b"\x81\0\0\0\0x"
+        try:
+            plain.sendall(b"\x02" + fragment + (b"\x00" + fragment) * 140000)
+            data = b""
+            while b"Too many fragments." not in data and (piece := plain.recv(4096)):
+                data = data[-20:] + piece
+        except ConnectionError:
+            pass  # on a slow machine the five seconds are over already
+        code, seconds = server.terminate()
+        assert code == 0 and seconds < 7, (code, seconds)
+
+
 for check in (wire_format, bad_messages, failures, busy_server, many_clients, access, too_much, slow_loris, stale,
-              termination, command_line, real_policy):
+              termination, stubborn, command_line, real_policy):
     start = time.monotonic()
     note = check()
     print(f"{check.__name__}: ok, {time.monotonic() - start:.1f} s{'; ' + note if note else ''}", flush=True)

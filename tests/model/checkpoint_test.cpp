@@ -29,6 +29,23 @@ void expect_weights(const Policy& policy, const NamedTensors& weights,
   }
 }
 
+TEST(Checkpoint, WeightsThatAreNotFiniteAreRefused) {
+  const TempDir dir;
+  NamedTensors weights = random_weights(small_config());
+  weights.at("action_in_proj.weight")[0][0] = NAN;
+  write_weights_file(dir.path(), weights);
+  expect_error<CorruptError>([&] { load_policy(read_checkpoint_info(dir.path())); },
+                             "action_in_proj.weight is not finite", "inspect");
+}
+
+TEST(Checkpoint, AFolderAboveSaysWhereTheWeightsAre) {
+  const TempDir dir;
+  fs::create_directories(dir / "last");
+  write_weights_file(dir / "last", random_weights(small_config()));
+  expect_error<UsageError>([&] { read_checkpoint_info(dir.path()); }, "no weights here", "did you mean",
+                           "/last?");
+}
+
 TEST(Checkpoint, ReadsOpenpiFolders) {
   const TempDir dir;
   const NamedTensors weights = random_weights(small_config());

@@ -77,6 +77,7 @@ TEST(Bench, MeasuresCheckpointsAndShallowerOnesOfThem) {
   const Json report = read_json(options.json);
   EXPECT_EQ(report["results"][0]["layers"], 6);
   EXPECT_EQ(report["results"][1]["layers"], 18);
+  EXPECT_EQ(report["settings"]["horizon"], 16) << "the checkpoint's";
   EXPECT_LT(report["results"][0]["weight_bytes"].get<double>(),
             report["results"][1]["weight_bytes"].get<double>());
   options.sweeps = {"vision-tokens=4096"};

@@ -92,8 +92,9 @@ int main(int argc, char** argv) {
     EchoApplication mirror;
     WebsocketServer server(server_options, echo ? static_cast<WebsocketApplication&>(mirror) : policy);
     running = &server;
+    server.handle_signals();
     std::cout << "listening on ws://127.0.0.1:" << server.port() << std::endl;
-    server.run(/*handle_signals=*/true);
+    server.run();
     return broken ? 1 : 0;
   });
 }

@@ -1,5 +1,11 @@
 #include "shallowpi/runtime/policy_client.h"
 
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/websocket.hpp>
+#include <list>
 #include <thread>
 
 #include "runtime/policy_service.h"
@@ -52,6 +58,42 @@ class PolicyClientTest : public ::testing::Test {
   std::thread thread_;
 };
 
+/// Greets every connection, after a while, and then neither reads nor writes.
+class DeafServer {
+ public:
+  DeafServer() : thread_([this] { run(); }) {}
+  ~DeafServer() {
+    stopping_ = true;
+    tcp::socket(context_).connect(acceptor_.local_endpoint());
+    thread_.join();
+  }
+  std::string url() const { return str("ws://127.0.0.1:", acceptor_.local_endpoint().port()); }
+  void greet_after(std::chrono::milliseconds delay) { delay_ = delay; }
+
+ private:
+  using tcp = boost::asio::ip::tcp;
+
+  void run() {
+    std::list<boost::beast::websocket::stream<tcp::socket>> connections;
+    for (;;) {
+      tcp::socket socket = acceptor_.accept();
+      if (stopping_) return;
+      auto& connection = connections.emplace_back(std::move(socket));
+      boost::beast::error_code ignored;
+      connection.accept(ignored);
+      std::this_thread::sleep_for(delay_.load());
+      connection.binary(true);
+      connection.write(boost::asio::buffer("\x80", 1), ignored);  // an empty map
+    }
+  }
+
+  boost::asio::io_context context_;
+  tcp::acceptor acceptor_{context_, tcp::endpoint(boost::asio::ip::address_v4::loopback(), 0)};
+  std::atomic<std::chrono::milliseconds> delay_{std::chrono::milliseconds(0)};
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
 TEST_F(PolicyClientTest, AsksAndIsAnswered) {
   start();
   PolicyClient client(url_ + "/any/path");
@@ -80,6 +122,27 @@ TEST_F(PolicyClientTest, WaitsNoLongerThanItWasTold) {
   expect_error<Error>([&] { client.infer(observation(1, "800")); }, "no answer from 127.0.0.1:");
   usleep(900000);
   EXPECT_EQ(client.infer(observation(2)).at(0).at(0), 2);  // not the late answer
+}
+
+TEST_F(PolicyClientTest, DoesNotWaitForAServerThatStoppedReading) {
+  DeafServer server;
+  PolicyClient client(server.url(), "", 0.5);
+  RobotObservation large = observation(1);
+  large.images["base_0_rgb"] = {2000, 2000, std::vector<std::uint8_t>(12000000)};  // more than sockets hold
+  const auto start = std::chrono::steady_clock::now();
+  expect_error<Error>([&] { client.infer(large); }, "no answer from 127.0.0.1:");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(3));
+}
+
+TEST_F(PolicyClientTest, TakesNoLateGreetingForAnAnswer) {
+  DeafServer server;
+  PolicyClient client(server.url(), "", 0.3);
+  expect_error<Error>([&] { client.infer(observation(1)); }, "no answer");
+  server.greet_after(std::chrono::milliseconds(600));
+  expect_error<Error>([&] { client.infer(observation(1)); }, "no answer");  // to the new connection
+  usleep(500000);
+  server.greet_after(std::chrono::milliseconds(0));
+  expect_error<Error>([&] { client.infer(observation(1)); }, "no answer");
 }
 
 TEST_F(PolicyClientTest, SendsItsKey) {

@@ -63,6 +63,8 @@ TEST_P(Run, RefusesContradictionsAndWritesNothing) {
   options_.horizon.reset();
   options_.output = dir_ / "no/such/folder/out";
   expect_error<UsageError>([&] { run_policy_on_file(options_); }, "there is no folder");
+  options_.output = options_.input;
+  expect_error<UsageError>([&] { run_policy_on_file(options_); }, "is the --input");
   options_.output = dir_ / "out";
   options_.steps = 0;
   expect_error<UsageError>([&] { run_policy_on_file(options_); }, "--steps 0");

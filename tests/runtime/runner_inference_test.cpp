@@ -1,6 +1,8 @@
 // The controller's inference by the quickstart's policy.
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "shallowpi/runtime/action_chunk_controller.h"
 #include "shallowpi/runtime/policy_runner.h"
 #include "test_util.h"
@@ -57,6 +59,25 @@ TEST(RunnerInference, NoiseIsAFunctionOfSeedAndCall) {
   EXPECT_NE(first, second);
   EXPECT_EQ(b(observation, {}), first);
   EXPECT_NE(c(observation, {}), first);
+}
+
+TEST(RunnerInference, ControllersMayShareARunner) {
+  const auto runner = quickstart_runner();
+  const RobotObservation observation = grey_observation();
+  constexpr int kCalls = 4;
+  const auto chunks = [&](std::uint64_t seed, std::int64_t steps) {
+    const ChunkInference infer = runner_inference(runner, steps, seed);
+    std::vector<ActionChunk> all;
+    for (int call = 0; call < kCalls; ++call) all.push_back(infer(observation, {}));
+    return all;
+  };
+  const auto alone_a = chunks(1, 2), alone_b = chunks(2, 3);
+  std::vector<ActionChunk> together_b;
+  std::thread other([&] { together_b = chunks(2, 3); });
+  const auto together_a = chunks(1, 2);
+  other.join();
+  EXPECT_EQ(together_a, alone_a);
+  EXPECT_EQ(together_b, alone_b);
 }
 
 }  // namespace

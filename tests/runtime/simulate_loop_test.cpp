@@ -20,7 +20,7 @@ class Line : public EpisodeFile {
  public:
   Line(std::int64_t length, const std::function<double(std::int64_t)>& value, std::int64_t episodes = 1) {
     for (std::int64_t e = 0; e < episodes; ++e) {
-      infos_.push_back({str("demo_", e), "go", length});
+      infos_.push_back({str("demo_", e), "go", length, {}});
       for (std::int64_t t = 0; t < length; ++t) {
         states_.push_back({static_cast<float>(kSpeed * double(t)), 0, 0, 0, 0, 0, 0, 0});
         actions_.push_back({static_cast<float>(value(t)), 0, 0, 0, 0, 0, -1});

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string_view>
 
 namespace shallowpi {
@@ -24,5 +25,10 @@ T json_get(const Json& json, std::string_view key, std::string_view where);
 /// As json_get, but `fallback` where the key is missing or null.
 template <typename T>
 T json_get_or(const Json& json, std::string_view key, T fallback, std::string_view where);
+
+/// The value, or null.
+inline Json optional_json(const std::optional<double>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
 
 }  // namespace shallowpi

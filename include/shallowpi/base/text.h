@@ -43,6 +43,8 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
 
 /// fixed(3.14159, 2) == "3.14".
 std::string fixed(double value, int decimals);
+/// Three significant digits, without an exponent for everyday numbers: significant(0.0123456) == "0.0123".
+std::string significant(double value);
 /// human_bytes(1536) == "1.5 KiB".
 std::string human_bytes(std::uint64_t bytes);
 /// human_count(3353433872) == "3.35 B"; human_count(4400000) == "4.40 M".

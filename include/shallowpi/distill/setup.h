@@ -59,6 +59,10 @@ std::vector<ParameterGroup> trainable_groups(Policy& student, const std::vector<
 /// Does `pattern` (* any characters, ? one) match the whole of `name`?
 bool matches_pattern(std::string_view pattern, std::string_view name);
 
+/// What a student of these `sizes` does like the policy that it starts from, whose spec this is, and what
+/// like the policy.* keys of the configuration.
+PolicySpec student_spec(const ResolvedConfig& resolved, PolicySpec spec, const PolicyConfig& sizes);
+
 /// The layers that the configuration keeps of a policy of `depth` layers. Throws UsageError.
 std::vector<std::int64_t> chosen_layers(const StudentConfig& student, std::int64_t depth);
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "shallowpi/base/json.h"
-#include "shallowpi/distill/config.h"
+#include "shallowpi/eval/demo_choice.h"
 #include "shallowpi/runtime/engine.h"
 
 namespace shallowpi {
@@ -22,10 +22,8 @@ struct GateLimits {
 
 struct GateOptions {
   std::filesystem::path checkpoint;
-  DataConfig data;                ///< files, their layout, statistics and tokenizer
-  bool held_out = false;          ///< only the episodes that a run with `data` and `split_seed` held out
-  std::uint64_t split_seed = 42;  ///< the run's `seed`
-  std::int64_t frames = 64;       ///< compare on this many, evenly spread; 0: all
+  DemoChoice demos;
+  std::int64_t frames = 64;  ///< compare on this many, evenly spread; 0: all
   std::optional<std::int64_t> horizon;
   std::int64_t steps = 10;      ///< Euler steps
   std::int64_t batch_size = 1;  ///< frames per forward pass

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "shallowpi/distill/config.h"
+#include "shallowpi/eval/demo_choice.h"
 #include "shallowpi/eval/measure.h"
 
 namespace shallowpi {
@@ -16,12 +16,10 @@ struct OfflineOptions {
   std::filesystem::path teacher;         ///< empty: none
   std::optional<std::int64_t> horizon;   ///< where the folders do not say it
 
-  std::filesystem::path batch;    ///< a tensor file; or
-  DataConfig data;                ///< files, their layout, the held-out share, statistics and tokenizer
-  bool held_out = false;          ///< only the episodes that a run with `data` and `split_seed` held out
-  std::uint64_t split_seed = 42;  ///< the run's `seed`
-  std::int64_t frames = 0;        ///< measure this many, evenly spread; 0: all
-  bool skipped = false;           ///< measure each student before training too: the teacher's layers it kept
+  std::filesystem::path batch;  ///< a tensor file; or
+  DemoChoice demos;
+  std::int64_t frames = 0;  ///< measure this many, evenly spread; 0: all
+  bool skipped = false;     ///< measure each student before training too: the teacher's layers it kept
 
   std::filesystem::path out;  ///< JSON; empty: none (with `batch`: stdout alone)
   std::filesystem::path
@@ -31,9 +29,6 @@ struct OfflineOptions {
   torch::Dtype dtype = torch::kFloat32;
   MeasureOptions measure;
 };
-
-/// The data settings and split seed of a run, so that its held-out episodes are found again.
-void use_run_config(OfflineOptions& options, const DistillConfig& config);
 
 /// With `batch`: prints {"loss_task": ..., "loss_kd": ..., "loss_attn": ...} (the last two with a teacher;
 /// one such object per label where several checkpoints are given). With `data.files`: prints one table of the

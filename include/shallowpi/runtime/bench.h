@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,9 @@ struct BenchOptions {
   std::filesystem::path checkpoint;  ///< empty: random weights of the sizes below
   std::string model = "pi05";        ///< pi0 or pi05
   BenchSize size = BenchSize::kFull;
-  std::int64_t layers = 18;  ///< of random weights
-  std::int64_t cameras = 2, prompt_tokens = 64, horizon = 10, steps = 10, batch = 1;
+  std::int64_t layers = 18;                      ///< of random weights
+  std::optional<std::int64_t> cameras, horizon;  ///< the checkpoint's; of random weights 2 and 10
+  std::int64_t prompt_tokens = 64, steps = 10, batch = 1;
   std::int64_t iterations = 20, warmup = 3;
   /// "layers=4,6,9,18", "vision-tokens=64,128,256": all combinations are measured. Fewer vision tokens means
   /// that many per camera reach the backbone, as where a policy prunes them behind its vision tower.

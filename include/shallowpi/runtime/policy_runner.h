@@ -2,6 +2,8 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -39,7 +41,8 @@ class NotFiniteError : public Error {
   using Error::Error;
 };
 
-/// A loaded policy. Not thread-safe: one inference thread.
+/// A loaded policy. Several threads may call `infer`: one runs, the others wait. `engine()` is for one
+/// thread.
 class PolicyRunner {
  public:
   /// `horizon` where the checkpoint does not say it; `tokenizer`: a file to use instead of the checkpoint's.
@@ -66,6 +69,7 @@ class PolicyRunner {
   CheckpointInfo info_;
   std::unique_ptr<const PolicyTransform> transform_;
   std::unique_ptr<Engine> engine_;
+  std::unique_ptr<std::mutex> mutex_ = std::make_unique<std::mutex>();  // of engine_
 };
 
 }  // namespace shallowpi

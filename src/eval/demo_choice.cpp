@@ -1,0 +1,24 @@
+#include "shallowpi/eval/demo_choice.h"
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+
+namespace shallowpi {
+
+DemoChoice choose_demos(const std::vector<std::string>& files, const std::string& held_out,
+                        const std::vector<std::string>& settings) {
+  for (const std::string& setting : settings)
+    if (setting.rfind("data.", 0) != 0 && setting.rfind("seed=", 0) != 0)
+      throw UsageError(str("--set ", setting, ": only data.* and the split's seed play a part here"));
+  const DistillConfig run = load_distill_config(held_out, settings, ConfigUse::kAny).config;
+  DemoChoice demos{run.data, !held_out.empty(), run.seed};
+  if (!files.empty() && !demos.data.files.empty())
+    throw UsageError(
+        str(held_out.empty() ? "--set data.files" : held_out,
+            " names demonstrations already, and which of them are held out depends on all of them:"
+            " leave --data out (where they have moved: --set data.files=[...], in the same order)"));
+  for (const std::string& file : files) demos.data.files.push_back({file, 1.0});
+  return demos;
+}
+
+}  // namespace shallowpi
