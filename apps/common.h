@@ -4,12 +4,14 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <string>
 
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
 
 namespace shallowpi {
 
@@ -38,11 +40,25 @@ inline void add_common_options(CLI::App& app, CommonOptions& options) {
   app.add_flag("--quiet", options.quiet, "no progress, only warnings and errors");
 }
 
+/// Names a misspelt subcommand, where CLI11 would only say that one is missing.
+inline void check_subcommand(const CLI::App& app, int argc, char** argv) {
+  if (app.get_require_subcommand_min() == 0 || argc < 2 || argv[1][0] == '-') return;
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(command->get_name());
+  if (std::find(names.begin(), names.end(), argv[1]) != names.end()) return;
+  const std::string near = nearest(argv[1], names);
+  throw UsageError(
+      str("there is no command ", in_quotes(argv[1]),
+          near.empty() ? str(": give one of ", join(names, ", ")) : str("; did you mean ", near, "?")));
+}
+
 /// Parses the command line, applies the common options and runs `body`; returns the exit code. Help and
 /// version go to stdout; a command line that does not parse ends with exit code 2.
 inline int parse_and_run(CLI::App& app, int argc, char** argv, const CommonOptions& options,
                          const std::function<int()>& body) {
   return run_main([&] {
+    check_subcommand(app, argc, argv);
     try {
       app.set_version_flag("--version", version_text());
       app.parse(argc, argv);

@@ -29,6 +29,7 @@ struct Options {
   bool dry_run = false;
   std::string resume = "auto";
   std::string checkpoint, to, out;
+  std::optional<std::int64_t> horizon;
 };
 
 // Options that are settings too win over both the file and key=value.
@@ -94,13 +95,16 @@ int main(int argc, char** argv) {
       ->type_name("FORMAT")
       ->required()
       ->check(CLI::IsMember({"openpi", "lerobot"}));
+  exporter->add_option("--horizon", options.horizon, "action steps, where the checkpoint does not say it")
+      ->type_name("H")
+      ->check(CLI::Range(1, 1024));
   exporter->add_option("out", options.out, "new folder")->type_name("OUT")->required();
 
   return parse_and_run(app, argc, argv, options.common, [&] {
     if (!exporter->parsed()) return distill(options);
     export_checkpoint(options.checkpoint,
                       options.to == "openpi" ? CheckpointFormat::kOpenpi : CheckpointFormat::kLeRobot,
-                      options.out);
+                      options.out, options.horizon);
     log::info("wrote ", options.out);
     return 0;
   });

@@ -5,6 +5,14 @@
 #
 #   LIBTORCH_ROOT or CMAKE_PREFIX_PATH   the folder that holds lib/libtorch_cpu.so and include/torch
 
+# Another LIBTORCH_ROOT in the same build folder: what was found in the old one must not stay.
+if(NOT "${LIBTORCH_ROOT}" STREQUAL "${LibTorch_LAST_ROOT}")
+  foreach(found INCLUDE_DIR CPU_LIBRARY C10_LIBRARY CUDA_LIBRARY C10_CUDA_LIBRARY CUDA_INCLUDE_DIR)
+    unset(LibTorch_${found} CACHE)
+  endforeach()
+  set(LibTorch_LAST_ROOT "${LIBTORCH_ROOT}" CACHE INTERNAL "")
+endif()
+
 find_path(LibTorch_INCLUDE_DIR torch/csrc/api/include/torch/torch.h
           HINTS ${LIBTORCH_ROOT} ENV LIBTORCH_ROOT PATH_SUFFIXES include ../../../include)
 find_library(LibTorch_CPU_LIBRARY torch_cpu HINTS ${LibTorch_INCLUDE_DIR}/../lib)

@@ -24,8 +24,12 @@ from PIL import Image
 
 STATE_KEYS = ("observation.state", "state")
 ACTION_KEYS = ("action", "actions")
-# What common data sets call the policies' cameras; other names are kept.
-CAMERA_NAMES = {"image": "base_0_rgb", "image2": "left_wrist_0_rgb", "wrist_image": "left_wrist_0_rgb"}
+# What common data sets call the policies' cameras, as in src/model/lerobot_config.cpp; other names are kept.
+CAMERA_NAMES = {"image": "base_0_rgb", "image2": "left_wrist_0_rgb", "wrist_image": "left_wrist_0_rgb",
+                "cam_high": "base_0_rgb", "cam_left_wrist": "left_wrist_0_rgb", "cam_right_wrist": "right_wrist_0_rgb",
+                "top": "base_0_rgb", "front": "base_0_rgb", "wrist": "left_wrist_0_rgb", "left_wrist": "left_wrist_0_rgb",
+                "right_wrist": "right_wrist_0_rgb", "exterior_image_1_left": "base_0_rgb",
+                "wrist_image_left": "left_wrist_0_rgb"}
 MAX_DIMS = 32
 JPEG_QUALITY = 95
 

@@ -4,6 +4,13 @@
 #   usage: scripts/quickstart.sh [--cuda|--cpu] [--no-install]
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
+for argument in "$@"; do
+  case $argument in
+    --cuda | --cpu | --no-install) ;;
+    -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
+    *) die "unknown option $argument (see --help)" ;;
+  esac
+done
 ./scripts/build.sh "$@"
 
 teacher=configs/quickstart/teacher

@@ -4,14 +4,21 @@
 #   LIBERO_BASE_PYTHON=PYTHON   the Python 3.10 or 3.11 to make it from (default: python3, python3.11 or python3.10)
 # A LIBERO that is installed already works too: shallowpi-eval rollout --python .../bin/python
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-if [ "${1:-}" = --no-install ]; then install=0; fi
+case ${1:-} in
+  '') ;;
+  --no-install) install=0 ;;
+  -h | --help) sed -n '2,5s/^# //p' "$0"; exit 0 ;;
+  *) die "unknown option $1 (see --help)" ;;
+esac
 requirements=$project/scripts/libero_requirements.txt
 env_dir=$cache/libero-$(sha256sum "$requirements" | cut -c1-12)
 
 # MuJoCo 2.3.7, the version that LIBERO was made with, has no build for a later Python.
 base_python() {
   local candidate
-  for candidate in ${LIBERO_BASE_PYTHON:-python3 python3.11 python3.10}; do
+  local candidates=(python3 python3.11 python3.10)
+  if [ -n "${LIBERO_BASE_PYTHON:-}" ]; then candidates=("$LIBERO_BASE_PYTHON"); fi
+  for candidate in "${candidates[@]}"; do
     if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))' 2>/dev/null; then
       echo "$candidate"
       return

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
 # Builds everything and runs all tests; at most 40 minutes on 2 cores.   usage: scripts/test.sh [--no-install]
-#   budget:  downloads 3 min | build 15 min | tests 15 min | simulator 4 min | quickstart 5 min
+#   budget:  downloads 3 min | build 15 min | tests 13 min | simulator 4 min | quickstart 5 min
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
+case ${1:-} in
+  '' | --no-install) ;;
+  -h | --help) sed -n '2,3s/^# //p' "$0"; exit 0 ;;
+  *) die "unknown option $1 (see --help)" ;;
+esac
 started=$SECONDS
 ./scripts/build.sh --tests --cpu "$@"
 built=$SECONDS

@@ -6,6 +6,7 @@
 #include <torch/version.h>
 
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <new>
 
@@ -88,6 +89,8 @@ int run_main(const std::function<int()>& body) {
   } catch (const std::bad_alloc&) {
     return fail("out of memory: use a smaller batch or model, or a machine with more memory",
                 ExitCode::kFailed);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return fail(str(error.path1().string(), ": ", error.code().message()), ExitCode::kUsage);
   } catch (const std::exception& error) {
     return fail(error.what(), ExitCode::kFailed);
   }

@@ -24,8 +24,11 @@ namespace {
 
 const char* const kRecopy = "copy the file again from its source";
 
+// Of a few large files' tables and texts; more is a file made to fill the memory.
+constexpr std::size_t kMaxAnswerBytes = std::size_t{1} << 30;
+
 // First byte of the child's answer.
-constexpr char kResult = 'R', kUsage = 'U', kCorrupt = 'C', kOther = 'E';
+constexpr char kResult = 'R', kUsage = 'U', kCorrupt = 'C', kSystem = 'S', kOther = 'E';
 
 void set_limit(int resource, rlim_t value) {
   const rlimit limit{value, value};
@@ -58,6 +61,8 @@ std::string answer_of(const std::function<nlohmann::json()>& work) {
     return kUsage + std::string(error.what());
   } catch (const CorruptError& error) {
     return kCorrupt + std::string(error.what());
+  } catch (const IoError& error) {
+    return kSystem + std::string(1, static_cast<char>(error.code())) + error.what();
   } catch (const Error& error) {
     return kOther + std::string(error.what());
   }
@@ -74,10 +79,14 @@ std::string answer_of(const std::function<nlohmann::json()>& work) {
   ::_exit(status);
 }
 
-std::string read_all(const FileDescriptor& pipe) {
+/// What the child answers; cut off above the limit, where its end of the pipe breaks and it dies.
+std::string read_answer(const FileDescriptor& pipe) {
   std::string bytes;
   std::array<char, 1 << 16> buffer;
-  while (const std::size_t got = pipe.read(buffer.data(), buffer.size())) bytes.append(buffer.data(), got);
+  while (const std::size_t got = pipe.read(buffer.data(), buffer.size())) {
+    bytes.append(buffer.data(), got);
+    if (bytes.size() > kMaxAnswerBytes) break;
+  }
   return bytes;
 }
 
@@ -94,29 +103,34 @@ int wait_for(pid_t child) {
 nlohmann::json in_child(const std::filesystem::path& path, const std::function<nlohmann::json()>& work) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("cannot open a pipe to read", path);
-  const FileDescriptor from_child(ends[0], path);
+  FileDescriptor from_child(ends[0], path);
   FileDescriptor to_parent(ends[1], path);
   const pid_t child = ::fork();
   if (child < 0) throw_errno("cannot start a process to read", path);
   if (child == 0) run_child(to_parent, work);
   ::close(to_parent.release());
-  const std::string answer = read_all(from_child);
+  const std::string answer = read_answer(from_child);
+  ::close(from_child.release());
   const int status = wait_for(child);
+  if (answer.size() > kMaxAnswerBytes)
+    throw CorruptError(
+        str(path.string(), ": holds tables of more than ", kMaxAnswerBytes >> 20, " MiB; ", kRecopy));
   if (status != 0 || answer.empty()) {
     const std::string how = WIFSIGNALED(status) ? ::strsignal(WTERMSIG(status)) : "out of memory";
     throw CorruptError(
         str(path.string(), ": is damaged: the HDF5 library failed on it (", how, "); ", kRecopy));
   }
+  if (answer[0] == kResult) return nlohmann::json::from_cbor(answer.begin() + 1, answer.end());
   const std::string text = answer.substr(1);
   switch (answer[0]) {
     case kUsage:
       throw UsageError(text);
     case kCorrupt:
       throw CorruptError(text);
-    case kOther:
-      throw Error(text);
+    case kSystem:
+      throw IoError(text.substr(1), static_cast<ExitCode>(text.at(0)));
     default:
-      return nlohmann::json::from_cbor(text);
+      throw Error(text);
   }
 }
 

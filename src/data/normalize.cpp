@@ -118,12 +118,12 @@ void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, st
         "; name statistics of this robot (data.norm_stats), such as those of a policy trained on its data"));
   for (std::size_t dim = 0; dim < width; ++dim) {
     if (spread_of(stats, mode, dim) > 0.0) continue;
-    throw UsageError(
-        str("normalisation statistics of ", what, ": dim ", dim, " has no range (",
-            uses_quantiles(mode) ? str("q01 ", stats.q01[dim], ", q99 ", stats.q99[dim])
-                                 : str("std ", stats.std[dim]),
-            "), so any other value would explode; recompute them with data.min_norm_range, or widen "
-            "this dim in norm_stats.json"));
+    throw UsageError(str("normalisation statistics of ", what, ": dim ", dim, " has no range (",
+                         uses_quantiles(mode) ? str("q01 ", stats.q01[dim], ", q99 ", stats.q99[dim])
+                                              : str("std ", stats.std[dim]),
+                         "), so any other value would explode; recompute them (data.norm_stats=compute) with "
+                         "data.min_norm_range, or widen "
+                         "this dim in norm_stats.json"));
   }
 }
 

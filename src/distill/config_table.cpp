@@ -145,7 +145,7 @@ void add_gemma(ConfigTable& table, const std::string& name, GemmaConfig& gemma) 
   table.integer(name + ".mlp", gemma.mlp, "Channels within the MLP.", between(1, 1048576));
   table.integer(name + ".heads", gemma.heads, "Query heads; backbone and expert must agree.",
                 between(1, 256));
-  table.integer(name + ".kv_heads", gemma.kv_heads, "Key and value heads; backbone and expert must agree.",
+  table.integer(name + ".kv_heads", gemma.kv_heads, "Key and value heads: 1, all that pi0 and pi0.5 have.",
                 between(1, 256));
   table.integer(name + ".head_dim", gemma.head_dim, "Channels per head; backbone and expert must agree.",
                 between(2, 4096));
@@ -253,7 +253,9 @@ void add_data(ConfigTable& table, DataConfig& data) {
       [&data](const YamlNode& node) { data.state_noise = read_deviations(node); },
       [&data] { return to_yaml(data.state_noise); });
   table.text("norm_stats", data.norm_stats,
-             "A norm_stats.json; empty takes the teacher's or checkpoint's, else computes it from the data.");
+             "A norm_stats.json, or compute; empty takes the teacher's or checkpoint's, else (or where "
+             "student.checkpoint "
+             "is for another robot than policy.*) computes them from the data.");
   table.number("min_norm_range", data.min_norm_range,
                "Smallest half-range (or standard deviation) in computed statistics, in raw units.",
                at_least(0));

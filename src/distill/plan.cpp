@@ -1,13 +1,11 @@
 #include "shallowpi/distill/plan.h"
 
-#include <sstream>
-
 #include "cost.h"
 #include "model/tensor_names.h"
+#include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/memory.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/distill/progress.h"
 
 namespace shallowpi {
 namespace {
@@ -96,6 +94,8 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   plan.held_out_frames = setup.split.held_out.size();
   plan.cameras = setup.spec.image_keys;
   const TrainedParts parts = count_student(setup, plan);
+  if (plan.trained == 0)
+    throw UsageError("optimizer.freeze: freezes every parameter; there is nothing left to train");
   count_teacher(setup, plan);
 
   const auto cameras = static_cast<std::int64_t>(setup.spec.image_keys.size());

@@ -151,6 +151,10 @@ void run_init_only(const ResolvedConfig& resolved, const fs::path& out) {
                  " does not say how many action steps a chunk has; the student gets ", teacher.spec.horizon,
                  ": set policy.horizon if that is wrong");
   teacher.spec = student_spec(resolved, teacher.spec, teacher.config);
+  const DataConfig& data = resolved.config.data;
+  if (!data.norm_stats.empty() && data.norm_stats != kComputeStats)
+    teacher.stats = read_norm_stats(data.norm_stats);
+  if (!data.tokenizer.empty()) teacher.tokenizer = find_tokenizer(data.tokenizer, {});
   init_student(teacher, chosen_layers(resolved.config.student, teacher.config.depth()), out);
 }
 

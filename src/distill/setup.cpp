@@ -114,20 +114,53 @@ void choose_data(TrainingSetup& setup) {
   setup.split = setup.dataset->split(setup.config().data.held_out_fraction, setup.config().seed);
 }
 
+/// A base checkpoint that goes on learning on another robot: its statistics are not this robot's. A student
+/// must keep its teacher's.
+bool is_for_another_robot(const TrainingSetup& setup) {
+  if (setup.teacher || !setup.start) return false;
+  const RobotSpec &now = setup.spec.robot, &before = setup.start->spec.robot;
+  return setup.spec.asset_id != setup.start->spec.asset_id || now.kind != before.kind ||
+         now.state_dim != before.state_dim || now.action_dim != before.action_dim;
+}
+
 NormStats choose_stats(const TrainingSetup& setup) {
   const DataConfig& data = setup.config().data;
   const auto& origin = setup.start ? setup.start : setup.teacher;
-  const bool from_origin = data.norm_stats.empty() && origin && origin->stats;
-  if (!data.hidden_state_dims.empty() && (from_origin || !data.norm_stats.empty()))
+  const bool compute = data.norm_stats == kComputeStats || is_for_another_robot(setup);
+  const bool from_file = !data.norm_stats.empty() && data.norm_stats != kComputeStats;
+  const bool from_origin = !from_file && !compute && origin && origin->stats;
+  if (!data.hidden_state_dims.empty() && (from_origin || from_file))
     throw UsageError(str("data.hidden_state_dims: hides dims in statistics that are computed, but those of ",
                          from_origin ? origin->folder.string() : data.norm_stats,
                          " are used; remove this key"));
-  if (!data.norm_stats.empty()) return read_norm_stats(data.norm_stats);
+  if (from_file) return read_norm_stats(data.norm_stats);
   if (from_origin) return *origin->stats;
   log::info("computing normalisation statistics from ", setup.split.train.size(), " training frames");
   NormStats stats = compute_norm_stats(*setup.dataset, setup.split.train, setup.spec, data.min_norm_range);
   hide_dims(stats.state, data.hidden_state_dims);
   return stats;
+}
+
+/// What the student sees and says must mean the same to its teacher.
+void warn_of_another_language(const TrainingSetup& setup, const NormStats& stats) {
+  if (!setup.teacher) return;
+  const PolicySpec &student = setup.spec, &teacher = setup.teacher->spec;
+  std::vector<std::string> differences;
+  const auto compare = [&](bool same, const char* what) {
+    if (!same) differences.emplace_back(what);
+  };
+  compare(student.prompt_mode == teacher.prompt_mode, "prompt mode");
+  compare(student.norm_mode == teacher.norm_mode, "norm mode");
+  compare(student.resize_mode == teacher.resize_mode, "resize mode");
+  compare(student.robot.delta_mask == teacher.robot.delta_mask, "relative action dims");
+  compare(!setup.teacher->stats || norm_stats_json(stats) == norm_stats_json(*setup.teacher->stats),
+          "normalisation statistics");
+  if (!differences.empty())
+    log::warning(
+        "the student is given another ", join(differences, ", "), " than its teacher ",
+        setup.teacher->folder.string(),
+        " was trained with, which therefore teaches it something else; remove policy.* and data.norm_stats,"
+        " or set loss.kd and loss.attn to 0");
 }
 
 void check_state_noise(const TrainingSetup& setup) {
@@ -200,8 +233,10 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
       choose_spec(setup);
       check_state_noise(setup);
       const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
-      setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, choose_stats(setup),
-                                                              tokenizer, setup.policy.vocab);
+      const NormStats stats = choose_stats(setup);
+      warn_of_another_language(setup, stats);
+      setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, stats, tokenizer,
+                                                              setup.policy.vocab);
       setup.spec = setup.pipeline->spec();
     });
   problems.throw_all();

@@ -29,13 +29,6 @@ FlowDraw to_device(const FlowDraw& draw, torch::Device device) {
   return {draw.noise.to(device), draw.t.to(device), draw.x_t.to(device), draw.target.to(device)};
 }
 
-std::vector<ParameterGroup> parameters_to_train(Policy& student, const OptimizerConfig& config) {
-  auto groups = trainable_groups(student, config.freeze);
-  if (groups.empty())
-    throw UsageError("optimizer.freeze: freezes every parameter; there is nothing left to train");
-  return groups;
-}
-
 }  // namespace
 
 Trainer::Trainer(TrainingSetup setup, TrainingModels models, RunFolder& folder,
@@ -44,7 +37,7 @@ Trainer::Trainer(TrainingSetup setup, TrainingModels models, RunFolder& folder,
       config_(setup_.resolved.config),
       folder_(folder),
       student_(models.student),
-      parameters_(parameters_to_train(student_, config_.optimizer)),
+      parameters_(trainable_groups(student_, config_.optimizer.freeze)),
       optimizer_(config_.optimizer, parameters_.master()),
       distiller_(student_, models.teacher, config_.loss, setup_.kept_layers, loss_dims(setup_)),
       progress_(config_.train.steps, quiet) {

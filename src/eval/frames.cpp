@@ -47,10 +47,11 @@ SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info,
     throw UsageError(
         str(info.folder.string(), " does not say how many steps an action chunk has: give --horizon H"));
   std::optional<NormStats> stats = info.stats;
-  if (!data.norm_stats.empty()) stats = read_norm_stats(data.norm_stats);
+  // What a run computed is in its checkpoints.
+  if (!data.norm_stats.empty() && data.norm_stats != kComputeStats) stats = read_norm_stats(data.norm_stats);
   if (!stats)
     throw UsageError(
-        str(info.folder.string(), " has no normalisation statistics: give data.norm_stats=FILE"));
+        str(info.folder.string(), " has no normalisation statistics: name some (data.norm_stats=FILE)"));
   const auto tokenizer = std::make_shared<Tokenizer>(find_tokenizer(data.tokenizer, info.tokenizer));
   return SamplePipeline(dataset, info.spec, *stats, tokenizer, info.config.vocab);
 }

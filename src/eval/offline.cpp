@@ -34,7 +34,9 @@ std::vector<Named> read_all(const OfflineOptions& options) {
 void check_options(const OfflineOptions& options) {
   if (options.checkpoints.empty()) throw UsageError("give at least one --checkpoint DIR");
   if (options.batch.empty() == options.demos.data.files.empty())
-    throw UsageError("give either --data FILE... (demonstrations) or --batch FILE.safetensors (tensors)");
+    throw UsageError(
+        "give either --data FILE... or --held-out CONFIG (demonstrations), or --batch FILE.safetensors "
+        "(tensors)");
   if (options.frames < 0) throw UsageError(str("--frames ", options.frames, ": must not be negative"));
   if (options.skipped && options.teacher.empty())
     throw UsageError("--skipped needs --teacher DIR, whose layers it takes");

@@ -3,6 +3,7 @@
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
+#include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
@@ -65,8 +66,12 @@ std::string fill_template(std::string text, const std::vector<std::pair<std::str
 
 }  // namespace checkpoint
 
-void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::path& out) {
-  const CheckpointInfo info = read_checkpoint_info(folder);
+void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::path& out,
+                       std::optional<std::int64_t> horizon) {
+  const CheckpointInfo info = read_checkpoint_info(folder, horizon);
+  if (!info.horizon_known)
+    log::warning(info.folder.string(), " does not say how many action steps a chunk has; the export says ",
+                 info.spec.horizon, ": give --horizon if that is wrong");
   if (fs::exists(info.folder / "manifest.json")) verify_manifest(info.folder);
   const SafetensorsFolder file(info.folder);
   const torch::Dtype store = checkpoint::stored_dtype(file);

@@ -45,6 +45,7 @@ The training config must agree with how the policy was trained:
 | `model.max_token_len` | @tokens@ |
 | `model.discrete_state_input` | @state@ |
 | asset id | `@asset@` |
+| relative action dims (`extra_delta_transform`) | @delta@ |
 @notes@)";
 
 }  // namespace
@@ -71,6 +72,9 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
     notes +=
         "\nThis policy learned from images resized as LeRobot does (no antialiasing); openpi resizes as "
         "Pillow does.\n";
+  std::vector<std::size_t> relative;
+  for (std::size_t dim = 0; dim < spec.robot.delta_mask.size(); ++dim)
+    if (spec.robot.delta_mask[dim]) relative.push_back(dim);
   const std::vector<std::pair<std::string, std::string>> values = {
       {"@depth@", str(info.config.depth())},
       {"@kind@", std::string(enum_name(info.config.kind))},
@@ -79,6 +83,7 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
       {"@tokens@", str(spec.max_token_len)},
       {"@state@", state_in_prompt ? "True" : "False"},
       {"@asset@", spec.asset_id},
+      {"@delta@", relative.empty() ? "none" : join(relative, ", ")},
       {"@notes@", notes}};
   write_file_atomically(folder / "load_shallow.py", fill_template(kLoader, values));
   write_file_atomically(folder / "README.md", fill_template(kReadme, values));

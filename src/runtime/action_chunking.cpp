@@ -30,8 +30,12 @@ void check_chunking(const ChunkingOptions& options, std::int64_t delay) {
   const std::int64_t needed = needed_horizon(options.execute, delay);
   if (options.horizon < needed)
     refuse("chunks of ", options.horizon, " actions are too short: with a request every ", options.execute,
-           " ticks and an answer after ", delay, " (", fixed(1000.0 * double(delay) / options.control_hz, 0),
-           " ms at ", options.control_hz, " Hz), a chunk has to last ", needed,
+           " ticks",
+           delay == 0 ? ""
+                      : str(" and an answer after ", delay, " (",
+                            fixed(1000.0 * double(delay) / options.control_hz, 0), " ms at ",
+                            options.control_hz, " Hz)"),
+           ", a chunk has to last ", needed,
            " ticks; execute fewer actions per chunk, or use a faster policy or longer chunks");
 }
 

@@ -154,7 +154,7 @@ void WebsocketServer::Impl::open() {
     acceptor.listen();
   } catch (const boost::system::system_error& error) {
     throw IoError(str("cannot listen on ", options.host, ":", options.port, ": ", error.code().message(),
-                      "; choose another --port, or 0 for any free one"),
+                      "; choose another --port (0: any free one), or a --host of this machine"),
                   ExitCode::kUsage);
   }
 }

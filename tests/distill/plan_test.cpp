@@ -69,6 +69,30 @@ TEST(Plan, AListOfLayersSaysWhereAStudentWithoutThemCameFrom) {
                                "lists 3 layers, but student.checkpoint has 2");
 }
 
+TEST(Statistics, AreComputedForAnotherRobotAndOnRequest) {
+  const TrainingFixture fixture;
+  const std::string start = "student.checkpoint=" + fixture.teacher();
+  const auto stats = [&](const std::vector<std::string>& more) {
+    return norm_stats_json(prepare_training(fixture.config("run", more)).pipeline->stats());
+  };
+  const std::string known = norm_stats_json(*read_checkpoint_info(fixture.teacher()).stats);
+  const std::string computed = stats({});  // from scratch
+  NormStats foreign = *read_checkpoint_info(fixture.teacher()).stats;
+  foreign.actions.q99[0] += 1;
+  testing::write_text(fixture / "foreign.json", norm_stats_json(foreign));
+  const std::string other = "data.norm_stats=" + (fixture / "foreign.json").string();
+  ASSERT_EQ(fixture.run("base", {start, other}), 0);
+  const std::string base = "student.checkpoint=" + (fixture / "base/last").string();
+  EXPECT_EQ(stats({base}), norm_stats_json(foreign)) << "the checkpoint's own";
+  EXPECT_EQ(stats({base, "policy.asset_id=mine"}), computed) << "another robot's are of no use";
+  EXPECT_EQ(stats({base, "data.norm_stats=compute"}), computed);
+  EXPECT_EQ(stats({base, "data.norm_stats=compute", "data.hidden_state_dims=[3]"}) == computed, false);
+  EXPECT_EQ(stats({"teacher.checkpoint=" + (fixture / "base/last").string(), "student.layers=2",
+                   "policy.asset_id=mine"}),
+            norm_stats_json(foreign))
+      << "a student keeps its teacher's";
+}
+
 TEST(InitOnly, TakesThePolicySettings) {
   const TrainingFixture fixture;
   const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
@@ -77,6 +101,13 @@ TEST(InitOnly, TakesThePolicySettings) {
       ConfigUse::kInitOnly);
   run_init_only(config, fixture / "student");
   const CheckpointInfo student = read_checkpoint_info(fixture / "student");
+  NormStats others = *student.stats;
+  others.state.q99[0] += 1;
+  testing::write_text(fixture / "others.json", norm_stats_json(others));
+  run_init_only(load_distill_config({}, {teacher, "data.norm_stats=" + (fixture / "others.json").string()},
+                                    ConfigUse::kInitOnly),
+                fixture / "other");
+  EXPECT_EQ(norm_stats_json(*read_checkpoint_info(fixture / "other").stats), norm_stats_json(others));
   EXPECT_EQ(student.spec.horizon, 3);
   EXPECT_EQ(student.spec.image_keys, (std::vector<std::string>{"base_0_rgb"}));
   EXPECT_EQ(student.spec.prompt_mode, PromptMode::kPi05NoState) << "the teacher's";
@@ -118,6 +149,8 @@ TEST(DryRun, RefusesWhatTheRunRefuses) {
                                "data.hidden_state_dims: hides dims in statistics that are computed");
   testing::expect_error<Error>([&] { dry_run("run", {"policy.image_size=17"}); },
                                "policy.image_size: 17 does not fit the vision tower", "16");
+  testing::expect_error<UsageError>([&] { dry_run("run", {"optimizer.freeze=['*']"}); },
+                                    "freezes every parameter");
   testing::write_text(fixture / "file", "");
   testing::expect_error<UsageError>([&] { dry_run("file", {}); }, "is a file; name a folder");
   testing::expect_error<UsageError>([&] { dry_run("teacher", {}); }, "made with another configuration");

@@ -52,9 +52,10 @@ class TrainingFixture {
         "train.keep_every=0",
         "seed=1",
         "threads=1"};
-    bool has_teacher = false;
-    for (const std::string& item : more) has_teacher |= item.rfind("teacher.checkpoint=", 0) == 0;
-    if (!has_teacher)
+    bool from_scratch = true;
+    for (const std::string& item : more)
+      from_scratch &= item.rfind("teacher.checkpoint=", 0) != 0 && item.rfind("student.checkpoint=", 0) != 0;
+    if (from_scratch)
       for (const char* item : kScratch) all.emplace_back(item);
     all.insert(all.end(), more.begin(), more.end());
     return load_distill_config({}, all);

@@ -57,7 +57,7 @@ TEST(CommandLine, TheOptionsAreFrozen) {
   EXPECT_EQ(options_of("shallowpi-distill"),
             with_common({"--version", "--config", "--dry-run", "--dump-config", "--init-only", "--resume"}));
   EXPECT_EQ(options_of("shallowpi-distill export"),
-            (std::set<std::string>{"--help", "--checkpoint", "--to"}));
+            (std::set<std::string>{"--help", "--checkpoint", "--to", "--horizon"}));
   EXPECT_EQ(options_of("shallowpi-eval"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(
       options_of("shallowpi-eval offline"),
@@ -117,6 +117,8 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-distill export --checkpoint a --to jax out", "jax"},
       {"shallowpi-distill export --checkpoint /nowhere --to openpi out", "/nowhere"},
       {"shallowpi-eval", "subcommand"},
+      {"shallowpi-eval ofline --checkpoint a", "there is no command \"ofline\"; did you mean offline?"},
+      {"shallowpi-infer look", "give one of run, inspect"},
       {"shallowpi-eval offline", "--checkpoint"},
       {"shallowpi-eval offline --checkpoint /nowhere", "--data"},
       {"shallowpi-eval rollout", "--suite"},

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "shallowpi/base/policy_spec.h"
@@ -70,6 +71,8 @@ struct DataFile {
   std::string path;     // glob
   double weight = 1.0;  // sampling weight of each of its frames
 };
+
+inline constexpr std::string_view kComputeStats = "compute";  // of data.norm_stats
 
 struct DataConfig {
   std::vector<DataFile> files;

@@ -78,8 +78,9 @@ void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>
                   const std::filesystem::path& out);
 
 /// Writes a folder that openpi (`--to openpi`) or LeRobot 0.6.1 (`--to lerobot`) loads strictly, with a
-/// README.md that gives the few lines of Python that tell the package the depth.
+/// README.md that gives the few lines of Python that tell the package the depth. `horizon` where `folder`
+/// does not say it. Throws CorruptError where a file of `folder` is not what its manifest says.
 void export_checkpoint(const std::filesystem::path& folder, CheckpointFormat to,
-                       const std::filesystem::path& out);
+                       const std::filesystem::path& out, std::optional<std::int64_t> horizon = {});
 
 }  // namespace shallowpi
