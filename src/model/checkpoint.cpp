@@ -71,7 +71,7 @@ Policy load(const CheckpointInfo& info, const PolicyConfig& config, const std::v
   for (auto& [name, tensor] : policy->named_tensors()) {
     file.read_into(names.at(kept.empty() ? name : checkpoint::source_name(name, kept)), tensor);
     // Such a weight would spoil every result, most of them without a word.
-    if (!std::isfinite(tensor.sum(torch::kFloat32).item<float>()))
+    if (!std::isfinite(tensor.sum().item<double>()))
       throw CorruptError(str(info.folder.string(), ": tensor ", name,
                              " is not finite; `shallowpi-infer inspect` says what else is wrong with it"));
   }

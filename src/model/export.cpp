@@ -72,7 +72,8 @@ void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::pa
   if (!info.horizon_known)
     log::warning(info.folder.string(), " does not say how many action steps a chunk has; the export says ",
                  info.spec.horizon, ": give --horizon if that is wrong");
-  if (fs::exists(info.folder / "manifest.json")) verify_manifest(info.folder);
+  if (info.format == CheckpointFormat::kShallowPi && fs::exists(info.folder / "manifest.json"))
+    verify_manifest(info.folder);
   const SafetensorsFolder file(info.folder);
   const torch::Dtype store = checkpoint::stored_dtype(file);
   TensorPlan plan = checkpoint::copy_plan(file, info.config, {});
