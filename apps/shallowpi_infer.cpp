@@ -160,7 +160,7 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
   size("--layers", options.layers, "layers of both stacks", "N");
   size("--size", command.size, "full, or tiny to try the program", "SIZE");
   const auto count = [&](const char* name, auto& value, const char* help, std::int64_t least = 1) {
-    return bench->add_option(name, value, help)
+    bench->add_option(name, value, help)
         ->type_name("N")
         ->check(CLI::Range(least, std::int64_t{1000000}))
         ->capture_default_str();

@@ -266,7 +266,7 @@ def collect(args, tasks, names):
             start_worker(args)
             worker_simulator.start(task, 0)
             files[task].merge(args.episodes, worker_simulator.attributes(task))
-        files[task].discard_merged()
+        files[task].discard_merged()  # interrupted after the merge
         print(files[task].path)
     if jobs:
         print(f"{len(jobs)} demonstrations of {np.mean(steps):.0f} steps; {len(jobs)} of {sum(tries)} episodes succeeded")

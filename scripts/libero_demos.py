@@ -137,7 +137,9 @@ class TaskFile:
         return self.finished().issuperset(range(episodes))
 
     def merge(self, episodes, attributes):
-        """Puts demonstrations 0 .. episodes - 1, of which none is missing, into one file."""
+        """Puts demonstrations 0 .. episodes - 1, of which none is missing, into one file, unless they are there."""
+        if self.is_merged(episodes):
+            return
         finished = self.finished()
         with Replaced(self.path) as temporary, h5py.File(temporary, "w") as file:
             data = file.create_group("data")
@@ -148,6 +150,7 @@ class TaskFile:
                     old.copy(f"data/demo_{index}", data)
                 total += int(data[f"demo_{index}"].attrs["num_samples"])
             data.attrs.update(attributes, num_demos=episodes, total=total)
+        self.discard_merged()
 
     def discard_merged(self):
         """Removes the parts that are in the file, and what an interruption left of one that was being written."""

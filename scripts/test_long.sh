@@ -79,7 +79,7 @@ for part in "${parts[@]}"; do
       sanitized asan-ubsan build-asan base_tests data_tests model_tests distill_tests runtime_tests eval_tests
       # What has threads of its own: the loader, the background task and the trainer that uses both; the server, its
       # queue and its client, controllers.
-      filter='*Loader*:*Thread*:*Background*:*Trainer*:*Resume*:Queue*:PolicyService*:PolicyClient*:*Controller*' \
+      filter='*Loader*:*Thread*:*Background*:*Trainer*:*Resume*:Queue*:PolicyService*:PolicyClient*:*Controller*:RunnerInference*' \
         sanitized tsan build-tsan data_tests distill_tests runtime_tests
       ;;
   esac

@@ -2,6 +2,7 @@
 #include <torch/torch.h>
 
 #include <iostream>
+#include <utility>
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
@@ -152,8 +153,7 @@ void run_init_only(const ResolvedConfig& resolved, const fs::path& out) {
                  ": set policy.horizon if that is wrong");
   teacher.spec = student_spec(resolved, teacher.spec, teacher.config);
   const DataConfig& data = resolved.config.data;
-  if (!data.norm_stats.empty() && data.norm_stats != kComputeStats)
-    teacher.stats = read_norm_stats(data.norm_stats);
+  if (auto given = given_stats(data)) teacher.stats = std::move(given);
   if (!data.tokenizer.empty()) teacher.tokenizer = find_tokenizer(data.tokenizer, {});
   init_student(teacher, chosen_layers(resolved.config.student, teacher.config.depth()), out);
 }

@@ -126,15 +126,16 @@ bool is_for_another_robot(const TrainingSetup& setup) {
 NormStats choose_stats(const TrainingSetup& setup) {
   const DataConfig& data = setup.config().data;
   const auto& origin = setup.start ? setup.start : setup.teacher;
-  const bool compute = data.norm_stats == kComputeStats || is_for_another_robot(setup);
-  const bool from_file = !data.norm_stats.empty() && data.norm_stats != kComputeStats;
-  const bool from_origin = !from_file && !compute && origin && origin->stats;
-  if (!data.hidden_state_dims.empty() && (from_origin || from_file))
+  std::optional<NormStats> known = given_stats(data);
+  std::string source = data.norm_stats;
+  if (!known && origin && data.norm_stats != kComputeStats && !is_for_another_robot(setup)) {
+    known = origin->stats;
+    source = origin->folder.string();
+  }
+  if (known && !data.hidden_state_dims.empty())
     throw UsageError(str("data.hidden_state_dims: hides dims in statistics that are computed, but those of ",
-                         from_origin ? origin->folder.string() : data.norm_stats,
-                         " are used; remove this key"));
-  if (from_file) return read_norm_stats(data.norm_stats);
-  if (from_origin) return *origin->stats;
+                         source, " are used; remove this key"));
+  if (known) return *known;
   log::info("computing normalisation statistics from ", setup.split.train.size(), " training frames");
   NormStats stats = compute_norm_stats(*setup.dataset, setup.split.train, setup.spec, data.min_norm_range);
   hide_dims(stats.state, data.hidden_state_dims);
@@ -183,6 +184,11 @@ Dataset open_data(const DataConfig& data) {
   const LiberoOptions libero{.raw_alignment = data.alignment == LiberoAlignment::kRaw,
                              .drop_noops = data.drop_noops};
   return open_dataset(patterns, std::string(enum_name(data.format)), libero);
+}
+
+std::optional<NormStats> given_stats(const DataConfig& data) {
+  if (data.norm_stats.empty() || data.norm_stats == kComputeStats) return {};
+  return read_norm_stats(data.norm_stats);
 }
 
 PolicySpec student_spec(const ResolvedConfig& resolved, PolicySpec spec, const PolicyConfig& sizes) {

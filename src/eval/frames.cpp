@@ -8,6 +8,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
+#include "shallowpi/distill/setup.h"
 
 namespace shallowpi {
 namespace {
@@ -46,9 +47,8 @@ SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info,
   if (!info.horizon_known)
     throw UsageError(
         str(info.folder.string(), " does not say how many steps an action chunk has: give --horizon H"));
-  std::optional<NormStats> stats = info.stats;
-  // What a run computed is in its checkpoints.
-  if (!data.norm_stats.empty() && data.norm_stats != kComputeStats) stats = read_norm_stats(data.norm_stats);
+  std::optional<NormStats> stats = given_stats(data);
+  if (!stats) stats = info.stats;  // also those that its run computed
   if (!stats)
     throw UsageError(
         str(info.folder.string(), " has no normalisation statistics: name some (data.norm_stats=FILE)"));

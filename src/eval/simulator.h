@@ -52,6 +52,7 @@ class Simulator {
 
  private:
   void start();
+  void extend_deadline();
   std::optional<SimulatorAnswer> take_message();
   [[noreturn]] void fail(const std::string& what);
   std::string log_tail() const;
@@ -61,8 +62,6 @@ class Simulator {
   pid_t pid_ = -1;
   int fd_ = -1;
   bool busy_ = false;
-  void extend_deadline();
-
   Clock::time_point deadline_;
   double timeout_s_ = 0;
   std::string received_;

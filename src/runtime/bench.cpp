@@ -88,7 +88,7 @@ Policy make_policy(const BenchOptions& options, const Variant& variant) {
     randomize(policy, options.seed);
     return policy;
   }
-  const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
+  const CheckpointInfo info = read_checkpoint_info(options.checkpoint);
   if (!variant.layers) return load_policy(info, options.dtype, options.device);
   return load_student(info, layer_map(LayerMapRule::kUniform, *variant.layers, info.config.depth()),
                       options.dtype, options.device);

@@ -59,6 +59,9 @@ std::vector<ParameterGroup> trainable_groups(Policy& student, const std::vector<
 /// Does `pattern` (* any characters, ? one) match the whole of `name`?
 bool matches_pattern(std::string_view pattern, std::string_view name);
 
+/// The statistics of the file that data.norm_stats names; none where it names none.
+std::optional<NormStats> given_stats(const DataConfig& data);
+
 /// What a student of these `sizes` does like the policy that it starts from, whose spec this is, and what
 /// like the policy.* keys of the configuration.
 PolicySpec student_spec(const ResolvedConfig& resolved, PolicySpec spec, const PolicyConfig& sizes);

@@ -19,6 +19,6 @@ struct DemoChoice {
 /// that is not about data, and for files beside those of CONFIG: which episodes a run held out depends on all
 /// of its files and on their order.
 DemoChoice choose_demos(const std::vector<std::string>& files, const std::string& held_out,
-                                 const std::vector<std::string>& settings = {});
+                        const std::vector<std::string>& settings = {});
 
 }  // namespace shallowpi
