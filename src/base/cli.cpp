@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
+#include <sys/resource.h>
 #include <torch/cuda.h>
 #include <torch/version.h>
 
@@ -15,6 +16,15 @@
 
 namespace shallowpi {
 namespace {
+
+/// Every demonstration file stays open while it is used, and a dataset may have thousands; the usual limit is
+/// 1024.
+void allow_many_open_files() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
 
 int fail(const std::string& message, ExitCode code) {
   std::cerr << "error: " << message << std::endl;
@@ -75,6 +85,7 @@ std::string version_text() {
 }
 
 int run_main(const std::function<int()>& body) {
+  allow_many_open_files();
   try {
     return body();
   } catch (const Error& error) {

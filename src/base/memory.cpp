@@ -1,5 +1,8 @@
 #include "shallowpi/base/memory.h"
 
+#include <c10/core/CachingDeviceAllocator.h>
+
+#include <algorithm>
 #include <sstream>
 #include <string>
 
@@ -24,6 +27,19 @@ std::uint64_t resident_bytes() {
 }
 std::uint64_t peak_resident_bytes() {
   return status_bytes("VmHWM");
+}
+
+std::uint64_t peak_memory(c10::Device device) {
+  if (!device.is_cuda()) return peak_resident_bytes();
+  const auto index = std::max<c10::DeviceIndex>(device.index(), 0);
+  // The first entry of a statistic is the sum over the allocator's pools.
+  return static_cast<std::uint64_t>(
+      c10::getDeviceAllocator(device.type())->getDeviceStats(index).allocated_bytes[0].peak);
+}
+
+void reset_peak_memory(c10::Device device) {
+  if (device.is_cuda())
+    c10::getDeviceAllocator(device.type())->resetPeakStats(std::max<c10::DeviceIndex>(device.index(), 0));
 }
 
 }  // namespace shallowpi

@@ -42,8 +42,7 @@ std::vector<std::pair<std::string, TensorInfo>> lay_out(const fs::path& path, co
     if (!safetensors_rank(tensor.dtype))
       throw UsageError(
           str(path.string(), ": tensor ", in_quotes(name), " has no dtype that the format knows"));
-    const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; };
-    if (std::any_of(name.begin(), name.end(), is_control))
+    if (has_control_character(name))
       throw UsageError(
           str(path.string(), ": the tensor name ", in_quotes(name), " holds a control character"));
     if (name == "__metadata__") throw UsageError(path.string() + ": a tensor cannot be called __metadata__");

@@ -153,9 +153,7 @@ class HeaderReader : public nlohmann::json_sax<Json> {
   }
   bool check_name() {
     if (member_.size() > kMaxNameBytes) return fail(str("the name is longer than ", kMaxNameBytes, " bytes"));
-    const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; };
-    if (std::any_of(member_.begin(), member_.end(), is_control))
-      return fail("the name holds a control character");
+    if (has_control_character(member_)) return fail("the name holds a control character");
     if (tensors_.size() >= kMaxTensors) return fail(str("more than ", kMaxTensors, " tensors"));
     return true;
   }

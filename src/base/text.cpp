@@ -8,8 +8,9 @@
 namespace shallowpi {
 namespace {
 
-/// Levenshtein distance with one row of memory.
-std::size_t edit_distance(std::string_view a, std::string_view b) {
+/// Levenshtein distance with one row of memory; `limit` where it is not less.
+std::size_t edit_distance(std::string_view a, std::string_view b, std::size_t limit) {
+  if (std::max(a.size(), b.size()) - std::min(a.size(), b.size()) >= limit) return limit;
   std::vector<std::size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), std::size_t{0});
   for (std::size_t i = 1; i <= a.size(); ++i) {
@@ -20,6 +21,7 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
       diagonal = row[j];
       row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
     }
+    if (*std::min_element(row.begin(), row.end()) >= limit) return limit;  // it never falls again
   }
   return row.back();
 }
@@ -74,6 +76,10 @@ std::string_view trim(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
 }
 
+bool has_control_character(std::string_view text) {
+  return std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; });
+}
+
 std::string in_quotes(std::string_view text) {
   constexpr std::size_t kMaxBytes = 100;
   constexpr const char* kHex = "0123456789abcdef";
@@ -96,7 +102,7 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
   // A third of the letters may differ: more is another word, not a typo.
   std::size_t best_distance = std::max<std::size_t>(word.size() / 3, 1) + 1;
   for (const auto& candidate : candidates) {
-    const std::size_t distance = edit_distance(word, candidate);
+    const std::size_t distance = edit_distance(word, candidate, best_distance);
     if (distance < best_distance) {
       best_distance = distance;
       best = candidate;

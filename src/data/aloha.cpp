@@ -34,15 +34,15 @@ std::size_t camera_rank(const std::string& name) {
   return static_cast<std::size_t>(std::find(order.begin(), order.end(), name) - order.begin());
 }
 
-// (canonical name, dataset): the three canonical cameras first, then the others by name. openpi does not use
-// ALOHA's low camera, and depth images are not pictures.
+// (canonical name, dataset): the three canonical cameras first, then the others by name. Depth images are no
+// pictures.
 std::vector<std::pair<std::string, std::string>> find_cameras(const hdf5::File& file) {
   if (!file.is_group(kImages)) {
     file.fail(kImages, "is missing", "give a file in ALOHA's layout (docs/data.md)");
   }
   std::vector<std::pair<std::string, std::string>> cameras;
   for (const std::string& name : file.children(kImages)) {
-    if (name == "cam_low" || name.find("depth") != std::string::npos) continue;
+    if (name.find("depth") != std::string::npos) continue;
     cameras.emplace_back(canonical_camera(name), str(kImages, "/", name));
   }
   if (cameras.empty()) file.fail(kImages, "holds no camera", kMendEpisode);

@@ -70,8 +70,8 @@ void jitter_colors(float* red, float* green, float* blue, std::int64_t pixels, f
 
 }  // namespace
 
-Augmentation draw_augmentation(std::int64_t size, bool is_wrist, Random& random) {
-  Augmentation draw;
+ImageAugmentation draw_augmentation(std::int64_t size, bool is_wrist, Random& random) {
+  ImageAugmentation draw;
   draw.crop_side = size;
   if (!is_wrist) {
     draw.crop_side =
@@ -87,7 +87,7 @@ Augmentation draw_augmentation(std::int64_t size, bool is_wrist, Random& random)
   return draw;
 }
 
-void apply_augmentation(const Augmentation& draw, float* image_cyx, std::int64_t size) {
+void apply_augmentation(const ImageAugmentation& draw, float* image_cyx, std::int64_t size) {
   thread_local std::vector<float> scratch;
   const std::int64_t pixels = size * size;
   for (std::int64_t i = 0; i < 3 * pixels; ++i) image_cyx[i] = image_cyx[i] * 0.5f + 0.5f;

@@ -8,16 +8,17 @@
 
 namespace shallowpi {
 
-/// One draw. Defaults change nothing but for the crop, which `crop_side` = image side leaves out.
-struct Augmentation {
+/// One draw for one image. Defaults change nothing but for the crop, which `crop_side` = image side leaves
+/// out.
+struct ImageAugmentation {
   std::int64_t crop_side = 0, crop_top = 0, crop_left = 0;
   double degrees = 0;
   double brightness = 1, contrast = 1, saturation = 1;
 };
 
-Augmentation draw_augmentation(std::int64_t size, bool is_wrist, Random& random);
+ImageAugmentation draw_augmentation(std::int64_t size, bool is_wrist, Random& random);
 
 /// Applies it to a float [3, size, size] image in [-1, 1], in place.
-void apply_augmentation(const Augmentation& draw, float* image_cyx, std::int64_t size);
+void apply_augmentation(const ImageAugmentation& draw, float* image_cyx, std::int64_t size);
 
 }  // namespace shallowpi

@@ -61,7 +61,9 @@ fs::path find_tokenizer(const std::string& explicit_path, const fs::path& checkp
           target.parent_path().string(), " && curl -fL -o ", target.string(),
           " https://storage.googleapis.com/big_vision/paligemma_tokenizer.model\nor with\n  gsutil cp "
           "gs://big_vision/paligemma_tokenizer.model ",
-          target.string(), "\nor name a file (data.tokenizer, --tokenizer)"));
+          target.string(),
+          "\nor name a file, as the command takes it: --tokenizer FILE, data.tokenizer=FILE or --set "
+          "data.tokenizer=FILE"));
 }
 
 }  // namespace shallowpi

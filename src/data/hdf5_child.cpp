@@ -16,13 +16,12 @@
 #include <vector>
 
 #include "base/file_descriptor.h"
+#include "data/hdf5_raw_file.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi::hdf5 {
 namespace {
-
-const char* const kRecopy = "copy the file again from its source";
 
 // Of a few large files' tables and texts; more is a file made to fill the memory.
 constexpr std::size_t kMaxAnswerBytes = std::size_t{1} << 30;

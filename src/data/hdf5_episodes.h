@@ -22,11 +22,12 @@ struct Hdf5Episode {
 struct Hdf5Content {
   std::vector<std::string> camera_names;
   std::vector<Hdf5Episode> episodes;
+  std::string warning;  ///< to be logged; the child cannot
 };
 
 // NOLINTBEGIN: the child sends these as CBOR
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Episode, name, prompt, frame_rows, states, actions, cameras, repeats)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Content, camera_names, episodes)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Content, camera_names, episodes, warning)
 // NOLINTEND
 
 /// One camera of one episode, raw [T, H, W, 3], or JPEG [T, N] or [T]. `steps` is the length that the

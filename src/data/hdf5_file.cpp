@@ -15,7 +15,6 @@ constexpr std::int64_t kMaxRows = 1'000'000;  // fourteen hours at 20 Hz
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxChildren = 100'000;
 constexpr std::uint64_t kMaxDeflateRatio = 1032;  // zlib's own bound
-const char* const kRecopy = "copy the file again from its source";
 const char* const kPlainData = "copy the data into the file itself with h5repack or h5py";
 
 }  // namespace

@@ -10,7 +10,6 @@ namespace {
 constexpr std::int64_t kMaxRows = 1'000'000;
 // libhdf5 looks through all chunks for the address of one: this many take 20 s.
 constexpr std::int64_t kMaxChunks = 50'000;
-const char* const kRecopy = "copy the file again from its source";
 const char* const kRechunk = "store one frame per chunk: h5repack -l CHUNK=1xHEIGHTxWIDTHx3 IN OUT";
 
 bool is_byte(hid_t type) {

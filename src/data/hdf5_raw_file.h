@@ -9,6 +9,9 @@
 
 namespace shallowpi::hdf5 {
 
+/// What to do about a damaged file.
+inline constexpr const char* kRecopy = "copy the file again from its source";
+
 class RawFile {
  public:
   /// Throws UsageError where there is no such file, CorruptError where it is empty.

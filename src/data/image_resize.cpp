@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <utility>
 
 #include "data/vectorized.h"
@@ -61,12 +63,14 @@ Coefficients make_coefficients(std::int64_t in, std::int64_t out) {
 }
 
 // Tables depend on the two sizes alone, and a data set has few.
-const Coefficients& coefficients(std::int64_t in, std::int64_t out) {
-  thread_local std::map<std::pair<std::int64_t, std::int64_t>, Coefficients> cache;
-  const auto found = cache.find({in, out});
-  if (found != cache.end()) return found->second;
+std::shared_ptr<const Coefficients> coefficients(std::int64_t in, std::int64_t out) {
+  static std::mutex mutex;
+  static std::map<std::pair<std::int64_t, std::int64_t>, std::shared_ptr<const Coefficients>> cache;
+  const std::lock_guard lock(mutex);
   if (cache.size() >= 64) cache.clear();
-  return cache.emplace(std::pair(in, out), make_coefficients(in, out)).first->second;
+  auto& table = cache[{in, out}];
+  if (!table) table = std::make_shared<const Coefficients>(make_coefficients(in, out));
+  return table;
 }
 
 // One row of RGB pixels. Red and blue share a 64-bit sum: neither half can carry, as weights add up to 2^22.
@@ -113,24 +117,24 @@ void blend_rows(const std::uint8_t* in, std::int64_t row_bytes, const std::int32
 }
 
 Image resize_width(const Image& image, std::int64_t width) {
-  const Coefficients& table = coefficients(image.width, width);
+  const auto table = coefficients(image.width, width);
   Image out{image.height, width,
             std::vector<std::uint8_t>(static_cast<std::size_t>(image.height * width * 3))};
   // Enlarging takes two taps everywhere; knowing that doubles the speed.
-  const auto resample = table.taps == 2 ? resample_row<2> : resample_row<0>;
+  const auto resample = table->taps == 2 ? resample_row<2> : resample_row<0>;
   for (std::int64_t y = 0; y < image.height; ++y) {
-    resample(image.bytes.data() + y * image.width * 3, out.bytes.data() + y * width * 3, table);
+    resample(image.bytes.data() + y * image.width * 3, out.bytes.data() + y * width * 3, *table);
   }
   return out;
 }
 
 Image resize_height(const Image& image, std::int64_t height) {
-  const Coefficients& table = coefficients(image.height, height);
+  const auto table = coefficients(image.height, height);
   const std::int64_t row_bytes = image.width * 3;
   Image out{height, image.width, std::vector<std::uint8_t>(static_cast<std::size_t>(height * row_bytes))};
   for (std::int64_t y = 0; y < height; ++y) {
-    blend_rows(image.bytes.data() + table.first[y] * row_bytes, row_bytes,
-               table.weights.data() + y * table.taps, table.taps, out.bytes.data() + y * row_bytes);
+    blend_rows(image.bytes.data() + table->first[y] * row_bytes, row_bytes,
+               table->weights.data() + y * table->taps, table->taps, out.bytes.data() + y * row_bytes);
   }
   return out;
 }

@@ -145,6 +145,13 @@ Hdf5Content read_libero(const hdf5::File& file, const LiberoOptions& options) {
     file.fail(str("data/", names.front(), "/obs"), "holds neither agentview_rgb nor eye_in_hand_rgb",
               "record the demonstrations with cameras");
   }
+  // LIBERO's recorder leaves both attributes, a script that plays its files again neither.
+  if (options.raw_alignment && !file.text_attribute("data", "problem_info") &&
+      !file.text_attribute("data", "macros_image_convention"))
+    content.warning =
+        "looks like a regenerated file (no problem_info, no macros_image_convention), whose obs[j] comes "
+        "before "
+        "actions[j]; if so, say data.alignment=aligned, or every action is learned one step late";
   const std::string prompt = read_prompt(file);
   for (const std::string& name : names) {
     content.episodes.push_back(read_demo(file, name, cameras, options));

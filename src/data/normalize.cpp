@@ -9,17 +9,11 @@
 namespace shallowpi {
 namespace {
 
-constexpr double kOpenpiEpsilon = 1e-6;   // openpi transforms.py, Normalize and Unnormalize
-constexpr double kLeRobotEpsilon = 1e-8;  // LeRobot normalize_processor.py
 // Below this half-range or std (in the data's own units) a dimension counts as nearly constant.
 constexpr double kNearlyConstant = 1e-3;
 // A std this many times the half-range means that values outside q01..q99 lie far outside.
-constexpr std::size_t kOldPadding = 32;  // dims in statistics of early openpi
 constexpr double kHeavyTail = 5.0;
-
-bool uses_quantiles(NormMode mode) {
-  return mode == NormMode::kQuantile || mode == NormMode::kLeRobotQuantiles;
-}
+constexpr std::size_t kOldPadding = 32;  // dims in statistics of early openpi
 
 // Each mode is normalised = (x - offset) / forward and x = normalised * backward + offset; LeRobot's mean_std
 // divides by another number than it multiplies with. The quantile modes map q01..q99 to -1..1.
@@ -28,20 +22,21 @@ struct Scale {
 };
 
 Scale scale_of(const FeatureStats& stats, NormMode mode, std::size_t dim) {
+  const double epsilon = norm_epsilon(mode);
   switch (mode) {
     case NormMode::kZScore: {
-      const double width = stats.std[dim] + kOpenpiEpsilon;
+      const double width = stats.std[dim] + epsilon;
       return {stats.mean[dim], width, width};
     }
     case NormMode::kLeRobotMeanStd:
-      return {stats.mean[dim], stats.std[dim] + kLeRobotEpsilon, stats.std[dim]};
+      return {stats.mean[dim], stats.std[dim] + epsilon, stats.std[dim]};
     case NormMode::kQuantile: {
-      const double width = stats.q99[dim] - stats.q01[dim] + kOpenpiEpsilon;
+      const double width = stats.q99[dim] - stats.q01[dim] + epsilon;
       return {stats.q01[dim], width, width};
     }
     case NormMode::kLeRobotQuantiles: {
       const double range = stats.q99[dim] - stats.q01[dim];
-      const double width = range == 0.0 ? kLeRobotEpsilon : range;
+      const double width = range == 0.0 ? epsilon : range;
       return {stats.q01[dim], width, width};
     }
   }
@@ -58,6 +53,11 @@ double spread_of(const FeatureStats& stats, NormMode mode, std::size_t dim) {
   return uses_quantiles(mode) ? stats.q99[dim] - stats.q01[dim] : stats.std[dim];
 }
 
+std::string range_text(const FeatureStats& stats, NormMode mode, std::size_t dim) {
+  return uses_quantiles(mode) ? str("q01 ", stats.q01[dim], ", q99 ", stats.q99[dim])
+                              : str("std ", stats.std[dim]);
+}
+
 std::string nearly_constant_warning(const FeatureStats& stats, NormMode mode, std::size_t dim,
                                     std::string_view what) {
   const bool quantiles = uses_quantiles(mode);
@@ -68,7 +68,7 @@ std::string nearly_constant_warning(const FeatureStats& stats, NormMode mode, st
                                       : str("mean is ", stats.mean[dim], ", std ", stats.std[dim]);
   const double reference = heavy_tail ? stats.std[dim] : 0.01;
   return str("normalisation: ", what, " dim ", dim, " is nearly constant (", range, "): a value ", reference,
-             " away from its middle becomes ", fixed(reference / std::max(half, kOpenpiEpsilon / 2), 1),
+             " away from its middle becomes ", fixed(reference / std::max(half, norm_epsilon(mode) / 2), 1),
              " after normalisation and will dominate the loss; recompute the statistics with "
              "data.min_norm_range (for instance 0.01), or widen this dim in norm_stats.json");
 }
@@ -116,11 +116,17 @@ void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, st
     throw UsageError(str(
         "normalisation statistics of ", what, " have ", have, " dims, the data has ", width,
         "; name statistics of this robot (data.norm_stats), such as those of a policy trained on its data"));
+  for (std::size_t dim = 0; dim < width; ++dim)
+    if (!(spread_of(stats, mode, dim) >= 0.0))
+      throw UsageError(str("normalisation statistics of ", what, ": dim ", dim, " has a reversed range (",
+                           range_text(stats, mode, dim), "); recompute them (data.norm_stats=compute)"));
+}
+
+void check_ranges(const FeatureStats& stats, NormMode mode, std::size_t width, std::string_view what) {
   for (std::size_t dim = 0; dim < width; ++dim) {
     if (spread_of(stats, mode, dim) > 0.0) continue;
     throw UsageError(str("normalisation statistics of ", what, ": dim ", dim, " has no range (",
-                         uses_quantiles(mode) ? str("q01 ", stats.q01[dim], ", q99 ", stats.q99[dim])
-                                              : str("std ", stats.std[dim]),
+                         range_text(stats, mode, dim),
                          "), so any other value would explode; recompute them (data.norm_stats=compute) with "
                          "data.min_norm_range, or widen "
                          "this dim in norm_stats.json"));

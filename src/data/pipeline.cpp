@@ -21,7 +21,11 @@ bool is_wrist(const std::string& camera) {
 PolicySpec fit_to_data(const Dataset& dataset, PolicySpec spec) {
   check_robot(dataset, spec);
   const std::vector<std::string> available = dataset.camera_names();
-  if (spec.image_keys.empty()) spec.image_keys = available;
+  if (spec.image_keys.empty()) {
+    spec.image_keys = available;
+    if (available.size() > 1)
+      std::erase(spec.image_keys, "cam_low");  // openpi does not use ALOHA's low camera
+  }
   std::vector<std::string> used, missing;
   for (const std::string& key : spec.image_keys)
     (std::find(available.begin(), available.end(), key) != available.end() ? used : missing).push_back(key);
@@ -47,6 +51,8 @@ SamplePipeline::SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStat
                                std::shared_ptr<const Tokenizer> tokenizer, std::int64_t vocab)
     : dataset_(&dataset),
       transform_(fit_to_data(dataset, std::move(spec)), std::move(stats), std::move(tokenizer), vocab) {
+  check_ranges(this->stats().state, this->spec().norm_mode, this->spec().robot.state_dim, "state");
+  check_ranges(this->stats().actions, this->spec().norm_mode, this->spec().robot.action_dim, "actions");
   for (const Dataset::Source& source : dataset.sources()) {
     for (const EpisodeInfo& episode : source.file->episodes())
       if (episode.prompt.empty() && this->spec().default_prompt.empty())

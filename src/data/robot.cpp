@@ -24,9 +24,9 @@ double from_unit(double value, double low, double high) {
 
 // ALOHA reports the gripper's opening as a linear position, pi was trained on the angle of another gripper.
 double gripper_state_to_policy(double value) {
-  constexpr double kArm = 0.022, kHorn = 0.036;  // metres: lengths of the Interbotix linkage
+  constexpr double kHorn = 0.022, kArm = 0.036;  // metres: lengths of the Interbotix linkage
   const double position = from_unit(value, 0.01844, 0.05800);
-  const double ratio = (kArm * kArm + position * position - kHorn * kHorn) / (2 * kArm * position);
+  const double ratio = (kHorn * kHorn + position * position - kArm * kArm) / (2 * kHorn * position);
   return to_unit(std::asin(std::clamp(ratio, -1.0, 1.0)), 0.5476, 1.6296);
 }
 

@@ -8,6 +8,8 @@
 namespace shallowpi {
 namespace {
 
+constexpr std::size_t kMaxRows = 20'000'000;  // action steps; 14 dims of them are 1.1 GB
+
 // numpy's default ("linear") quantile. Reorders `column`.
 double quantile(std::vector<float>& column, double q) {
   const double position = q * static_cast<double>(column.size() - 1);
@@ -56,13 +58,14 @@ FeatureStats StatsBuilder::finish(double min_range) const {
 }
 
 // openpi's compute_norm_stats.py runs the data transforms (robot maps, delta actions) over the training set
-// and counts every step of every chunk.
+// and counts every step of every chunk. Of a large set every n-th chunk does, and fits into memory.
 NormStats compute_norm_stats(const Dataset& dataset, const std::vector<Dataset::Sample>& samples,
                              const PolicySpec& spec, double min_range) {
   check_robot(dataset, spec);
   StatsBuilder states, actions;
-  for (const Dataset::Sample& sample : samples) {
-    const PolicySample policy = policy_sample(dataset, sample, spec);
+  const std::size_t every = 1 + samples.size() * static_cast<std::size_t>(spec.horizon) / kMaxRows;
+  for (std::size_t i = 0; i < samples.size(); i += every) {
+    const PolicySample policy = policy_sample(dataset, samples[i], spec);
     states.add(policy.state);
     for (const std::vector<float>& action : policy.actions) actions.add(action);
   }

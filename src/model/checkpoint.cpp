@@ -69,7 +69,7 @@ Policy load(const CheckpointInfo& info, const PolicyConfig& config, const std::v
   const torch::NoGradGuard no_grad;
   Policy policy(config, dtype, device, options);
   for (auto& [name, tensor] : policy->named_tensors()) {
-    file.read_into(names.at(kept.empty() ? name : checkpoint::source_name(name, kept)), tensor);
+    file.read_into(names.at(checkpoint::source_name(name, kept)), tensor);
     // Such a weight would spoil every result, most of them without a word.
     if (!std::isfinite(tensor.sum().item<double>()))
       throw CorruptError(str(info.folder.string(), ": tensor ", name,
@@ -115,6 +115,12 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
     info.horizon_known = true;
   }
   return info;
+}
+
+std::string unknown_horizon(const CheckpointInfo& info) {
+  return str(info.folder.string(),
+             " does not say how many action steps a chunk has (LIBERO policies of pi0.5"
+             " have 10, most others 50)");
 }
 
 Policy load_policy(const CheckpointInfo& info, torch::Dtype dtype, torch::Device device,

@@ -24,7 +24,8 @@ Shapes shapes_of(const SafetensorsFolder& file, const std::map<std::string, std:
 void check_tensors(const std::filesystem::path& folder, const SafetensorsFolder& file,
                    const std::map<std::string, std::string>& names, const PolicyConfig& config);
 
-/// The teacher's tensor that becomes the student's `name`: layer i of both stacks comes from layer kept[i].
+/// The teacher's tensor that becomes the student's `name`: layer i of both stacks comes from layer kept[i]
+/// (empty: from layer i).
 std::string source_name(const std::string& name, const std::vector<std::int64_t>& kept);
 
 /// infer_config, with the folder in front of its messages.
@@ -47,9 +48,9 @@ std::string own_config_json(const CheckpointContents& contents);
 /// as `store`.
 std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& spec, torch::Dtype store);
 
-/// LeRobot's name of a camera ("observation.images.image" for LIBERO's base_0_rgb), and back: well-known
-/// names become openpi's, others lose the prefix.
-std::string lerobot_camera(RobotKind robot, const std::string& camera);
+/// LeRobot's name of a camera ("observation.images.image" for LIBERO's base_0_rgb, but the policy's own where
+/// it came from LeRobot), and back: well-known names become openpi's, others lose the prefix.
+std::string lerobot_camera(const PolicySpec& spec, const std::string& camera);
 std::string camera_of_lerobot(const std::string& feature);
 
 /// openpi ties lm_head to embed_tokens and stores the pair once, under lm_head's name, with this note in the

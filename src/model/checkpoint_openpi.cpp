@@ -28,11 +28,26 @@ std::vector<std::pair<std::string, fs::path>> find_stats(const fs::path& assets)
   return found;
 }
 
-/// Robot, prompt and delta actions of openpi's named config for this asset id.
+/// The width of the robot's own numbers: early statistics are padded to the network's width with zeros.
+std::int64_t real_width(const FeatureStats& stats, std::int64_t action_dim) {
+  const auto is_zero = [](const std::vector<double>& values, std::size_t dim) {
+    return dim >= values.size() || values[dim] == 0;
+  };
+  std::size_t width = stats.width();
+  if (static_cast<std::int64_t>(width) < action_dim) return static_cast<std::int64_t>(width);
+  while (width > 1 && is_zero(stats.mean, width - 1) && is_zero(stats.std, width - 1) &&
+         is_zero(stats.q01, width - 1) && is_zero(stats.q99, width - 1))
+    --width;
+  return std::min(static_cast<std::int64_t>(width), action_dim);
+}
+
+/// Robot, prompt and delta actions of openpi's named config for this asset id: "trossen" or the dataset's
+/// name.
 void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
   PolicySpec& spec = info.spec;
   const bool pi05 = info.config.kind == PolicyKind::kPi05;
-  if (asset_id.find("libero") != std::string::npos) {
+  const auto names = [&asset_id](const char* robot) { return asset_id.find(robot) != std::string::npos; };
+  if (names("libero")) {
     spec.robot = {RobotKind::kLibero, 8, 7, {}};
     if (pi05) {
       spec.prompt_mode = PromptMode::kPi05NoState;
@@ -45,11 +60,14 @@ void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
                                ": taken as openpi's pi0_libero, whose actions are relative to the "
                                "state in all dims but the gripper"));
     }
-  } else if (asset_id.find("trossen") != std::string::npos) {
-    spec.robot = {RobotKind::kAloha, 14, 14, make_bool_mask({6, -1, 6, -1})};
-    info.notes.push_back(str("assets of ", asset_id, ": taken as ALOHA with relative joint actions"));
+  } else if (names("trossen") ||
+             (names("aloha") && spec.robot.state_dim == 14 && spec.robot.action_dim == 14)) {
+    const bool is_simulated = names("aloha_sim");  // openpi's pi0_aloha_sim
+    spec.robot = {RobotKind::kAloha, 14, 14,
+                  is_simulated ? std::vector<bool>() : make_bool_mask({6, -1, 6, -1})};
+    info.notes.push_back(str("assets of ", asset_id, ": taken as ALOHA with ",
+                             is_simulated ? "absolute" : "relative", " joint actions"));
   } else {
-    spec.robot.kind = RobotKind::kJoints;
     info.notes.push_back(
         str("assets of ", asset_id, ": the robot is not known; joints are taken as they are, absolute"));
   }
@@ -67,11 +85,9 @@ void apply_stats(CheckpointInfo& info) {
         str("assets/ has statistics of ", found.size(), " robots; those of ", asset_id, " are used"));
   info.stats = read_norm_stats(path);
   info.spec.asset_id = asset_id;
+  info.spec.robot.state_dim = real_width(info.stats->state, info.config.action_dim);
+  info.spec.robot.action_dim = real_width(info.stats->actions, info.config.action_dim);
   apply_asset(asset_id, info);
-  if (info.spec.robot.kind == RobotKind::kJoints) {
-    info.spec.robot.state_dim = std::min<std::int64_t>(info.stats->state.width(), info.config.action_dim);
-    info.spec.robot.action_dim = std::min<std::int64_t>(info.stats->actions.width(), info.config.action_dim);
-  }
 }
 
 }  // namespace

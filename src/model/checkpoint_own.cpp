@@ -32,11 +32,6 @@ Json architecture_json(const PolicyConfig& config) {
           {"action_dim", config.action_dim}};
 }
 
-/// Both conventions of a package share one epsilon.
-double norm_epsilon(NormMode mode) {
-  return mode == NormMode::kZScore || mode == NormMode::kQuantile ? 1e-6 : 1e-8;
-}
-
 template <typename E>
 E get_enum(const Json& json, std::string_view key, const std::string& where) {
   try {
@@ -51,6 +46,9 @@ PolicySpec read_spec(const Json& json, const std::string& where) {
   spec.horizon = json_get<std::int64_t>(json, "horizon", where);
   spec.image_size = json_get<std::int64_t>(json, "image_size", where);
   spec.image_keys = json_get<std::vector<std::string>>(json, "image_keys", where);
+  const Json lerobot_cameras = json_get_or<Json>(json, "lerobot_cameras", Json::object(), where);
+  for (const auto& entry : lerobot_cameras.items())
+    spec.lerobot_cameras[entry.key()] = json_get<std::string>(lerobot_cameras, entry.key(), where);
   spec.prompt_mode = get_enum<PromptMode>(json, "prompt_mode", where);
   spec.max_token_len = json_get<std::int64_t>(json, "max_token_len", where);
   spec.norm_mode = get_enum<NormMode>(json, "norm_mode", where);
@@ -106,21 +104,22 @@ std::string own_config_json(const CheckpointContents& contents) {
                       {"state_dim", spec.robot.state_dim},
                       {"action_dim", spec.robot.action_dim},
                       {"delta_mask", spec.robot.delta_mask}};
-  const Json json = {{"format_version", kFormatVersion},
-                     {"architecture", architecture_json(contents.config)},
-                     {"kept_layers", contents.kept_layers},
-                     {"teacher_fingerprint", contents.teacher_fingerprint},
-                     {"horizon", spec.horizon},
-                     {"image_size", spec.image_size},
-                     {"image_keys", spec.image_keys},
-                     {"resize_mode", enum_name(spec.resize_mode)},
-                     {"prompt_mode", enum_name(spec.prompt_mode)},
-                     {"max_token_len", spec.max_token_len},
-                     {"default_prompt", spec.default_prompt},
-                     {"norm_mode", enum_name(spec.norm_mode)},
-                     {"norm_epsilon", norm_epsilon(spec.norm_mode)},
-                     {"asset_id", spec.asset_id},
-                     {"robot", robot}};
+  Json json = {{"format_version", kFormatVersion},
+               {"architecture", architecture_json(contents.config)},
+               {"kept_layers", contents.kept_layers},
+               {"teacher_fingerprint", contents.teacher_fingerprint},
+               {"horizon", spec.horizon},
+               {"image_size", spec.image_size},
+               {"image_keys", spec.image_keys},
+               {"resize_mode", enum_name(spec.resize_mode)},
+               {"prompt_mode", enum_name(spec.prompt_mode)},
+               {"max_token_len", spec.max_token_len},
+               {"default_prompt", spec.default_prompt},
+               {"norm_mode", enum_name(spec.norm_mode)},
+               {"norm_epsilon", norm_epsilon(spec.norm_mode)},
+               {"asset_id", spec.asset_id},
+               {"robot", robot}};
+  if (!spec.lerobot_cameras.empty()) json["lerobot_cameras"] = spec.lerobot_cameras;
   return json.dump(2) + "\n";
 }
 

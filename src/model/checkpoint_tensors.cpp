@@ -97,6 +97,7 @@ void check_tensors(const std::filesystem::path& folder, const SafetensorsFolder&
 }
 
 std::string source_name(const std::string& name, const std::vector<std::int64_t>& kept) {
+  if (kept.empty()) return name;
   for (const std::string& prefix : {names::kBackboneLayers, names::kExpertLayers}) {
     if (!name.starts_with(prefix)) continue;
     const std::size_t end = name.find('.', prefix.size());

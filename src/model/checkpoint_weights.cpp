@@ -13,7 +13,7 @@ TensorPlan copy_plan(const SafetensorsFolder& file, const PolicyConfig& config,
   const auto names = canonical_names(file);
   TensorPlan plan;
   for (const auto& [name, tensor] : expected_tensors(config)) {
-    const auto source = names.find(kept.empty() ? name : source_name(name, kept));
+    const auto source = names.find(source_name(name, kept));
     if (source == names.end() && name == names::kExpertHead) continue;
     const std::string stored = source->second;
     plan[name == names::kEmbedTokens ? names::kTiedHead : name] = {

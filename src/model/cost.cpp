@@ -81,8 +81,13 @@ PassCost forward_bytes(const PolicyConfig& config, const PassShape& shape, std::
 }
 
 std::optional<DevicePeak> device_peak(std::string_view device_name) {
+  const auto names = [device_name](std::string_view word) {
+    const auto at = device_name.find(word);
+    return at != std::string_view::npos && (at == 0 || device_name[at - 1] == ' ');
+  };
+  if (names("PCIe") || names("NVL")) return std::nullopt;  // slower than what is called the same
   for (const DevicePeak& peak : kPeaks)
-    if (device_name.find(peak.name) != std::string_view::npos) return peak;
+    if (names(peak.name)) return peak;
   return std::nullopt;
 }
 

@@ -11,14 +11,21 @@ namespace fs = std::filesystem;
 namespace checkpoint {
 namespace {
 
-bool uses_mean(NormMode mode) {
-  return mode == NormMode::kZScore || mode == NormMode::kLeRobotMeanStd;
-}
-
 /// What openpi adds to a standard deviation or to a range; LeRobot's 1e-8 has no effect on any real
 /// statistic.
 double epsilon(NormMode mode) {
   return mode == NormMode::kZScore || mode == NormMode::kQuantile ? 1e-6 : 0.0;
+}
+
+/// Files of both packages do not say how wide a head is: they, and readers of them, take the released
+/// policies' numbers.
+void check_heads(const PolicyConfig& config, const fs::path& folder) {
+  const std::int64_t heads = config.backbone.heads, vision_heads = config.vision.heads;
+  if (heads != 8 || config.expert.heads != 8 || vision_heads != 16)
+    throw UsageError(
+        str("export: ", folder.string(), " has ", heads, " attention heads and ", vision_heads,
+            " in the vision tower; openpi and LeRobot always take 8 and 16, so there it would be another "
+            "network"));
 }
 
 /// Both packages refuse a file without the expert's lm_head, which nothing reads: zeros where the checkpoint
@@ -41,18 +48,22 @@ TensorPlan to_lerobot(const TensorPlan& openpi) {
 
 FeatureStats convert_stats(const FeatureStats& stats, NormMode from, NormMode to) {
   if (from == to) return stats;
+  const auto& needed = uses_quantiles(from) ? stats.q99 : stats.std;
+  if (needed.size() != stats.width())
+    throw CorruptError(str("the statistics lack ", uses_quantiles(from) ? "q01 and q99" : "mean and std",
+                           ", which ", enum_name(from), " needs; recompute them"));
   FeatureStats result = stats;
-  auto& low = uses_mean(to) ? result.mean : result.q01;
-  auto& high = uses_mean(to) ? result.std : result.q99;
+  auto& low = uses_quantiles(to) ? result.q01 : result.mean;
+  auto& high = uses_quantiles(to) ? result.q99 : result.std;
   low.resize(stats.width());
   high.resize(stats.width());
   for (std::size_t i = 0; i < stats.width(); ++i) {
     // Every formula is (x - centre) / scale.
-    const double scale = uses_mean(from) ? stats.std[i] + epsilon(from)
-                                         : (stats.q99.at(i) - stats.q01.at(i) + epsilon(from)) / 2;
-    const double centre = uses_mean(from) ? stats.mean[i] : stats.q01.at(i) + scale;
-    low[i] = uses_mean(to) ? centre : centre - scale;
-    high[i] = uses_mean(to) ? std::max(scale - epsilon(to), 0.0) : centre + scale - epsilon(to);
+    const double scale = uses_quantiles(from) ? (stats.q99[i] - stats.q01[i] + epsilon(from)) / 2
+                                              : stats.std[i] + epsilon(from);
+    const double centre = uses_quantiles(from) ? stats.q01[i] + scale : stats.mean[i];
+    low[i] = uses_quantiles(to) ? centre - scale : centre;
+    high[i] = uses_quantiles(to) ? centre + scale - epsilon(to) : std::max(scale - epsilon(to), 0.0);
   }
   return result;
 }
@@ -70,10 +81,11 @@ void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::pa
                        std::optional<std::int64_t> horizon) {
   const CheckpointInfo info = read_checkpoint_info(folder, horizon);
   if (!info.horizon_known)
-    log::warning(info.folder.string(), " does not say how many action steps a chunk has; the export says ",
-                 info.spec.horizon, ": give --horizon if that is wrong");
+    log::warning(unknown_horizon(info), "; the export says ", info.spec.horizon,
+                 ": give --horizon if that is wrong");
   if (info.format == CheckpointFormat::kShallowPi && fs::exists(info.folder / "manifest.json"))
     verify_manifest(info.folder);
+  checkpoint::check_heads(info.config, info.folder);
   const SafetensorsFolder file(info.folder);
   const torch::Dtype store = checkpoint::stored_dtype(file);
   TensorPlan plan = checkpoint::copy_plan(file, info.config, {});

@@ -83,8 +83,7 @@ NamedTensors stats_tensors(const CheckpointInfo& info) {
   NamedTensors tensors;
   if (!info.stats) return tensors;
   const NormMode from = info.spec.norm_mode;
-  const bool quantiles = from == NormMode::kQuantile || from == NormMode::kLeRobotQuantiles;
-  const NormMode to = quantiles ? NormMode::kLeRobotQuantiles : NormMode::kLeRobotMeanStd;
+  const NormMode to = uses_quantiles(from) ? NormMode::kLeRobotQuantiles : NormMode::kLeRobotMeanStd;
   const auto add = [&](const std::string& feature, const FeatureStats& stats, std::int64_t width) {
     const FeatureStats converted = convert_stats(stats, from, to);
     const auto put = [&](const char* stat, std::vector<double> values) {
@@ -120,13 +119,12 @@ std::vector<Json> preprocessor_steps(const CheckpointInfo& info, const Json& con
   const Json state_prompt = step_json("pi05_prepare_state_tokenizer_processor_step", Json::object());
   std::vector<Json> steps = {step_json("rename_observations_processor", {{"rename_map", Json::object()}}),
                              step_json("to_batch_processor", Json::object())};
-  const bool plain_prompt =
-      info.spec.prompt_mode == PromptMode::kPi0Plain || info.spec.prompt_mode == PromptMode::kPi05NoState;
   if (info.config.kind == PolicyKind::kPi0)
     steps.insert(steps.end(), {new_line, tokenizer, device, relative, normalizer});
   else
     steps.insert(steps.end(),
-                 {relative, normalizer, plain_prompt ? new_line : state_prompt, tokenizer, device});
+                 {relative, normalizer, prompt_reads_state(info.spec.prompt_mode) ? state_prompt : new_line,
+                  tokenizer, device});
   return steps;
 }
 

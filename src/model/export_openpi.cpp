@@ -54,8 +54,6 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
                              torch::Dtype store) {
   const PolicySpec& spec = info.spec;
   const bool pi05 = info.config.kind == PolicyKind::kPi05;
-  const bool state_in_prompt =
-      spec.prompt_mode == PromptMode::kPi05State || spec.prompt_mode == PromptMode::kPi05StatePadded32;
   const Json config = {{"action_dim", info.config.action_dim},
                        {"action_horizon", spec.horizon},
                        {"paligemma_variant", "gemma_2b"},
@@ -81,7 +79,7 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
       {"@pi05@", pi05 ? "True" : "False"},
       {"@horizon@", str(spec.horizon)},
       {"@tokens@", str(spec.max_token_len)},
-      {"@state@", state_in_prompt ? "True" : "False"},
+      {"@state@", prompt_reads_state(spec.prompt_mode) ? "True" : "False"},
       {"@asset@", spec.asset_id},
       {"@delta@", relative.empty() ? "none" : join(relative, ", ")},
       {"@notes@", notes}};

@@ -1,6 +1,7 @@
 // Operations that are one pass over memory on a GPU where LibTorch's operators need several. They equal those
 // operators within the rounding of the dtype, keep nothing for a backward pass, and need a program built with
-// CUDA. ops.h and the layers choose between the two; on CPUs and in training they take the operators.
+// CUDA. ops.h and the layers choose between the two; on CPUs, and where gradients are recorded, they take the
+// operators.
 #pragma once
 
 #include <torch/torch.h>

@@ -1,9 +1,9 @@
 // What the files with kernels share.
 #pragma once
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 #include "model/fused_launch.h"
 
@@ -35,8 +35,7 @@ void start(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t sh
   config.attrs = &overlap;
   config.numAttrs = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 1 : 0;
   const cudaError_t status = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("CUDA kernel: ") + cudaGetErrorString(status));
+  TORCH_CHECK(status == cudaSuccess, "CUDA kernel: ", cudaGetErrorString(status));
 }
 
 /// Every kernel calls it before it reads what another one wrote, and before it writes.

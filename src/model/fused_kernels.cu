@@ -1,5 +1,6 @@
 // Thin launches of the row functions of fused_rows.h.
-#include <vector>
+#include <map>
+#include <mutex>
 
 #include "model/fused_device.cuh"
 
@@ -81,18 +82,20 @@ __global__ void gate_kernel(GateLaunch<T> work) {
 }  // namespace
 
 bool runs_on(int device) {
-  static const std::vector<bool> supported = [] {
-    int count = 0;
-    cudaGetDeviceCount(&count);
-    std::vector<bool> result;
-    for (int i = 0; i < count; ++i) {
-      int major = 0;
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i);
-      result.push_back(major >= 8);
-    }
-    return result;
-  }();
-  return device >= 0 && device < static_cast<int>(supported.size()) && supported[device];
+  static std::mutex mutex;
+  static std::map<int, bool> known;
+  const std::lock_guard lock(mutex);
+  const auto [entry, is_new] = known.try_emplace(device, false);
+  if (is_new) {
+    int current = 0;
+    cudaGetDevice(&current);
+    cudaSetDevice(device);
+    cudaFuncAttributes attributes;  // known where the program holds the kernel for this GPU
+    entry->second = cudaFuncGetAttributes(&attributes, gate_kernel<float>) == cudaSuccess;
+    cudaGetLastError();
+    cudaSetDevice(current);
+  }
+  return entry->second;
 }
 
 template <typename Update, typename Out>

@@ -167,6 +167,7 @@ void read_cameras(const Json& features, const std::string& where, CheckpointInfo
     const auto& known = info.spec.image_keys;
     if (std::find(known.begin(), known.end(), camera) != known.end()) camera = name;
     if (!camera.ends_with("_rgb")) unknown.push_back(camera);
+    if (lerobot_camera(info.spec, camera) != name) info.spec.lerobot_cameras[camera] = name;
     info.spec.image_keys.push_back(camera);
   }
   if (!unknown.empty())

@@ -34,7 +34,7 @@ Json features_json(const PolicyConfig& config, const PolicySpec& spec) {
   const std::int64_t side = config.vision.image_size;
   Json features = Json::object();
   for (const std::string& camera : spec.image_keys)
-    features[lerobot_camera(spec.robot.kind, camera)] = {{"type", "VISUAL"}, {"shape", {3, side, side}}};
+    features[lerobot_camera(spec, camera)] = {{"type", "VISUAL"}, {"shape", {3, side, side}}};
   features["observation.state"] = {{"type", "STATE"}, {"shape", {spec.robot.state_dim}}};
   return features;
 }
@@ -54,7 +54,9 @@ void add_relative_actions(const PolicySpec& spec, Json& json) {
 
 }  // namespace
 
-std::string lerobot_camera(RobotKind robot, const std::string& camera) {
+std::string lerobot_camera(const PolicySpec& spec, const std::string& camera) {
+  const auto own = spec.lerobot_cameras.find(camera);
+  if (own != spec.lerobot_cameras.end()) return own->second;
   if (camera.starts_with("observation.")) return camera;
   const auto named = [&](std::string_view base, std::string_view left, std::string_view right) {
     if (camera == "base_0_rgb") return std::string(base);
@@ -63,8 +65,8 @@ std::string lerobot_camera(RobotKind robot, const std::string& camera) {
     return camera;
   };
   std::string name = camera;
-  if (robot == RobotKind::kLibero) name = named("image", "image2", "right_wrist_0_rgb");
-  if (robot == RobotKind::kAloha) name = named("cam_high", "cam_left_wrist", "cam_right_wrist");
+  if (spec.robot.kind == RobotKind::kLibero) name = named("image", "image2", "right_wrist_0_rgb");
+  if (spec.robot.kind == RobotKind::kAloha) name = named("cam_high", "cam_left_wrist", "cam_right_wrist");
   return str(kImagePrefix, name);
 }
 
@@ -76,9 +78,7 @@ std::string camera_of_lerobot(const std::string& feature) {
 }
 
 std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& spec, torch::Dtype store) {
-  const bool lerobot_quantiles =
-      spec.norm_mode == NormMode::kQuantile || spec.norm_mode == NormMode::kLeRobotQuantiles;
-  const char* norm = lerobot_quantiles ? "QUANTILES" : "MEAN_STD";
+  const char* norm = uses_quantiles(spec.norm_mode) ? "QUANTILES" : "MEAN_STD";
   Json json = {{"type", enum_name(config.kind)},
                {"n_obs_steps", 1},
                {"input_features", features_json(config, spec)},

@@ -1,6 +1,7 @@
 #include "shallowpi/base/config.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/policy_spec.h"
@@ -175,6 +176,18 @@ TEST(RunMain, MapsExceptionsToExitCodes) {
   EXPECT_EQ(run_main([]() -> int { throw std::bad_alloc(); }), 1);
   EXPECT_EQ(run_main([]() -> int { TORCH_CHECK(false, "inside"); }), 1);
   EXPECT_EQ(run_main([]() -> int { throw std::runtime_error("other"); }), 1);
+}
+
+TEST(RunMain, AllowsAsManyOpenFilesAsTheSystemDoes) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit low = before;
+  low.rlim_cur = 64;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+  rlimit inside{};
+  run_main([&inside] { return ::getrlimit(RLIMIT_NOFILE, &inside); });
+  EXPECT_EQ(inside.rlim_cur, before.rlim_max);
+  ::setrlimit(RLIMIT_NOFILE, &before);
 }
 
 TEST(RunMain, DevicesAndDtypes) {

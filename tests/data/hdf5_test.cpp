@@ -318,7 +318,7 @@ TEST(BrokenHdf5, AlohaFiles) {
     }
   };
   AlohaFixture fixture;
-  fixture.cameras = {"cam_low"};
+  fixture.cameras = {"depth"};
   refused(fixture, {"observations/images", "no camera"});
   fixture.cameras = {"cam_high", "top"};
   refused(fixture, {"two cameras", "base_0_rgb"});

@@ -116,13 +116,13 @@ TEST(Augment, EqualsOpenpisForGivenNumbers) {
   for (int n = 0; n < 4; ++n) {
     const torch::Tensor numbers = goldens().at(str("augment_draw.", n));
     const auto value = [&](int i) { return numbers[i].item<double>(); };
-    const Augmentation draw{.crop_side = static_cast<std::int64_t>(value(0)),
-                            .crop_top = static_cast<std::int64_t>(value(1)),
-                            .crop_left = static_cast<std::int64_t>(value(2)),
-                            .degrees = value(3),
-                            .brightness = value(4),
-                            .contrast = value(5),
-                            .saturation = value(6)};
+    const ImageAugmentation draw{.crop_side = static_cast<std::int64_t>(value(0)),
+                                 .crop_top = static_cast<std::int64_t>(value(1)),
+                                 .crop_left = static_cast<std::int64_t>(value(2)),
+                                 .degrees = value(3),
+                                 .brightness = value(4),
+                                 .contrast = value(5),
+                                 .saturation = value(6)};
     torch::Tensor image = torch::empty({3, 40, 40});
     image_to_float(picture(40, 40), 40, ResizeMode::kPillow, image.data_ptr<float>());
     apply_augmentation(draw, image.data_ptr<float>(), 40);
@@ -135,7 +135,7 @@ TEST(Augment, DrawsCoverTheirRanges) {
   std::int64_t largest_offset = 0;
   for (std::uint64_t i = 0; i < 2000; ++i) {
     Random random({7, i});
-    const Augmentation draw = draw_augmentation(224, /*is_wrist=*/false, random);
+    const ImageAugmentation draw = draw_augmentation(224, /*is_wrist=*/false, random);
     ASSERT_EQ(draw.crop_side, 212);
     ASSERT_GE(draw.crop_top, 0);
     ASSERT_LE(draw.crop_top, 12);
@@ -160,7 +160,7 @@ TEST(Augment, DrawsCoverTheirRanges) {
 TEST(Augment, WristCamerasKeepTheirGeometry) {
   for (std::uint64_t i = 0; i < 50; ++i) {
     Random random({i});
-    const Augmentation draw = draw_augmentation(224, /*is_wrist=*/true, random);
+    const ImageAugmentation draw = draw_augmentation(224, /*is_wrist=*/true, random);
     EXPECT_EQ(draw.crop_side, 224);
     EXPECT_EQ(draw.degrees, 0.0);
   }

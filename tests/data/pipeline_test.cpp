@@ -116,6 +116,18 @@ TEST(SamplePipeline, TakesAllCamerasWhereTheSpecNamesNone) {
   expect_tensor_near(observation.images_bcyx[0][0], grey(FakeEpisodes::pixel(0, 1, 1)), 1e-6);
 }
 
+TEST(SamplePipeline, TakesAlohasLowCameraOnlyWhereItIsNamed) {
+  const Dataset dataset = fake_dataset({{.cameras = {"base_0_rgb", "cam_low"}}});
+  const auto cameras = [&](PolicySpec spec) {
+    return SamplePipeline(dataset, std::move(spec), identity_stats(), tokenizer(), kVocab).spec().image_keys;
+  };
+  PolicySpec spec = fake_spec();
+  spec.image_keys.clear();
+  EXPECT_EQ(cameras(spec), std::vector<std::string>{"base_0_rgb"});
+  spec.image_keys = {"base_0_rgb", "cam_low"};
+  EXPECT_EQ(cameras(spec), spec.image_keys);
+}
+
 TEST(SamplePipeline, AugmentsBySeedAndPosition) {
   const Dataset dataset = fake_dataset();
   const SamplePipeline pipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab);

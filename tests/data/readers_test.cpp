@@ -209,7 +209,7 @@ TEST(Aloha, RawFramesAndCanonicalCameras) {
   write_aloha(dir / "episode_0.hdf5");
   const auto file = open_aloha(dir / "episode_0.hdf5");
   EXPECT_EQ(file->camera_names(),
-            (std::vector<std::string>{"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"}));
+            (std::vector<std::string>{"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb", "cam_low"}));
   ASSERT_EQ(file->episodes().size(), 1u);
   EXPECT_EQ(file->episodes()[0].name, "episode_0");
   EXPECT_EQ(file->episodes()[0].prompt, "fold the towel");

@@ -79,7 +79,7 @@ class TrainingFixture {
                                              "student.architecture.vision.depth=1",
                                              "student.architecture.vision.width=32",
                                              "student.architecture.vision.mlp=32",
-                                             "student.architecture.vision.heads=2",
+                                             "student.architecture.vision.heads=16",
                                              "student.architecture.vision.patch=8",
                                              "student.architecture.vision.image_size=16",
                                              "student.architecture.backbone.depth=4",

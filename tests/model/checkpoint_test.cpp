@@ -84,6 +84,29 @@ TEST(Checkpoint, TakesTheHorizonAndTheDefaultsOfPi0FromOpenpi) {
   expect_error<CorruptError>([&] { read_checkpoint_info(dir.path()); }, "config.json", "action_horizon");
 }
 
+TEST(Checkpoint, TakesTheRobotFromTheAssetId) {
+  const TempDir dir;
+  write_weights_file(dir.path(), random_weights(small_config(PolicyKind::kPi0)));
+  const auto robot = [&dir](const std::string& asset_id, const NormStats& stats) {
+    std::filesystem::remove_all(dir / "assets");
+    write_text(dir / "assets" / asset_id / "norm_stats.json", norm_stats_json(stats));
+    return read_checkpoint_info(dir.path()).spec.robot;
+  };
+  const RobotSpec simulated = robot("lerobot/aloha_sim_transfer_cube_human", small_stats(14, 14));
+  EXPECT_EQ(simulated.kind, RobotKind::kAloha);
+  EXPECT_TRUE(simulated.delta_mask.empty()) << "openpi's pi0_aloha_sim has absolute actions";
+  EXPECT_EQ(robot("me/my_aloha_towel", small_stats(14, 14)).delta_mask, make_bool_mask({6, -1, 6, -1}));
+  EXPECT_EQ(robot("me/aloha_one_arm", small_stats(7, 7)).kind, RobotKind::kJoints);
+
+  NormStats padded = small_stats(7, 6);
+  for (FeatureStats* feature : {&padded.state, &padded.actions})
+    for (auto* values : {&feature->mean, &feature->std, &feature->q01, &feature->q99}) values->resize(32);
+  const RobotSpec unknown = robot("me/arm", padded);
+  EXPECT_EQ(unknown.kind, RobotKind::kJoints);
+  EXPECT_EQ(unknown.state_dim, 7) << "zeros are padding";
+  EXPECT_EQ(unknown.action_dim, 6);
+}
+
 TEST(Checkpoint, ReadsEveryDtypeAndTheModelPrefix) {
   const TempDir dir;
   NamedTensors weights = random_weights(small_config());

@@ -60,7 +60,8 @@ TEST(Cost, BoundsOnKnownDevices) {
   EXPECT_NEAR(bound("NVIDIA H100 80GB HBM3", PolicyKind::kPi0, 48, 50), 1.73, 0.08);
   EXPECT_NEAR(bound("NVIDIA H100 80GB HBM3", PolicyKind::kPi05, 200, 10), 1.89, 0.08);
   EXPECT_NEAR(bound("NVIDIA H200", PolicyKind::kPi0, 48, 50), 1.54, 0.08);
-  EXPECT_FALSE(device_peak("AMD EPYC").has_value());
+  for (const char* other : {"AMD EPYC", "NVIDIA GH200 480GB", "NVIDIA H100 PCIe", "NVIDIA H100 NVL"})
+    EXPECT_FALSE(device_peak(other).has_value()) << other;
 }
 
 }  // namespace

@@ -28,6 +28,9 @@ class Export : public ::testing::TestWithParam<PolicyKind> {
     contents_.spec.max_token_len = 48;
     contents_.stats = small_stats();
     weights_ = random_weights(contents_.config);
+    write_own();
+  }
+  void write_own() {
     NamedTensors live = weights_;
     live.erase(kDeadHeadName);
     live[kEmbedName] = live.at(kHeadName);
@@ -136,11 +139,29 @@ TEST(ExportStats, KeepTheNormalisedValuesAcrossConventions) {
             << from.name << " to " << to.name;
 }
 
+TEST(ExportStats, RefuseWhatTheirModeLacks) {
+  const FeatureStats stats{{0.3}, {0.02}, {}, {}};
+  expect_error<CorruptError>(
+      [&] { checkpoint::convert_stats(stats, NormMode::kQuantile, NormMode::kLeRobotMeanStd); },
+      "q01 and q99");
+}
+
+TEST_P(Export, RefusesHeadsThatTheTargetWouldNotKnow) {
+  contents_.config.vision.heads = 4;
+  write_own();
+  for (const CheckpointFormat format : {CheckpointFormat::kOpenpi, CheckpointFormat::kLeRobot})
+    expect_error<UsageError>([&] { export_checkpoint(dir_ / "own", format, dir_ / "out"); },
+                             "8 attention heads and 4", "16");
+}
+
 TEST(ExportCameras, HaveLeRobotsNamesAndComeBack) {
-  for (const RobotKind robot : {RobotKind::kLibero, RobotKind::kAloha, RobotKind::kJoints})
+  PolicySpec spec;
+  for (const RobotKind robot : {RobotKind::kAloha, RobotKind::kJoints, RobotKind::kLibero}) {
+    spec.robot.kind = robot;
     for (const char* camera : {"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb", "my_camera"})
-      EXPECT_EQ(checkpoint::camera_of_lerobot(checkpoint::lerobot_camera(robot, camera)), camera);
-  EXPECT_EQ(checkpoint::lerobot_camera(RobotKind::kLibero, "base_0_rgb"), "observation.images.image");
+      EXPECT_EQ(checkpoint::camera_of_lerobot(checkpoint::lerobot_camera(spec, camera)), camera);
+  }
+  EXPECT_EQ(checkpoint::lerobot_camera(spec, "base_0_rgb"), "observation.images.image");
 }
 
 }  // namespace

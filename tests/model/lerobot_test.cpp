@@ -63,6 +63,27 @@ TEST_F(LeRobotFolder, IsRead) {
   EXPECT_EQ(info.stats->actions.mean[0], 42);
 }
 
+TEST_F(LeRobotFolder, KeepsItsCameraNamesThroughOurFormat) {
+  Json& inputs = config_["input_features"];
+  for (const char* name : {"observation.images.image", "observation.images.image2"}) inputs.erase(name);
+  const Json image = {{"type", "VISUAL"}, {"shape", {3, 28, 28}}};
+  for (const char* name : {"top", "wrist_image", "side"}) inputs[str("observation.images.", name)] = image;
+  write_text(dir_ / "config.json", config_.dump());
+  EXPECT_EQ(read().spec.image_keys, (std::vector<std::string>{"base_0_rgb", "left_wrist_0_rgb", "side"}));
+  const TempDir out;
+  const CheckpointInfo info = read();
+  CheckpointContents contents;
+  contents.config = info.config;
+  contents.spec = info.spec;
+  contents.stats = info.stats;
+  std::filesystem::create_directories(out / "own");
+  write_checkpoint_files(out / "own", contents, load_policy(info)->named_tensors(), torch::kFloat32);
+  export_checkpoint(out / "own", CheckpointFormat::kLeRobot, out / "lerobot");
+  const Json exported = read_json(out / "lerobot/config.json").at("input_features");
+  for (const char* name : {"top", "wrist_image", "side"})
+    EXPECT_TRUE(exported.contains(str("observation.images.", name))) << exported;
+}
+
 TEST_F(LeRobotFolder, KeepsTheMeaningOfEveryNormalisationMode) {
   write_processors("MEAN_STD", "MEAN_STD");
   EXPECT_EQ(read().spec.norm_mode, NormMode::kLeRobotMeanStd);

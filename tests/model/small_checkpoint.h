@@ -5,6 +5,7 @@
 #include <string>
 
 #include "shallowpi/base/json.h"
+#include "shallowpi/base/norm_stats.h"
 #include "shallowpi/base/safetensors.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/model/config.h"

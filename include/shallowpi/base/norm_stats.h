@@ -12,10 +12,12 @@ struct FeatureStats {
   std::vector<double> mean, std;  ///< population standard deviation
   std::vector<double> q01, q99;   ///< empty where the file has null
   std::size_t width() const { return mean.size(); }
+  bool operator==(const FeatureStats&) const = default;
 };
 
 struct NormStats {
   FeatureStats state, actions;
+  bool operator==(const NormStats&) const = default;
 };
 
 /// Reads {"norm_stats": {"state": {...}, "actions": {...}}}. Throws CorruptError naming the file and key for

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,11 @@ inline constexpr auto kEnumNames<PromptMode> = std::to_array<EnumName<PromptMode
     {PromptMode::kPi05NoState, "pi05_no_state"},
 });
 
+/// Does the prompt hold the robot's state (and so differ from step to step)?
+constexpr bool prompt_reads_state(PromptMode mode) {
+  return mode == PromptMode::kPi05State || mode == PromptMode::kPi05StatePadded32;
+}
+
 /// How state and actions are normalised.
 enum class NormMode {
   kZScore,            ///< openpi pi0: (x - mean) / (std + 1e-6), and back with the same epsilon
@@ -40,6 +46,14 @@ inline constexpr auto kEnumNames<NormMode> = std::to_array<EnumName<NormMode>>({
     {NormMode::kLeRobotMeanStd, "lerobot_mean_std"},
     {NormMode::kLeRobotQuantiles, "lerobot_quantiles"},
 });
+
+constexpr bool uses_quantiles(NormMode mode) {
+  return mode == NormMode::kQuantile || mode == NormMode::kLeRobotQuantiles;
+}
+/// What is added to a width before dividing by it.
+constexpr double norm_epsilon(NormMode mode) {
+  return mode == NormMode::kZScore || mode == NormMode::kQuantile ? 1e-6 : 1e-8;
+}
 
 /// How images are brought to the policy's size; both keep the aspect ratio and pad with black.
 enum class ResizeMode {
@@ -85,6 +99,8 @@ struct PolicySpec {
   std::int64_t image_size = 224;        ///< side of the square that the vision tower expects
   std::int64_t action_width = 32;       ///< state and actions in the network: the robot's, padded with zeros
   std::vector<std::string> image_keys;  ///< cameras, in the order of the prefix
+  std::map<std::string, std::string>
+      lerobot_cameras;  ///< LeRobot's feature of a camera, where it is not the usual one
   PromptMode prompt_mode = PromptMode::kPi05State;
   std::int64_t max_token_len = 200;
   NormMode norm_mode = NormMode::kQuantile;

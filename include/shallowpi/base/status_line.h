@@ -13,6 +13,8 @@ class StatusLine {
   StatusLine(const StatusLine&) = delete;
   StatusLine& operator=(const StatusLine&) = delete;
   void show(const std::string& text);
+  /// Is stderr a terminal, and the line not quiet?
+  bool shows() const { return show_; }
 
  private:
   bool show_;

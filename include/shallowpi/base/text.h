@@ -32,6 +32,8 @@ std::string join(const Range& items, std::string_view separator) {
 
 std::vector<std::string> split(std::string_view text, char separator);
 std::string_view trim(std::string_view text);
+/// Has it an ASCII control character?
+bool has_control_character(std::string_view text);
 
 /// `text` between double quotes for a message, safe for terminals and logs whatever it holds: control
 /// characters and bytes beyond ASCII that are not UTF-8 appear as \xNN, and what is longer than 100 bytes is

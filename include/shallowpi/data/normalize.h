@@ -16,8 +16,11 @@ void normalize(const FeatureStats& stats, NormMode mode, std::vector<float>& val
 void unnormalize(const FeatureStats& stats, NormMode mode, std::vector<float>& values);
 
 /// Throws UsageError where the statistics lack what `mode` needs, have another width than the data (32, as
-/// old openpi files are padded, will do), or no range in one of the first `width` dims.
+/// old openpi files are padded, will do), or a reversed range in one of the first `width` dims.
 void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, std::string_view what);
+/// For training: throws UsageError where one of the first `width` dims has no range at all. A policy that was
+/// trained so runs (openpi's do): such an action is always its mean.
+void check_ranges(const FeatureStats& stats, NormMode mode, std::size_t width, std::string_view what);
 /// Sentences on dimensions that are nearly constant (normalised values would explode); empty where all is
 /// well.
 std::vector<std::string> stats_warnings(const NormStats& stats, NormMode mode);

@@ -9,8 +9,7 @@ namespace shallowpi {
 
 struct LiberoOptions {
   /// Raw LIBERO files store obs[j] *after* actions[j], so obs[j] is paired with actions[j + 1]; regenerated
-  /// ones
-  /// ("aligned") store it before.
+  /// ones ("aligned") store it before. A file that looks regenerated is warned of.
   bool raw_alignment = true;
   /// Drop pairs whose first six action values have a norm below 1e-4 and whose gripper command equals the
   /// last kept one.
@@ -26,7 +25,7 @@ std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path,
 
 /// One episode per file: /action [T, 1..32], /observations/qpos [T, 1..32], /observations/images/<camera>;
 /// frames raw [T, H, W, 3], or JPEG as [T, N] or byte strings [T]. cam_high and top become base_0_rgb,
-/// cam_left_wrist and cam_right_wrist their canonical names; cam_low and depth are ignored, other names stay.
+/// cam_left_wrist and cam_right_wrist their canonical names; depth is ignored, other names stay.
 /// Any robot's joints can be stored this way. The prompt comes from the root's `language_instruction` or
 /// `task` attribute, else is empty.
 std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path);

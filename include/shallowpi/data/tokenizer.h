@@ -37,11 +37,6 @@ class Tokenizer {
 std::filesystem::path find_tokenizer(const std::string& explicit_path,
                                      const std::filesystem::path& checkpoint_path);
 
-/// Does the prompt contain the robot's state (and so differ from step to step)?
-inline bool prompt_reads_state(PromptMode mode) {
-  return mode == PromptMode::kPi05State || mode == PromptMode::kPi05StatePadded32;
-}
-
 /// Prompt ids, bos first, at most spec.max_token_len (cut on the right, `truncated` set). `state` is the
 /// normalised, unpadded policy state (read by the pi05_state modes).
 std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const PolicySpec& spec,

@@ -36,9 +36,12 @@ struct CheckpointInfo {
 CheckpointInfo read_checkpoint_info(const std::filesystem::path& folder,
                                     std::optional<std::int64_t> horizon = {});
 
+/// "FOLDER does not say how many action steps a chunk has (what most policies have)": the beginning of the
+/// messages where horizon_known is false.
+std::string unknown_horizon(const CheckpointInfo& info);
+
 /// Tensor names of a file mapped to openpi's: an optional leading `model.` is stripped and the tied twin
-/// resolved
-/// (`embed_tokens` preferred over `lm_head`).
+/// resolved (`embed_tokens` preferred over `lm_head`).
 std::map<std::string, std::string> canonical_names(const SafetensorsFolder& file);
 
 /// Loads the policy: all tensors are compared with expected_tensors() first, and every missing, unexpected
@@ -54,6 +57,12 @@ Policy load_student(const CheckpointInfo& teacher, const std::vector<std::int64_
 
 /// SHA-256 over the names, shapes and bytes of the live tensors in the folder's files: identifies a teacher.
 std::string weights_fingerprint(const CheckpointInfo& checkpoint);
+
+/// 16 hex digits that identify a folder's policy, in a second whatever its size. They change with every file
+/// that is added, removed, renamed, resized or (up to 1 MiB) edited, and with every training of the weights:
+/// of a larger tensor or other file the first, middle and last 64 KiB count. Throws CorruptError for a
+/// .safetensors file that is none.
+std::string folder_fingerprint(const std::filesystem::path& folder);
 
 /// What goes into a folder of ours beside the weights.
 struct CheckpointContents {

@@ -5,8 +5,8 @@
 // predicts v = noise - actions. The paper's tau is 1 - t and its velocity is -v.
 //
 // Vision-language tokens never attend to action tokens, so training and inference are the same two calls:
-//   PrefixCache cache = policy->encode(observation);            // vision tower + backbone -> K, V of every
-//   layer Tensor v_bhd = policy->velocity(cache, state, x_t, t);      // the expert against that cache
+//   PrefixCache cache = policy->encode(observation);            // vision tower, backbone -> K, V per layer
+//   Tensor v_bhd = policy->velocity(cache, state, x_t, t);      // the expert against that cache
 //
 // Shape suffixes: see shallowpi/base/observation.h.
 #pragma once

@@ -1,0 +1,56 @@
+// What tells one checkpoint folder from another without reading all of it.
+#include <algorithm>
+#include <fstream>
+
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/model/checkpoint.h"
+
+namespace shallowpi {
+namespace fs = std::filesystem;
+namespace {
+
+/// The bytes from `begin` to `end` that count: all up to 1 MiB, else the first, middle and last 64 KiB.
+std::string sample(std::ifstream& file, std::uint64_t begin, std::uint64_t end) {
+  constexpr std::uint64_t kWhole = 1u << 20, kBlock = 1u << 16;
+  const auto read = [&](std::uint64_t at, std::uint64_t size) {
+    std::string bytes(size, '\0');
+    file.seekg(static_cast<std::streamoff>(at));
+    file.read(bytes.data(), static_cast<std::streamsize>(size));
+    return bytes;
+  };
+  if (end - begin <= kWhole) return read(begin, end - begin);
+  return read(begin, kBlock) + read(begin + (end - begin) / 2, kBlock) + read(end - kBlock, kBlock);
+}
+
+std::string sampled_hash(const fs::path& path) {
+  const std::uint64_t size = fs::file_size(path);
+  std::ifstream file(path, std::ios::binary);
+  std::uint64_t data_start = size;
+  std::string hashes;
+  if (path.extension() == ".safetensors") {
+    const SafetensorsFile weights(path);  // whose data ends where the file does
+    for (const auto& [name, tensor] : weights.tensors()) data_start = std::min(data_start, size - tensor.end);
+    for (const auto& [name, tensor] : weights.tensors())
+      hashes += sha256(sample(file, data_start + tensor.begin, data_start + tensor.end));
+  }
+  hashes += sha256(sample(file, 0, data_start));
+  if (!file) throw IoError(str(path.string(), ": cannot be read"));
+  return sha256(hashes);
+}
+
+}  // namespace
+
+std::string folder_fingerprint(const fs::path& folder) {
+  std::vector<std::string> lines;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (!entry.is_regular_file() || entry.path().filename() == ".lock") continue;
+    lines.push_back(str(entry.path().lexically_relative(folder).string(), " ", entry.file_size(), " ",
+                        sampled_hash(entry.path())));
+  }
+  std::sort(lines.begin(), lines.end());
+  return sha256(join(lines, "\n")).substr(0, 16);
+}
+
+}  // namespace shallowpi
