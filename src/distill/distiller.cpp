@@ -71,6 +71,8 @@ Distiller::Distiller(Policy student, Policy teacher, const LossConfig& config,
   if (teacher_.is_empty()) return;
   student_layer_ = placed_layer(config.attn_placement, student_->config().depth());
   teacher_layer_ = kept_layers.at(static_cast<std::size_t>(student_layer_));
+  shares_layout_ = student_->config().vision.tokens() == teacher_->config().vision.tokens() &&
+                   student_->config().vocab == teacher_->config().vocab;
   const GemmaConfig& ours = student_->config().backbone;
   const GemmaConfig& theirs = teacher_->config().backbone;
   if (config.attn > 0 && (ours.heads != theirs.heads || ours.head_dim != theirs.head_dim))
@@ -93,25 +95,29 @@ void Distiller::share_tower() {
 }
 
 Distiller::Pass Distiller::run(Policy& policy, const TrainingBatch& batch, const FlowDraw& draw,
-                               std::int64_t layer, const torch::Tensor& image_tokens) {
+                               std::int64_t layer, const PrefixLayout& layout,
+                               const torch::Tensor& image_tokens) {
   Pass pass;
   pass.tap.layer = layer;
   pass.tap.backbone_queries = config_.attn_queries == AttentionQueries::kAll;
   AttentionTap* tap = config_.attn > 0 && !teacher_.is_empty() ? &pass.tap : nullptr;
-  const PrefixCache cache = policy->encode(batch.observation, tap, image_tokens);
+  const PrefixCache cache = policy->encode(batch.observation, layout, tap, image_tokens);
   pass.velocity_bhd = policy->velocity(cache, batch.observation.state_bd, draw.x_t, draw.t, tap);
   return pass;
 }
 
 LossTerms Distiller::losses(const TrainingBatch& batch, const FlowDraw& draw) {
+  // Made on the host, for which a GPU must come to rest: once, before there is work for it.
+  const PrefixLayout layout = student_->layout(batch.observation);
   torch::Tensor image_tokens;
   Pass teacher;
   if (!teacher_.is_empty()) {
     torch::NoGradGuard no_grad;
     if (shares_tower_) image_tokens = student_->embed_images(batch.observation);
-    teacher = run(teacher_, batch, draw, teacher_layer_, image_tokens);
+    teacher = run(teacher_, batch, draw, teacher_layer_,
+                  shares_layout_ ? layout : teacher_->layout(batch.observation), image_tokens);
   }
-  const Pass student = run(student_, batch, draw, student_layer_, image_tokens);
+  const Pass student = run(student_, batch, draw, student_layer_, layout, image_tokens);
   LossTerms terms;
   if (config_.task > 0)  // equation 1: the demonstration's velocity
     terms.push_back({"task", config_.task, velocity_loss(student.velocity_bhd, draw.target, loss_dims_)});

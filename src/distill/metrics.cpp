@@ -1,5 +1,7 @@
 #include "shallowpi/distill/metrics.h"
 
+#include <cmath>
+
 #include "shallowpi/base/json.h"
 
 namespace shallowpi {
@@ -9,9 +11,8 @@ std::string json_line(std::int64_t step, const Scalars& values) {
   Json line{{"step", step}};
   for (const auto& [name, value] : values) {
     // Counts are written as such, not as "3.0".
-    const auto whole = static_cast<std::int64_t>(value);
-    if (std::abs(value) < 1e15 && static_cast<double>(whole) == value) {
-      line[name] = whole;
+    if (std::abs(value) < 1e15 && std::trunc(value) == value) {
+      line[name] = static_cast<std::int64_t>(value);
     } else {
       line[name] = value;
     }

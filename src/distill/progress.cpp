@@ -1,9 +1,6 @@
 #include "shallowpi/distill/progress.h"
 
-#include <unistd.h>
-
 #include <iomanip>
-#include <iostream>
 #include <sstream>
 
 #include "shallowpi/base/log.h"
@@ -11,19 +8,13 @@
 
 namespace shallowpi {
 
-Progress::Progress(std::int64_t steps, bool quiet)
-    : steps_(steps), quiet_(quiet), terminal_(isatty(STDERR_FILENO)) {}
-
-Progress::~Progress() {
-  if (terminal_ && !quiet_) std::cerr << "\n";
-}
+Progress::Progress(std::int64_t steps, bool quiet) : steps_(steps), quiet_(quiet), status_(quiet) {}
 
 void Progress::show(std::int64_t step, const Scalars& values, const StepTiming& timing) {
   if (quiet_) return;
   const std::string line = progress_line(step, steps_, values, timing);
-  if (terminal_) {
-    constexpr const char* kEraseLine = "\r\033[K";
-    std::cerr << kEraseLine << progress_bar(step, steps_) << line << std::flush;
+  if (status_.shows()) {
+    status_.show(progress_bar(step, steps_) + line);
   } else {
     log::info(line);
   }

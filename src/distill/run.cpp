@@ -1,7 +1,9 @@
 // run_distill: from a configuration to a finished run folder.
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <iostream>
+#include <numeric>
 #include <utility>
 
 #include "shallowpi/base/error.h"
@@ -21,13 +23,15 @@ struct StartPoint {
   std::int64_t best_step = -1;
 };
 
-void check_same_config(const fs::path& old_config, const ResolvedConfig& resolved, const std::string& whose) {
+// `instead`: what to do where the values shall stay as they are now.
+void check_same_config(const fs::path& old_config, const ResolvedConfig& resolved, const std::string& whose,
+                       const std::string& instead) {
   if (!fs::exists(old_config)) return;
-  const auto differences = config_differences(read_file(old_config), dump_config(resolved));
+  // Loaded, so that keys which the program that wrote it did not have get their defaults.
+  const auto differences = config_differences(load_distill_config(old_config, {}, ConfigUse::kAny), resolved);
   if (!differences.empty())
-    throw UsageError(
-        str(whose, " was made with another configuration; set these back, or choose another output_dir:\n  ",
-            join(differences, "\n  ")));
+    throw UsageError(str(whose, " was made with another configuration; set these back, or ", instead, ":\n  ",
+                         join(differences, "\n  ")));
 }
 
 StartPoint start_point(const fs::path& checkpoint) {
@@ -61,7 +65,7 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
     return {};
   }
   if (has_checkpoints) {
-    check_same_config(run_folder / "config.yaml", resolved, run_folder.string());
+    check_same_config(run_folder / "config.yaml", resolved, run_folder.string(), "choose another output_dir");
     const auto newest = newest_valid_checkpoint(run_folder);
     if (!newest)
       throw CorruptError(
@@ -72,7 +76,9 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
   }
   if (resume == "auto") return {};
   const fs::path given = given_checkpoint(resume);
-  check_same_config(given / "training_state" / "config.yaml", resolved, given.string());
+  check_same_config(
+      given / "training_state" / "config.yaml", resolved, given.string(),
+      str("start from its weights with student.checkpoint=", given.string(), " instead of --resume"));
   return start_point(given);
 }
 
@@ -86,6 +92,17 @@ std::string metrics_until(const fs::path& checkpoint) {
     throw UsageError(str("--resume: ", metrics.string(),
                          " is missing or too short; give a checkpoint within its run folder"));
   return read_file(metrics).substr(0, bytes);
+}
+
+// The best checkpoint is chosen among the steps that are both evaluated and saved; the last step always is.
+void warn_of_a_rare_best(const TrainConfig& train) {
+  const std::int64_t rarer = std::max(train.eval_every, train.save_every);
+  if (!train.keep_best || train.eval_every == 0 || rarer >= train.steps) return;
+  const std::int64_t both = std::lcm(train.eval_every, train.save_every);
+  if (both != rarer)
+    log::warning("train.keep_best chooses among steps that are evaluated and saved, with train.eval_every ",
+                 train.eval_every, " and train.save_every ", train.save_every, " only every ", both,
+                 " steps and the last; make one a multiple of the other");
 }
 
 // Fails before the first step rather than at the first checkpoint.
@@ -107,6 +124,7 @@ void check_disk(const TrainingPlan& plan, const DistillConfig& config) {
 int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const DistillConfig& config = resolved.config;
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
+  warn_of_a_rare_best(config.train);
   if (run.dry_run) {
     choose_start(resolved, run.resume);
     std::cout << plan_text(plan_training(prepare_training(resolved)));
@@ -147,9 +165,8 @@ void run_init_only(const ResolvedConfig& resolved, const fs::path& out) {
   const PolicySpec& policy = resolved.config.policy;
   const auto horizon = resolved.is_set("policy.horizon") ? std::optional(policy.horizon) : std::nullopt;
   CheckpointInfo teacher = read_checkpoint_info(resolved.config.teacher.checkpoint, horizon);
-  if (!teacher.horizon_known && !horizon)
-    log::warning(teacher.folder.string(),
-                 " does not say how many action steps a chunk has; the student gets ", teacher.spec.horizon,
+  if (!teacher.horizon_known)
+    log::warning(unknown_horizon(teacher), "; the student gets ", teacher.spec.horizon,
                  ": set policy.horizon if that is wrong");
   teacher.spec = student_spec(resolved, teacher.spec, teacher.config);
   const DataConfig& data = resolved.config.data;

@@ -1,13 +1,12 @@
 #include "shallowpi/distill/run_folder.h"
 
 #include <unistd.h>
-#include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <charconv>
 #include <iomanip>
-#include <map>
 
+#include "config_table.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
@@ -34,35 +33,30 @@ std::optional<std::int64_t> parse_step(std::string_view name) {
   return step;
 }
 
-// {a: {b: 1}} as {"a.b": "1"}; a list is one value.
-void flatten(const YAML::Node& node, const std::string& key, std::map<std::string, std::string>& out) {
-  if (node.IsMap()) {
-    for (const auto& entry : node)
-      flatten(entry.second, key.empty() ? entry.first.Scalar() : str(key, ".", entry.first.Scalar()), out);
-  } else if (node.IsScalar()) {
-    out[key] = node.Scalar();
-  } else {
-    YAML::Emitter text;
-    text << YAML::Flow << node;
-    out[key] = text.c_str();
-  }
+// All names of a file become the same text. A pattern, or what does not exist, keeps its parts from the first
+// that is not there on.
+void settle_path(std::string& path) {
+  if (path.empty()) return;
+  std::error_code unreadable;
+  const fs::path settled = fs::weakly_canonical(fs::absolute(path), unreadable);
+  if (!unreadable) path = settled.string();
+}
+
+void settle_paths(DistillConfig& config) {
+  settle_path(config.teacher.checkpoint);
+  settle_path(config.student.checkpoint);
+  for (DataFile& file : config.data.files) settle_path(file.path);
+  if (config.data.norm_stats != kComputeStats) settle_path(config.data.norm_stats);
+  settle_path(config.data.tokenizer);
 }
 
 bool may_change(const std::string& key) {
-  static const std::set<std::string> kKeys = {"output_dir",
-                                              "threads",
-                                              "device",
-                                              "data.workers",
-                                              "data.prefetch",
-                                              "train.steps",
-                                              "train.log_every",
-                                              "train.eval_every",
-                                              "train.save_every",
-                                              "train.keep_last",
-                                              "train.keep_every",
-                                              "train.keep_best",
-                                              "train.max_skipped",
-                                              "train.activation_checkpointing"};
+  static const std::set<std::string> kKeys = {
+      "output_dir",       "threads",           "device",
+      "data.workers",     "data.prefetch",     "train.steps",
+      "train.log_every",  "train.trace_step",  "train.eval_every",
+      "train.save_every", "train.keep_last",   "train.keep_every",
+      "train.keep_best",  "train.max_skipped", "train.activation_checkpointing"};
   return kKeys.count(key) != 0;
 }
 
@@ -93,21 +87,21 @@ std::optional<RunCheckpoint> newest_valid_checkpoint(const fs::path& run_folder)
   return std::nullopt;
 }
 
-std::vector<std::string> config_differences(const std::string& old_yaml, const std::string& new_yaml) {
-  std::map<std::string, std::string> before, after;
-  flatten(YAML::Load(old_yaml), "", before);
-  flatten(YAML::Load(new_yaml), "", after);
-  std::set<std::string> keys;
-  for (const auto& [key, value] : before) keys.insert(key);
-  for (const auto& [key, value] : after) keys.insert(key);
-  const auto value_of = [](const std::map<std::string, std::string>& values, const std::string& key) {
-    const auto found = values.find(key);
-    return found == values.end() ? std::string("(unset)") : found->second;
+std::vector<std::string> config_differences(const ResolvedConfig& before, const ResolvedConfig& after) {
+  DistillConfig old_values = before.config, new_values = after.config;
+  settle_paths(old_values);
+  settle_paths(new_values);
+  const ConfigTable old_table = distill_table(old_values), new_table = distill_table(new_values);
+  const auto value_of = [](const ResolvedConfig& resolved, const ConfigField& field) {
+    return field.inherited && !resolved.is_set(field.key) ? "(unset)" : field.write();
   };
   std::vector<std::string> differences;
-  for (const std::string& key : keys)
-    if (!may_change(key) && value_of(before, key) != value_of(after, key))
-      differences.push_back(str(key, ": ", value_of(before, key), " -> ", value_of(after, key)));
+  for (const std::string& key : new_table.keys()) {
+    if (may_change(key)) continue;
+    const std::string was = value_of(before, *old_table.find(key));
+    const std::string is = value_of(after, *new_table.find(key));
+    if (was != is) differences.push_back(str(key, ": ", was, " -> ", is));
+  }
   return differences;
 }
 

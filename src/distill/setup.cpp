@@ -40,8 +40,7 @@ CheckpointInfo read_info(const std::string& folder, const ResolvedConfig& resolv
   std::optional<std::int64_t> horizon;
   if (resolved.is_set("policy.horizon")) horizon = resolved.config.policy.horizon;
   CheckpointInfo info = read_checkpoint_info(folder, horizon);
-  if (!info.horizon_known && !horizon)
-    throw UsageError(str(folder, " does not say how many action steps a chunk has; set policy.horizon"));
+  if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": set policy.horizon"));
   return info;
 }
 

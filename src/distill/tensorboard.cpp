@@ -88,9 +88,10 @@ std::string tfrecord(std::string_view bytes) {
 EventWriter::EventWriter(const std::filesystem::path& folder, std::int64_t first_step)
     : file_(new_event_file(folder, first_step)) {
   write(event(0, bytes_field(3, "brain.Event:2")));
-  // A session that starts at a step makes TensorBoard drop the older files' events from that step on.
+  // A session that starts at a step makes TensorBoard drop the older files' events from that step on. Also at
+  // the first: a run that was killed before its first checkpoint starts anew.
   constexpr int kSessionStart = 1;
-  if (first_step > 0) write(event(first_step + 1, bytes_field(7, varint_field(1, kSessionStart))));
+  write(event(first_step + 1, bytes_field(7, varint_field(1, kSessionStart))));
 }
 
 void EventWriter::add_scalars(std::int64_t step, const std::vector<std::pair<std::string, double>>& scalars) {

@@ -52,7 +52,6 @@ Trainer::Trainer(TrainingSetup setup, TrainingModels models, RunFolder& folder,
     teacher_fingerprint_ = setup_.start->teacher_fingerprint;
   }
   if (!resume.empty()) restore(resume);
-  saved_step_ = state_.step;
   metrics_ = std::make_unique<MetricsLog>(folder_.path(), state_.step, state_.metrics_bytes);
   LoaderOptions options;
   options.batch_size = config_.train.batch_size;
@@ -127,7 +126,9 @@ void Trainer::apply(const StepResult& result) {
     log::warning("step ", state_.step + 1, " skipped: ",
                  verdict == StepVerdict::kNonFinite ? "a value is not finite" : "the gradient is an outlier",
                  " (loss ", loss, ", gradient norm ", result.gradient_norm, ")");
-    if (state_.guard.in_a_row >= config_.train.max_skipped) give_up(result, verdict);
+    // A run too short for that many skipped steps must not end as if it had trained.
+    const bool learned_nothing = state_.updates == 0 && state_.step + 1 == config_.train.steps;
+    if (state_.guard.in_a_row >= config_.train.max_skipped || learned_nothing) give_up(result, verdict);
     return;
   }
   torch::NoGradGuard no_grad;
@@ -144,15 +145,19 @@ void Trainer::apply(const StepResult& result) {
 
 void Trainer::give_up(const StepResult& result, StepVerdict verdict) {
   writer_.wait();
-  const auto last = run_checkpoints(folder_.path());
-  throw DivergedError(str(
-      "training diverged at step ", state_.step + 1, ": ", state_.guard.in_a_row,
-      " steps in a row were skipped (",
-      verdict == StepVerdict::kNonFinite ? "loss or gradient not finite" : "gradient outliers",
-      "; last loss ", result.losses.front().second, ", gradient norm ", result.gradient_norm,
-      "). The last batch was ", describe_batch(setup_, state_.step), ". ",
-      last.empty() ? "No checkpoint was saved yet" : "The last checkpoint is " + last.back().folder.string(),
-      "; look at this data, or lower optimizer.peak_lr"));
+  const auto saved = run_checkpoints(folder_.path());
+  // A folder with checkpoints goes on with the configuration that they were made with.
+  const std::string where =
+      saved.empty() ? " (no checkpoint was saved yet)"
+                    : str(" in a new output_dir, where student.checkpoint=", saved.back().folder.string(),
+                          " (instead of student.architecture) starts from the last checkpoint");
+  throw DivergedError(
+      str("training diverged at step ", state_.step + 1, ": ", state_.guard.in_a_row,
+          " steps in a row were skipped (",
+          verdict == StepVerdict::kNonFinite ? "loss or gradient not finite" : "gradient outliers",
+          "; last loss ", result.losses.front().second, ", gradient norm ", result.gradient_norm,
+          "). The last batch was ", describe_batch(setup_, state_.step),
+          ". Look at this data, or lower optimizer.peak_lr", where));
 }
 
 bool Trainer::is_due(std::int64_t every) const {
@@ -182,7 +187,7 @@ StepTiming Trainer::take_timing() {
   timing.wait_share = (loader_->wait_seconds() - timed_wait_) / seconds;
   timing.seconds_left =
       static_cast<double>(config_.train.steps - state_.step) * seconds / std::max(1.0, steps);
-  timing.memory_bytes = resident_bytes();
+  timing.memory_bytes = peak_memory(setup_.device);
   timed_from_ = now;
   timed_from_step_ = state_.step;
   timed_wait_ = loader_->wait_seconds();
@@ -247,13 +252,14 @@ void Trainer::save() {
   std::map<std::string, torch::Tensor> copies;
   for (const auto& [name, flat] : training_vectors())
     copies[name] = flat.to(torch::kCPU, flat.scalar_type(), false, true);
-  writer_.start([this, copies, state = state_] {
-    NamedTensors weights = parameters_.named(copies.at(ema_.defined() ? "ema" : "master"));
-    weights.merge(student_->named_tensors(/*with_dead=*/true));  // frozen and dead ones do not change
+  // By name already here: an evaluation meanwhile gives the parameters other memory.
+  NamedTensors weights = parameters_.named(copies.at(ema_.defined() ? "ema" : "master"));
+  weights.merge(student_->named_tensors(/*with_dead=*/true));  // frozen and dead ones do not change
+  writer_.start([this, weights = std::move(weights), tensors = by_name(copies), state = state_] {
     folder_.publish(state.step, state.best_step, config_.train, [&](const std::filesystem::path& folder) {
       write_checkpoint_files(folder, contents(), weights, torch::kBFloat16, setup_.origin());
       std::filesystem::create_directory(folder / "training_state");
-      write_training_state(folder / "training_state", state, dump_config(setup_.resolved), by_name(copies));
+      write_training_state(folder / "training_state", state, dump_config(setup_.resolved), tensors);
     });
   });
 }
@@ -294,6 +300,10 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
   read_training_tensors(folder, by_name(training_vectors()));
   parameters_.use(parameters_.master());
   optimizer_.updates = state_.updates;
+  std::error_code missing;  // another run's checkpoint is not in this folder
+  const bool is_own = std::filesystem::equivalent(
+      checkpoint, RunFolder::checkpoint_path(folder_.path(), state_.step), missing);
+  saved_step_ = is_own ? state_.step : -1;
   log::info("going on from ", checkpoint.string(), " after ", state_.step, " steps");
 }
 

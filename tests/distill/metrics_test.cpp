@@ -1,5 +1,7 @@
 #include "shallowpi/distill/metrics.h"
 
+#include <cmath>
+
 #include "shallowpi/base/memory.h"
 #include "shallowpi/distill/progress.h"
 #include "test_util.h"
@@ -36,6 +38,14 @@ TEST(MetricsLog, WritesOneLinePerStepAndCutsWhatCameAfterACheckpoint) {
             "{\"step\":1,\"loss\":0.1,\"skipped\":0}\n{\"step\":2,\"loss\":0.5}\n");
 }
 
+TEST(MetricsLog, WritesNullForWhatIsNotFinite) {
+  TempDir dir;
+  MetricsLog log(dir.path(), 0, 0);
+  log.write(1, {{"nan", std::nan("")}, {"inf", INFINITY}, {"large", 1e300}, {"count", -3}});
+  EXPECT_EQ(read_file(dir / "metrics.jsonl"),
+            "{\"step\":1,\"nan\":null,\"inf\":null,\"large\":1e+300,\"count\":-3}\n");
+}
+
 TEST(MetricsLog, RefusesALogThatIsShorterThanItsCheckpointSays) {
   TempDir dir;
   testing::expect_error<CorruptError>([&] { MetricsLog(dir.path(), 5, 1000); }, "metrics.jsonl", "1000");
@@ -52,6 +62,7 @@ TEST(ProgressLine, ShowsEveryTermAndTheTimeLeft) {
   EXPECT_GT(resident_bytes(), std::uint64_t{1} << 20);
   const std::uint64_t resident = resident_bytes();  // before the peak: reading it takes memory
   EXPECT_GE(peak_resident_bytes(), resident);
+  EXPECT_GE(peak_memory(c10::kCPU), resident);
 }
 
 }  // namespace

@@ -156,6 +156,27 @@ TEST(DryRun, RefusesWhatTheRunRefuses) {
   testing::expect_error<UsageError>([&] { dry_run("teacher", {}); }, "made with another configuration");
 }
 
+TEST(DryRun, WarnsWhereFewStepsCanBeTheBest) {
+  const TrainingFixture fixture;
+  const auto shown = [&](std::vector<std::string> more) {
+    more.emplace_back("train.steps=60");
+    ::testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStderr();
+    run_distill(fixture.config("run", more), {.dry_run = true});
+    ::testing::internal::GetCapturedStdout();
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_NE(shown({"train.eval_every=5", "train.save_every=4"}).find("only every 20 steps"),
+            std::string::npos);
+  for (const std::vector<std::string>& fine : std::vector<std::vector<std::string>>{
+           {"train.eval_every=2", "train.save_every=4"},
+           {"train.eval_every=4", "train.save_every=2"},
+           {"train.eval_every=0", "train.save_every=4"},
+           {"train.eval_every=7", "train.save_every=60"},
+           {"train.eval_every=5", "train.save_every=4", "train.keep_best=false"}})
+    EXPECT_EQ(shown(fine).find("keep_best"), std::string::npos) << join(fine, " ");
+}
+
 TEST(DryRun, WritesNothing) {
   const TrainingFixture fixture;
   ::testing::internal::CaptureStdout();

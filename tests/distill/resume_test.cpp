@@ -1,5 +1,6 @@
 // Runs that stop and go on are, byte for byte, those that never stopped.
 #include <csignal>
+#include <regex>
 #include <thread>
 
 #include "training_fixture.h"
@@ -100,6 +101,30 @@ TEST(Resume, TakesTheStateOfAnotherRunsFolder) {
   expect_error<UsageError>([&] { fixture.run("other", {}, (fixture / "nowhere").string()); }, "nowhere");
 }
 
+TEST(Resume, TakesAFinishedRunAsItIs) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("finished", kRun), 0);
+  ASSERT_EQ(fixture.run("new", kRun, (fixture / "finished").string()), 0);
+  EXPECT_NO_THROW(verify_manifest(fixture / "new/last"));
+  for (const char* file : {"last/model.safetensors", "last/training_state/state.json", "metrics.jsonl"})
+    EXPECT_EQ(read_file(fixture / "finished" / file), read_file(fixture / "new" / file)) << file;
+}
+
+TEST(Resume, KeysThatAnOlderProgramDidNotHaveGetTheirDefaults) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run"), 0);
+  const fs::path file = fixture / "run/config.yaml";
+  const std::string old = std::regex_replace(read_file(file), std::regex("\n *outlier_sigma:[^\n]*"), "");
+  ASSERT_NE(old, read_file(file));
+  testing::write_text(file, old);
+  expect_error<UsageError>(
+      [&] {
+        fixture.run("run", {"train.steps=8", "train.outlier_sigma=5"});
+      },
+      "train.outlier_sigma: 0 -> 5");
+  EXPECT_EQ(fixture.run("run", {"train.steps=8"}), 0);
+}
+
 TEST(Resume, RefusesAFolderOfAnotherConfiguration) {
   const TrainingFixture fixture;
   ASSERT_EQ(fixture.run("run"), 0);
@@ -107,7 +132,9 @@ TEST(Resume, RefusesAFolderOfAnotherConfiguration) {
       [&] {
         fixture.run("run", {"seed=2", "optimizer.peak_lr=1e-3"});
       },
-      "seed: 1 -> 2", "optimizer.peak_lr", "output_dir");
+      "seed: 1 -> 2", "optimizer.peak_lr", "choose another output_dir");
+  expect_error<UsageError>([&] { fixture.run("new", {"seed=2"}, (fixture / "run").string()); },
+                           "seed: 1 -> 2", "student.checkpoint=" + (fixture / "run/checkpoints").string());
   expect_error<UsageError>([&] { fixture.run("run", {}, "never"); }, "holds checkpoints");
 }
 

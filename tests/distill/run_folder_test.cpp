@@ -91,16 +91,33 @@ TEST(NewestValidCheckpoint, FallsBackToOneThatVerifies) {
   EXPECT_EQ(newest_valid_checkpoint(run.path())->step, 15);
 }
 
+ResolvedConfig configured(const std::vector<std::string>& settings) {
+  return load_distill_config({}, settings, ConfigUse::kAny);
+}
+
 TEST(ConfigDifferences, AreNamedUnlessTheyMayChange) {
-  const std::string before =
-      "seed: 1\noutput_dir: a\ntrain: {steps: 10, batch_size: 4}\ndata:\n  files: [{path: x}]\n";
-  const std::string after =
-      "seed: 2\noutput_dir: b\ntrain: {steps: 20, batch_size: 4}\ndata:\n  files: [{path: y}]\n";
+  const ResolvedConfig before = configured({"seed=1", "output_dir=a", "train.steps=10", "data.files=x"});
+  const ResolvedConfig after = configured(
+      {"seed=2", "output_dir=b", "train.steps=20", "train.trace_step=5", "data.files=y", "policy.horizon=9"});
   const auto differences = config_differences(before, after);
-  ASSERT_EQ(differences.size(), 2u);
-  EXPECT_NE(differences[0].find("data.files"), std::string::npos);
-  EXPECT_EQ(differences[1], "seed: 1 -> 2");
+  ASSERT_EQ(differences.size(), 3u);
+  EXPECT_EQ(differences[0], "seed: 1 -> 2");
+  EXPECT_EQ(differences[1], "policy.horizon: (unset) -> 9");
+  EXPECT_NE(differences[2].find("data.files"), std::string::npos);
   EXPECT_TRUE(config_differences(before, before).empty());
+}
+
+TEST(ConfigDifferences, KnowAFileByAllItsNames) {
+  TempDir dir;
+  fs::create_directory(dir / "teacher");
+  fs::create_directory_symlink("teacher", dir / "last");
+  const auto named = [](const fs::path& folder, const std::string& teacher) {
+    return configured({"teacher.checkpoint=" + (folder / teacher).string(),
+                       "data.files=[" + (folder / "a*.hdf5").string() + "]", "data.norm_stats=compute"});
+  };
+  const ResolvedConfig absolute = named(dir.path(), "teacher");
+  EXPECT_TRUE(config_differences(absolute, named(fs::relative(dir.path()), "last/")).empty());
+  EXPECT_EQ(config_differences(absolute, named(dir.path(), "other")).size(), 1u);
 }
 
 }  // namespace

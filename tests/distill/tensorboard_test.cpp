@@ -87,9 +87,9 @@ TEST(EventWriter, WritesScalarsThatParseBack) {
   EventWriter writer(dir / "tensorboard", 0);
   writer.add_scalars(300, {{"loss", 0.25}, {"lr", 1e-5}});
   const auto records = read_records(writer.path());
-  ASSERT_EQ(records.size(), 2u);
+  ASSERT_EQ(records.size(), 3u);
   EXPECT_EQ(parse(records[0]).at(3).at(0), "brain.Event:2");
-  const auto event = parse(records[1]);
+  const auto event = parse(records[2]);
   EXPECT_EQ(event.at(2).at(0), "300");
   const auto values = parse(event.at(5).at(0)).at(1);
   ASSERT_EQ(values.size(), 2u);
@@ -103,13 +103,15 @@ TEST(EventWriter, WritesScalarsThatParseBack) {
   EXPECT_NE(writer.path().filename().string().find("events.out.tfevents."), std::string::npos);
 }
 
-TEST(EventWriter, SaysWhereAResumedRunStarts) {
-  TempDir dir;
-  EventWriter writer(dir / "tensorboard", 40);
-  const auto records = read_records(writer.path());
-  ASSERT_EQ(records.size(), 2u);
-  EXPECT_EQ(parse(records[1]).at(2).at(0), "41") << "what was logged at step 40 stays";
-  EXPECT_EQ(parse(parse(records[1]).at(7).at(0)).at(1).at(0), "1");
+TEST(EventWriter, SaysWhereARunStarts) {
+  for (const std::int64_t first_step : {0, 40}) {  // 0: also after a kill before the first checkpoint
+    TempDir dir;
+    EventWriter writer(dir / "tensorboard", first_step);
+    const auto records = read_records(writer.path());
+    ASSERT_EQ(records.size(), 2u);
+    EXPECT_EQ(parse(records[1]).at(2).at(0), str(first_step + 1)) << "what was logged before stays";
+    EXPECT_EQ(parse(parse(records[1]).at(7).at(0)).at(1).at(0), "1");
+  }
 }
 
 }  // namespace

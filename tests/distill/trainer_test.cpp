@@ -1,5 +1,6 @@
 #include "shallowpi/distill/trainer.h"
 
+#include <cmath>
 #include <csignal>
 #include <limits>
 
@@ -102,6 +103,23 @@ TEST(Trainer, SharedTowerChangesNothing) {
   EXPECT_EQ(values[0], values[1]);
 }
 
+TEST(Trainer, ATeacherMayCutImagesIntoOtherPatches) {
+  const TrainingFixture fixture;
+  const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
+  const TrainingSetup setup = prepare_training(fixture.config("a", {teacher, "student.layers=2"}));
+  const TrainingBatch batch =
+      setup.pipeline->make_batch({setup.split.train.begin(), setup.split.train.begin() + 2});
+  PolicyConfig finer = setup.teacher->config;
+  finer.vision.patch /= 2;
+  Policy other(finer);
+  other->initialize(1);
+  LossConfig loss = setup.config().loss;
+  loss.attn = 0;  // which compares attention over the same tokens
+  Distiller distiller(load_models(setup).student, other, loss, setup.kept_layers, 32);
+  const torch::Tensor total = objective(distiller.losses(batch, draw_flow(batch.actions_bhd, 1, 5)));
+  EXPECT_TRUE(std::isfinite(total.item<double>()));
+}
+
 TEST(Trainer, SharesNoTowerThatIsTrainedOrDiffers) {
   const TrainingFixture fixture;
   const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
@@ -185,6 +203,30 @@ TEST(Trainer, SkipsWhatIsNotFiniteAndGivesUp) {
   EXPECT_TRUE(torch::equal(master.view(torch::kInt32), before.view(torch::kInt32)))
       << "unchanged bit for bit";
   EXPECT_EQ(bench.trainer.optimizer().first_moment.abs().sum().item<double>(), 0);
+}
+
+TEST(Trainer, GivesUpWhereEveryStepOfAShortRunIsSkipped) {
+  const TrainingFixture fixture;
+  Bench bench(fixture.config("run", {"train.steps=2"}));
+  torch::Tensor master = bench.trainer.parameters().master();
+  master[0] = std::numeric_limits<float>::quiet_NaN();
+  expect_error<DivergedError>([&] { bench.trainer.run(bench.stop); }, "step 2", "2 steps in a row",
+                              "no checkpoint was saved yet");
+  EXPECT_TRUE(run_checkpoints(fixture / "run").empty());
+}
+
+TEST(Trainer, NamesAWayOnAfterADivergence) {
+  const TrainingFixture fixture;
+  std::vector<std::string> settings = {"teacher.checkpoint=" + fixture.teacher(), "student.layers=2",
+                                       "train.max_skipped=3"};
+  ASSERT_EQ(fixture.run("run", settings), 0);
+  Bench bench(fixture.config("run", settings));
+  torch::Tensor master = bench.trainer.parameters().master();
+  master[0] = std::numeric_limits<float>::quiet_NaN();
+  const std::string start = "student.checkpoint=" + (fixture / "run/checkpoints/step_000006").string();
+  expect_error<DivergedError>([&] { bench.trainer.run(bench.stop); }, "peak_lr in a new output_dir", start);
+  settings.insert(settings.end(), {start, "optimizer.peak_lr=1e-3"});
+  EXPECT_EQ(fixture.run("again", settings), 0);
 }
 
 TEST(Trainer, SavesAndExitsWhenAskedTo) {

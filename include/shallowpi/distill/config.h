@@ -1,5 +1,5 @@
 // The configuration of shallowpi-distill, as plain structs. The table that binds it to YAML, --help and
-// docs/config.md is in src/distill/config.cpp.
+// docs/config.md is in src/distill/config_table.cpp.
 #pragma once
 
 #include <cstdint>

@@ -48,13 +48,13 @@ class Distiller {
     AttentionTap tap;
   };
   Pass run(Policy& policy, const TrainingBatch& batch, const FlowDraw& draw, std::int64_t layer,
-           const torch::Tensor& image_tokens);
+           const PrefixLayout& layout, const torch::Tensor& image_tokens);
 
   Policy student_, teacher_;
   LossConfig config_;
   std::int64_t student_layer_ = 0, teacher_layer_ = 0;  // whose attention is compared
   std::int64_t loss_dims_;
-  bool shares_tower_ = false;
+  bool shares_tower_ = false, shares_layout_ = false;
 };
 
 /// Can the tower be shared: frozen in the student, and equal to the teacher's bit for bit?

@@ -31,9 +31,9 @@ class MetricsLog {
   /// Keeps the first `metrics_bytes` of metrics.jsonl, which an earlier process had written by `first_step`.
   MetricsLog(const std::filesystem::path& run_folder, std::int64_t first_step, std::uint64_t metrics_bytes);
 
-  /// One line {"step": ..., name: value, ...} of metrics.jsonl, and one TensorBoard point per value. No value
-  /// may depend on the clock or the machine: the file of a resumed run is byte for byte that of an
-  /// uninterrupted one.
+  /// One line {"step": ..., name: value, ...} of metrics.jsonl (null for what is not finite), and one
+  /// TensorBoard point per value. No value may depend on the clock or the machine: the file of a resumed run
+  /// is byte for byte that of an uninterrupted one.
   void write(std::int64_t step, const Scalars& values);
   /// The same to timing.jsonl, where clock and machine belong.
   void write_timing(std::int64_t step, const Scalars& values);

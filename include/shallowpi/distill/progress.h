@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "shallowpi/base/status_line.h"
 #include "shallowpi/distill/metrics.h"
 
 namespace shallowpi {
@@ -14,21 +15,21 @@ struct StepTiming {
   double samples_per_second = 0;
   double wait_share = 0;  ///< of the time, spent waiting for the loader
   double seconds_left = 0;
-  std::uint64_t memory_bytes = 0;  ///< resident on the host, or allocated on the GPU
+  std::uint64_t memory_bytes = 0;  ///< at the peak: resident on the host, or allocated on the GPU
 };
 
 class Progress {
  public:
   /// `quiet`: only warnings and errors are shown. Redraws where stderr is a terminal.
   Progress(std::int64_t steps, bool quiet);
-  ~Progress();
 
   /// `values` are shown in their order.
   void show(std::int64_t step, const Scalars& values, const StepTiming& timing);
 
  private:
   std::int64_t steps_;
-  bool quiet_, terminal_;
+  bool quiet_;
+  StatusLine status_;
 };
 
 /// The text of one line: "step 120/3000  loss 0.1234  loss_task ...  64.1 samples/s  data wait 3 %  1.2 GiB

@@ -1,8 +1,7 @@
 // The folder of one training run:
 //   config.yaml  metrics.jsonl  timing.jsonl  tensorboard/
-//   checkpoints/step_000123/   a checkpoint folder (model/checkpoint.h) with training_state/
-//   (training_state.h) in it last, best                 links to checkpoints, moved only once those are
-//   durable
+//   checkpoints/step_000123/   a checkpoint (model/checkpoint.h) and its training_state/ (training_state.h)
+//   last, best                 links to checkpoints, moved only once those are durable
 #pragma once
 
 #include <filesystem>
@@ -29,9 +28,11 @@ std::vector<RunCheckpoint> run_checkpoints(const std::filesystem::path& run_fold
 /// the reason.
 std::optional<RunCheckpoint> newest_valid_checkpoint(const std::filesystem::path& run_folder);
 
-/// Keys whose values differ between two resolved configurations (YAML text), as "key: OLD -> NEW", leaving
-/// out those that may change when a run goes on: its length, logging, saving, machine and workers.
-std::vector<std::string> config_differences(const std::string& old_yaml, const std::string& new_yaml);
+/// Keys whose values differ between two configurations, as "key: OLD -> NEW", leaving out those that may
+/// change when a run goes on: its length, logging, saving, machine and workers. A value that a checkpoint
+/// decides is "(unset)". Paths are compared, and named, as absolute ones without links: two names of one file
+/// are equal.
+std::vector<std::string> config_differences(const ResolvedConfig& before, const ResolvedConfig& after);
 
 /// Checkpoints that retention keeps: the last ones, every keep_every-th step, and `best_step` where asked
 /// for.

@@ -22,9 +22,8 @@ std::string tfrecord(std::string_view bytes);
 /// Appends to one new event file in `folder`.
 class EventWriter {
  public:
-  /// Creates folder and file. A run resumed after `first_step` steps says so, and TensorBoard drops what an
-  /// interrupted process wrote beyond it.
-  /// Throws IoError.
+  /// Creates folder and file. Says that the run starts or goes on after `first_step` steps: TensorBoard drops
+  /// what an interrupted process wrote beyond them. Throws IoError.
   EventWriter(const std::filesystem::path& folder, std::int64_t first_step);
 
   void add_scalars(std::int64_t step, const std::vector<std::pair<std::string, double>>& scalars);

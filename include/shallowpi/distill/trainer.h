@@ -43,13 +43,13 @@ void run_init_only(const ResolvedConfig& resolved, const std::filesystem::path& 
 /// One run in one process.
 class Trainer {
  public:
-  /// Takes the models over. `resume`: a checkpoint of a run with the same configuration; empty: start at step
-  /// 0.
+  /// Takes the models over. `resume`: a checkpoint of a run with the same configuration, which may lie in
+  /// another folder; empty: start at step 0.
   Trainer(TrainingSetup setup, TrainingModels models, RunFolder& folder, const std::filesystem::path& resume,
           bool quiet);
 
   /// Steps until train.steps or until `stop` is requested, with the last step saved. Throws DivergedError
-  /// after too many skipped steps in a row, and what writing a checkpoint threw.
+  /// after too many skipped steps in a row or where all were skipped, and what writing a checkpoint threw.
   void run(const StopSignal& stop);
 
   const TrainingState& state() const { return state_; }
@@ -93,7 +93,7 @@ class Trainer {
   std::string teacher_fingerprint_;
   std::vector<TrainingBatch> held_out_;  // made at the first evaluation
   std::optional<double> held_out_loss_;  // of this step, where it was evaluated
-  std::int64_t saved_step_ = -1;
+  std::int64_t saved_step_ = 0;          // whose checkpoint is in the folder; step 0 needs none
   std::unique_ptr<MetricsLog> metrics_;
   std::unique_ptr<Loader> loader_;
   Progress progress_;
