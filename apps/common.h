@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
@@ -38,6 +39,23 @@ inline void add_common_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--seed", options.seed, "seed of all random draws")->type_name("N");
   app.add_option("--log-level", options.log_level, "debug, info, warning, error or off")->type_name("LEVEL");
   app.add_flag("--quiet", options.quiet, "no progress, only warnings and errors");
+}
+
+/// The demonstrations to measure on: what choose_demos() takes.
+struct DemoOptions {
+  std::vector<std::string> data;
+  std::string held_out;
+  std::vector<std::string> settings;
+};
+
+inline void add_demo_options(CLI::App& app, DemoOptions& options) {
+  app.add_option("--data", options.data, "demonstrations in HDF5 (globs)")->type_name("FILE...");
+  app.add_option("--held-out", options.held_out,
+                 "only the episodes that a run with this configuration held out, with its data settings")
+      ->type_name("CONFIG");
+  app.add_option("--set", options.settings, "a data setting, as in data.alignment=aligned; may be repeated")
+      ->type_name("key=value")
+      ->allow_extra_args(false);
 }
 
 /// Names a misspelt subcommand, where CLI11 would only say that one is missing.

@@ -16,8 +16,12 @@ The simulator is installed by scripts/setup_libero.sh; docs/eval.md explains eve
 void add_what(CLI::App& app, RolloutOptions& options) {
   CLI::Option* checkpoint =
       app.add_option("--checkpoint", options.checkpoint, "policy to run")->type_name("DIR");
-  app.add_option("--server", options.server, "or a server that speaks openpi's websocket protocol")
-      ->type_name("ws://HOST:PORT");
+  CLI::Option* server =
+      app.add_option("--server", options.server, "or a server that speaks openpi's websocket protocol")
+          ->type_name("ws://HOST:PORT");
+  app.add_option("--api-key-file", options.api_key_file, "file with the key that the server wants")
+      ->type_name("FILE")
+      ->needs(server);
   app.add_option("--policy", options.policy, "or a policy without a network (see below)")->type_name("NAME");
   // A server has its own.
   app.add_option("--steps", options.network.steps, "Euler steps of the checkpoint")

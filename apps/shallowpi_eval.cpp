@@ -22,8 +22,7 @@ constexpr const char* kExamples = R"(Examples:
 struct Options {
   CommonOptions common;
   OfflineOptions offline;
-  std::string held_out;
-  std::vector<std::string> data, settings;
+  DemoOptions demos;
   LayerStudyOptions study;  ///< of similarity and skip, without `offline`
   std::string rank_by = "velocity";
 };
@@ -31,12 +30,7 @@ struct Options {
 /// What every measurement on demonstrations takes.
 void add_data_options(CLI::App& command, Options& options) {
   OfflineOptions& offline = options.offline;
-  command.add_option("--data", options.data, "demonstrations in HDF5 (globs)")->type_name("FILE...");
-  command
-      .add_option("--held-out", options.held_out,
-                  "only the episodes that a run with this configuration held out, "
-                  "with its data settings")
-      ->type_name("CONFIG");
+  add_demo_options(command, options.demos);
   command.add_option("--frames", offline.frames, "measure this many frames, evenly spread; 0: all")
       ->type_name("N")
       ->capture_default_str();
@@ -51,10 +45,6 @@ void add_data_options(CLI::App& command, Options& options) {
   command.add_option("--horizon", offline.horizon, "action steps, where a checkpoint does not say it")
       ->type_name("H")
       ->check(CLI::Range(1, 1024));
-  command
-      .add_option("--set", options.settings, "a data setting, as in data.alignment=aligned; may be repeated")
-      ->type_name("key=value")
-      ->allow_extra_args(false);
   command.add_option("--out", offline.out, "write the report as JSON")
       ->type_name("FILE.json")
       ->check(kOutputFile);
@@ -123,7 +113,7 @@ CLI::App* add_skip(CLI::App& app, Options& options, CommonOptions& common) {
 
 void finish_options(Options& options, const CommonOptions& common) {
   OfflineOptions& offline = options.offline;
-  offline.demos = choose_demos(options.data, options.held_out, options.settings);
+  offline.demos = choose_demos(options.demos.data, options.demos.held_out, options.demos.settings);
   offline.quiet = common.quiet;
   offline.measure.device = parse_device(common.device);
   offline.dtype = parse_dtype(common.dtype, offline.measure.device);

@@ -124,6 +124,8 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
   loop->add_option("--horizon", options.horizon, "actions per chunk, where the checkpoint does not say it")
       ->type_name("H")
       ->check(CLI::Range(1, 1024));
+  loop->add_option("--tokenizer", options.tokenizer, "tokenizer.model, where the checkpoint has none")
+      ->type_name("FILE");
   loop->add_option("--episodes", options.episodes, "only the first N of each file; 0: all")
       ->type_name("N")
       ->capture_default_str();
@@ -190,8 +192,7 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
 
 struct GateCommand {
   GateOptions options;
-  std::string held_out;
-  std::vector<std::string> data;
+  DemoOptions demos;
 };
 
 CLI::App* add_gate(CLI::App& app, GateCommand& command) {
@@ -202,10 +203,7 @@ CLI::App* add_gate(CLI::App& app, GateCommand& command) {
   gate->add_option("--checkpoint", options.checkpoint, "our, openpi's or LeRobot's folder")
       ->type_name("DIR")
       ->required();
-  gate->add_option("--data", command.data, "demonstrations in HDF5 (globs)")->type_name("FILE...");
-  gate->add_option("--held-out", command.held_out,
-                   "only the episodes that a run with this configuration held out, with its data settings")
-      ->type_name("CONFIG");
+  add_demo_options(*gate, command.demos);
   const auto whole = [&](const char* flag, auto& value, const char* help, std::int64_t low,
                          std::int64_t high) {
     return gate->add_option(flag, value, help)->type_name("N")->check(CLI::Range(low, high));
@@ -234,7 +232,7 @@ CLI::App* add_gate(CLI::App& app, GateCommand& command) {
 
 int run_gate_command(GateCommand& command) {
   GateOptions& options = command.options;
-  options.demos = choose_demos(command.data, command.held_out);
+  options.demos = choose_demos(command.demos.data, command.demos.held_out, command.demos.settings);
   if (options.demos.data.files.empty()) throw UsageError("gate needs --data FILE... or --held-out CONFIG");
   return run_gate(options);
 }

@@ -49,8 +49,9 @@ Json measure(const Options& options) {
   const NormStats stats = compute_norm_stats(dataset, samples, spec, /*min_range=*/1e-3);
   const auto pipeline =
       std::make_shared<const SamplePipeline>(dataset, spec, stats, tokenizer, tokenizer->vocab_size());
-  Loader loader(pipeline, dataset, samples,
-                {.batch_size = options.batch, .workers = 0, .augment = options.augment});
+  LoaderOptions loading{.batch_size = options.batch, .workers = 0};
+  if (!options.augment) loading.augmentation.reset();
+  Loader loader(pipeline, dataset, samples, loading);
   loader.next();  // opens what is opened lazily
   const auto start = std::chrono::steady_clock::now();
   const double cpu_start = cpu_seconds();

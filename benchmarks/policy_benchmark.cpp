@@ -5,11 +5,11 @@
 //   [--warmup N]
 #include <CLI/CLI.hpp>
 #include <ctime>
-#include <fstream>
 #include <iostream>
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/json.h"
+#include "shallowpi/base/memory.h"
 #include "shallowpi/distill/distiller.h"
 #include "shallowpi/distill/flat_parameters.h"
 #include "shallowpi/distill/optimizer.h"
@@ -22,20 +22,14 @@ using namespace shallowpi;
 
 namespace {
 
+constexpr double kMiB = 1 << 20;
+
 struct Options {
   std::string task, checkpoint, input;
   std::int64_t draws = 1, repetitions = 5, warmup = 1, steps = 10;
   int threads = 1;
   bool checkpointing = false;
 };
-
-/// A field of /proc/self/status in MiB: VmRSS (now) or VmHWM (peak).
-double memory_mib(const std::string& field) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.rfind(field + ":", 0) == 0) return std::stod(line.substr(field.size() + 1)) / 1024;
-  return 0;
-}
 
 /// CPU time of this process: with one thread, what the clock on the wall shows on an idle machine.
 double cpu_seconds() {
@@ -99,7 +93,7 @@ Json measure(const Options& options, const std::function<double()>& once) {
 
 int run(const Options& options) {
   at::set_num_threads(options.threads);
-  const double baseline_mib = memory_mib("VmRSS");
+  const std::uint64_t baseline = resident_bytes();
   const CheckpointInfo info = read_checkpoint_info(options.checkpoint, 10);
   const PolicyInputs inputs = read_policy_inputs(options.input, info.config);
   Policy policy =
@@ -113,8 +107,8 @@ int run(const Options& options) {
     const EngineRequest request{inputs.observation, inputs.noise_bhd, options.steps};
     out = measure(options, [&] { return engine->sample(request).abs().mean().item<double>(); });
   }
-  out["baseline_mib"] = baseline_mib;
-  out["peak_mib"] = memory_mib("VmHWM");
+  out["baseline_mib"] = static_cast<double>(baseline) / kMiB;
+  out["peak_mib"] = static_cast<double>(peak_resident_bytes()) / kMiB;
   std::cout << out.dump() << std::endl;
   return 0;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing and builds.   usage: scripts/build.sh [--tests] [--benchmarks] [--cuda|--cpu] [--no-install]
-#   --tests, --benchmarks   build those too (default: the three programs only)
+#   --tests, --benchmarks   build those too, --tests both (default: the three programs only)
 #   --cuda, --cpu           which LibTorch; default: CUDA where both nvcc and an NVIDIA driver are present
 #   --no-install            install nothing; only say what is missing
 # CXX=g++ chooses the compiler (default: clang-19 where it is packaged, which halves the time; else g++).
@@ -9,7 +9,7 @@ tests=0 benchmarks=0 variant=cpu
 if command -v nvcc >/dev/null && command -v nvidia-smi >/dev/null; then variant=cuda; fi
 while [ $# -gt 0 ]; do
   case $1 in
-    --tests) tests=1 ;;
+    --tests) tests=1 benchmarks=1 ;;  # so that the benchmarks always compile
     --benchmarks) benchmarks=1 ;;
     --cuda) variant=cuda ;;
     --cpu) variant=cpu ;;

@@ -206,6 +206,11 @@ def start_worker(args):
     worker_simulator, worker_args = Simulator(args.suite), args
 
 
+def start_pool_worker(args):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the workers too; the parent waits for them
+    start_worker(args)
+
+
 def collect_one(job):
     task, name, index = job
     for attempt in range(ATTEMPTS):
@@ -229,7 +234,7 @@ def run(function, jobs, args):
     """Yields results as they come, with progress on stderr. An interruption waits for the episodes under way only."""
     started, last, done = time.monotonic(), 0.0, 0
     context = multiprocessing.get_context("spawn")  # rendering contexts do not survive a fork
-    with ProcessPoolExecutor(min(args.workers, len(jobs)), context, start_worker, (args,)) as pool:
+    with ProcessPoolExecutor(min(args.workers, len(jobs)), context, start_pool_worker, (args,)) as pool:
         waiting, running = iter(jobs), set()
         while done < len(jobs):
             running |= {pool.submit(function, job) for job in islice(waiting, args.workers - len(running))}

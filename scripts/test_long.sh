@@ -30,8 +30,8 @@ python_env testenv "$project/tests/requirements.txt"
 # sanitized PRESET FOLDER PROGRAM...: builds the test programs with a sanitizer and runs them; reports are failures.
 # LeakSanitizer stays off: LibTorch keeps most of what it allocates until the process ends.
 sanitized() {
-  local preset=$1 folder=$2 program; shift 2
-  need_packages libclang-rt-19-dev llvm-19
+  local preset=$1 folder=$2 program status=0; shift 2
+  need_packages "libclang-rt-${clang#clang-}-dev" "llvm-${clang#clang-}"
   need_compiler
   need_libtorch cpu
   cmake --preset "$preset" -DSHALLOWPI_TESTS=ON -DSHALLOWPI_TEST_PYTHON= >/dev/null
@@ -41,9 +41,10 @@ sanitized() {
   export ASAN_OPTIONS="detect_leaks=0:log_path=$reports/asan" UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan"
   export TSAN_OPTIONS="suppressions=$project/tests/tsan.supp:log_path=$reports/tsan"
   for program in "$@"; do
-    OMP_NUM_THREADS=1 "$folder/bin/$program" --gtest_brief=1 --gtest_filter="${filter:-*}"
+    OMP_NUM_THREADS=1 "$folder/bin/$program" --gtest_brief=1 --gtest_filter="${filter:-*}" || status=1
   done
-  [ -z "$(ls "$reports")" ] || { cat "$reports"/*; die "the sanitizers found something"; }
+  rmdir "$reports" 2>/dev/null || { cat "$reports"/*; status=1; }
+  [ $status -eq 0 ] || die "tests failed, or the sanitizers found something: see above"
 }
 
 for part in "${parts[@]}"; do
@@ -65,7 +66,7 @@ for part in "${parts[@]}"; do
       "$python_env_bin/python" tests/integration/autobahn.py build/bin/fake_policy_server "${PYTHON2:-python2.7}"
       ;;
     simulators)
-      ./scripts/setup_libero.sh >/dev/null
+      ./scripts/setup_libero.sh "${options[@]}" >/dev/null
       python3 tests/integration/libero_kills.py build/bin/shallowpi-eval --trials 20 --kills 20
       ;;
     damaged-hdf5) SHALLOWPI_HDF5_MUTATIONS=2500 build/bin/data_tests --gtest_filter='Hdf5Mutations.*' ;;
@@ -77,9 +78,9 @@ for part in "${parts[@]}"; do
     aarch64) ./scripts/cross_aarch64.sh "${options[@]}" ;;
     sanitizers)
       sanitized asan-ubsan build-asan base_tests data_tests model_tests distill_tests runtime_tests eval_tests
-      # What has threads of its own: the loader, the background task and the trainer that uses both; the server, its
-      # queue and its client, controllers.
-      filter='*Loader*:*Thread*:*Background*:*Trainer*:*Resume*:Queue*:PolicyService*:PolicyClient*:*Controller*:RunnerInference*' \
+      # What has threads of its own: the loader, a robot's images, the background task and the trainer that uses it; the
+      # server, its queue and its client, controllers.
+      filter='*Loader*:Image.SeveralAtOnce*:*Thread*:*Background*:*Trainer*:*Resume*:Queue*:PolicyService*:PolicyClient*:*Controller*:RunnerInference*' \
         sanitized tsan build-tsan data_tests distill_tests runtime_tests
       ;;
   esac

@@ -3,14 +3,15 @@
 
 Subscribes to two camera topics (sensor_msgs/Image, rgb8 or bgr8) and to /joint_states, asks the policy server
 through openpi's client on a thread of its own, and publishes std_msgs/Float32MultiArray on ~/action at the control
-rate. The next chunk is requested after `execute` actions while the old one goes on; where the server is late or
-fails, nothing is published, so that the robot's own controller holds its position.
+rate. The next chunk is requested after `execute` actions while the old one goes on; where the server is late, fails or
+is away, nothing is published, so that the robot's own controller holds its position, until a new connection is made.
 
     pip install openpi-client
     python3 policy_node.py --ros-args -p host:=127.0.0.1 -p prompt:="pick up the cup" -p control_hz:=30.0
 """
 
 import threading
+import time
 
 import numpy as np
 
@@ -50,6 +51,29 @@ class Chunks:
         return self.actions[i] if self.actions is not None and i < len(self.actions) else None
 
 
+class Server:
+    """The policy server. `connect` makes openpi's client; it is made anew after everything but an error that the server
+    itself answers."""
+
+    def __init__(self, connect, pause=1.0):
+        self.connect = connect
+        self.pause = pause
+        self.client = None
+
+    def infer(self, observation):
+        """The actions [H, A]; waits, and raises what the client raises: not for the control loop's thread."""
+        try:
+            if self.client is None:
+                self.client = self.connect()
+            return np.asarray(self.client.infer(observation)["actions"])
+        except RuntimeError:  # the server's own words
+            raise
+        except Exception:
+            self.client = None
+            time.sleep(self.pause)  # a server that is away is not called at the control rate
+            raise
+
+
 def image_array(message):
     """sensor_msgs/Image (rgb8 or bgr8) as uint8 [height, width, 3], RGB."""
     if message.encoding not in ("rgb8", "bgr8"):
@@ -75,7 +99,8 @@ def main():
             self.chunks = Chunks(value("execute", 7))
             self.lock = threading.Lock()
             self.latest = {}
-            self.policy = WebsocketClientPolicy(value("host", "127.0.0.1"), value("port", 8000))
+            address = value("host", "127.0.0.1"), value("port", 8000), value("api_key", "") or None
+            self.server = Server(lambda: WebsocketClientPolicy(*address))
             self.actions = self.create_publisher(Float32MultiArray, "~/action", 1)
             for name, topic in (("image", "camera/image_raw"), ("wrist", "wrist_camera/image_raw")):
                 self.create_subscription(
@@ -111,7 +136,7 @@ def main():
                     KEYS["state"]: np.asarray(messages["state"].position, np.float32),
                     "prompt": self.prompt,
                 }
-                actions = np.asarray(self.policy.infer(observation)["actions"])
+                actions = self.server.infer(observation)
             except Exception as error:  # the loop goes on whatever the server says
                 self.get_logger().error(f"inference failed: {error}")
             with self.lock:

@@ -1,4 +1,4 @@
-"""The node's chunk logic and image conversion, without ROS."""
+"""The node's chunk logic, its connection and its image conversion, without ROS."""
 
 import pathlib
 import sys
@@ -43,6 +43,31 @@ class ChunksTest(unittest.TestCase):
         chunks.wants_request()
         chunks.answer(chunk(0, horizon=2))
         self.assertEqual([a is None for a in (chunks.step(), chunks.step(), chunks.step())], [False, False, True])
+
+
+class ServerTest(unittest.TestCase):
+    def test_a_lost_connection_is_made_anew_and_an_error_answer_keeps_it(self):
+        made = []
+
+        class Client:
+            def __init__(self):
+                made.append(self)
+                if len(made) == 1:
+                    raise ConnectionRefusedError("the server is not there yet")
+
+            def infer(self, observation):
+                if isinstance(observation, Exception):
+                    raise observation
+                return {"actions": [[observation]]}
+
+        server = policy_node.Server(Client, pause=0)
+        with self.assertRaises(ConnectionRefusedError):
+            server.infer(1.0)
+        for problem, connections in ((RuntimeError("busy"), 2), (ConnectionError("gone"), 3)):
+            with self.assertRaises(type(problem)):
+                server.infer(problem)
+            np.testing.assert_array_equal(server.infer(1.0), [[1.0]])
+            self.assertEqual(len(made), connections)
 
 
 class ImageTest(unittest.TestCase):

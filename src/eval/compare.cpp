@@ -2,6 +2,7 @@
 #include <cmath>
 #include <iostream>
 
+#include "eval/labelled_path.h"
 #include "eval/rollout_results.h"
 #include "eval/statistics.h"
 #include "eval/video.h"
@@ -22,20 +23,11 @@ struct Run {
 };
 
 Run read_run(const std::string& text) {
-  const auto equals = text.find('=');
-  Run run;
-  run.folder = equals == std::string::npos ? text : text.substr(equals + 1);
-  const fs::path name = fs::path(text).lexically_normal();
-  run.label = equals != std::string::npos   ? text.substr(0, equals)
-              : name.extension() == ".json" ? name.stem().string()
-                                            : name.filename().string();
-  if (run.label.empty()) run.label = run.folder.string();
-  const fs::path file = fs::is_regular_file(run.folder) ? run.folder : run.folder / "results.json";
+  const auto [label, folder] = read_labelled_path(text);
+  const fs::path file = fs::is_regular_file(folder) ? folder : folder / "results.json";
   if (!fs::exists(file))
-    throw UsageError(
-        str(run.folder.string(), ": there is no results.json; give the --out folders of rollouts"));
-  run.results = read_results(file);
-  return run;
+    throw UsageError(str(folder.string(), ": there is no results.json; give the --out folders of rollouts"));
+  return {label, folder, read_results(file)};
 }
 
 PairedCounts pair(const RolloutResults& first, const RolloutResults& second) {

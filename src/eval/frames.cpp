@@ -44,14 +44,12 @@ std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::
 }
 
 SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data) {
-  if (!info.horizon_known)
-    throw UsageError(
-        str(info.folder.string(), " does not say how many steps an action chunk has: give --horizon H"));
+  if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
   std::optional<NormStats> stats = given_stats(data);
   if (!stats) stats = info.stats;  // also those that its run computed
   if (!stats)
-    throw UsageError(
-        str(info.folder.string(), " has no normalisation statistics: name some (data.norm_stats=FILE)"));
+    throw UsageError(str(info.folder.string(),
+                         " has no normalisation statistics: name some with --set data.norm_stats=FILE"));
   const auto tokenizer = std::make_shared<Tokenizer>(find_tokenizer(data.tokenizer, info.tokenizer));
   return SamplePipeline(dataset, info.spec, *stats, tokenizer, info.config.vocab);
 }

@@ -1,7 +1,5 @@
 #include "shallowpi/eval/rollout.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <deque>
 #include <iostream>
@@ -13,10 +11,12 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/status_line.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/distill/progress.h"
 #include "shallowpi/distill/stop_signal.h"
+#include "shallowpi/runtime/api_key.h"
 
 namespace shallowpi {
 namespace fs = std::filesystem;
@@ -38,10 +38,7 @@ struct Seat {
 class RolloutProgress {
  public:
   RolloutProgress(std::size_t before, std::size_t total, bool quiet)
-      : before_(before), total_(total), quiet_(quiet) {}
-  ~RolloutProgress() {
-    if (terminal_ && shown_) std::cerr << "\n";
-  }
+      : before_(before), total_(total), quiet_(quiet), status_(quiet) {}
   void show(const SuccessCount& count) {
     if (quiet_) return;
     const auto done = static_cast<std::size_t>(count.episodes);
@@ -49,12 +46,8 @@ class RolloutProgress {
     const std::string line =
         str(done, "/", total_, " episodes  success ", count.successes, "/", count.episodes, " (",
             fixed(100 * count.rate(), 1), " %)  left ", human_duration(each * double(total_ - done)));
-    if (terminal_) {
-      constexpr const char* kEraseLine = "\r\033[K";
-      std::cerr << kEraseLine
-                << progress_bar(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total_)) << line
-                << std::flush;
-      shown_ = true;
+    if (status_.shows()) {
+      status_.show(progress_bar(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total_)) + line);
     } else if (!logged_ || logged_->seconds() > 30 || done == total_) {
       log::info(line);
       logged_.emplace();
@@ -63,7 +56,8 @@ class RolloutProgress {
 
  private:
   std::size_t before_, total_;
-  bool quiet_, terminal_ = isatty(STDERR_FILENO) != 0, shown_ = false;
+  bool quiet_;
+  StatusLine status_;
   Stopwatch watch_;
   std::optional<Stopwatch> logged_;
 };
@@ -308,7 +302,8 @@ std::unique_ptr<RolloutPolicy> choose_policy(const RolloutOptions& options) {
   if (given != 1)
     throw UsageError("give exactly one of --checkpoint DIR, --server ws://HOST:PORT and --policy NAME");
   if (!options.server.empty())
-    return server_policy(options.server, resolve_settings(options).seed, options.step_timeout_s);
+    return server_policy(options.server, resolve_settings(options).seed, options.step_timeout_s,
+                         read_api_key(options.api_key_file));
   if (!options.policy.empty()) return baseline_policy(options.policy);
   find_simulator_python(options.python);  // before a checkpoint is loaded
   return checkpoint_policy(options.checkpoint, resolve_settings(options).seed, options.network);

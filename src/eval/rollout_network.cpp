@@ -2,11 +2,9 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/eval/rollout_policy.h"
@@ -36,21 +34,6 @@ void check_fits(const std::string& folder, const PolicySpec& spec) {
                          "; give a policy that was trained on LIBERO's demonstrations"));
 }
 
-/// Changes where any file of the folder changes; large files count by their size, and by the manifest, which
-/// holds their hashes.
-std::string fingerprint(const std::filesystem::path& folder) {
-  constexpr std::uint64_t kSmall = 1u << 20;
-  std::vector<std::string> lines;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
-    if (!entry.is_regular_file() || entry.path().filename() == ".lock") continue;
-    const std::string name = std::filesystem::relative(entry.path(), folder).string();
-    lines.push_back(str(name, " ", entry.file_size(), " ",
-                        entry.file_size() <= kSmall ? sha256_file(entry.path()) : std::string("-")));
-  }
-  std::sort(lines.begin(), lines.end());
-  return sha256(join(lines, "\n")).substr(0, 16);
-}
-
 /// float32 [H, width], a function of seed, episode and call.
 torch::Tensor noise_of(const PolicyCall& call, std::uint64_t seed, std::int64_t horizon, std::int64_t width) {
   std::uint64_t suite = 0;
@@ -76,7 +59,7 @@ class CheckpointPolicy final : public RolloutPolicy {
             {"horizon", horizon()},
             {"euler_steps", options_.steps},
             {"dtype", dtype_name(options_.dtype)},
-            {"fingerprint", fingerprint(folder_)}};
+            {"fingerprint", folder_fingerprint(folder_)}};
   }
   std::int64_t horizon() const override { return runner_.transform().spec().horizon; }
 
@@ -108,22 +91,22 @@ class CheckpointPolicy final : public RolloutPolicy {
 
 class ServerPolicy final : public RolloutPolicy {
  public:
-  ServerPolicy(const std::string& url, std::uint64_t seed, double timeout_s)
-      : url_(url), seed_(seed), client_(url, "", timeout_s) {
-    const Json& metadata = client_.metadata();
-    if (metadata.is_object() && metadata.contains("robot"))
-      horizon_ = json_get_or<std::int64_t>(metadata, "action_horizon", 0, url);
-    action_width_ = json_get_or<std::int64_t>(metadata, "action_width", action_width_, url);
+  ServerPolicy(const std::string& url, std::uint64_t seed, double timeout_s, const std::string& api_key)
+      : url_(url), seed_(seed), client_(url, api_key, timeout_s), metadata_(client_.metadata()) {
+    if (metadata_.is_object() && metadata_.contains("robot"))
+      horizon_ = json_get_or<std::int64_t>(metadata_, "action_horizon", 0, url);
+    action_width_ = json_get_or<std::int64_t>(metadata_, "action_width", action_width_, url);
   }
-  Json identity() const override {
-    return {{"kind", "server"}, {"url", url_}, {"metadata", client_.metadata()}};
-  }
+  Json identity() const override { return {{"kind", "server"}, {"url", url_}, {"metadata", metadata_}}; }
   std::int64_t horizon() const override { return 0; }
 
   std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
     std::vector<RobotActions> out;
     for (const PolicyCall& call : calls) {
       out.push_back(client_.infer(call.observation, RobotKind::kLibero, extras(call)));
+      if (client_.metadata() != metadata_)  // the client has connected anew
+        throw Error(str(url_, " now serves another policy, which says ", client_.metadata().dump(),
+                        " instead of ", metadata_.dump(), "; start the one before again to go on"));
     }
     return out;
   }
@@ -141,6 +124,7 @@ class ServerPolicy final : public RolloutPolicy {
   std::string url_;
   std::uint64_t seed_;
   PolicyClient client_;
+  const Json metadata_;                           // of the first connection
   std::int64_t horizon_ = 0, action_width_ = 32;  // of a server of ours
 };
 
@@ -153,8 +137,9 @@ std::unique_ptr<RolloutPolicy> checkpoint_policy(const std::string& folder, std:
   return std::make_unique<CheckpointPolicy>(folder, seed, options);
 }
 
-std::unique_ptr<RolloutPolicy> server_policy(const std::string& url, std::uint64_t seed, double timeout_s) {
-  return std::make_unique<ServerPolicy>(url, seed, timeout_s);
+std::unique_ptr<RolloutPolicy> server_policy(const std::string& url, std::uint64_t seed, double timeout_s,
+                                             const std::string& api_key) {
+  return std::make_unique<ServerPolicy>(url, seed, timeout_s, api_key);
 }
 
 }  // namespace shallowpi

@@ -175,6 +175,9 @@ RolloutSettings resolve_settings(const RolloutOptions& options) {
   require_at_least("--workers", options.workers, 1);
   require_at_least("--batch", out.batch, 1);
   require_at_least("--trials", options.trials, 1);
+  constexpr double kDay = 86400;
+  if (!(options.step_timeout_s > 0 && options.step_timeout_s <= kDay))  // nor NaN
+    throw UsageError(str("--timeout ", options.step_timeout_s, ": must be above 0 and at most ", kDay, " s"));
   constexpr std::uint64_t kMaxSeed = 0xfff00000;  // numpy takes 32 bits, and the trial is added
   if (out.seed > kMaxSeed) throw UsageError(str("--seed ", out.seed, ": must be at most ", kMaxSeed));
   return out;

@@ -13,6 +13,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/memory.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/base/trace.h"
@@ -120,7 +121,13 @@ BenchOptions with_sizes(BenchOptions options) {
   PolicySpec spec;
   spec.image_keys.resize(2);
   spec.horizon = 10;
-  if (!options.checkpoint.empty()) spec = read_checkpoint_info(options.checkpoint, options.horizon).spec;
+  if (!options.checkpoint.empty()) {
+    const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
+    if (!info.horizon_known)
+      log::warning(unknown_horizon(info), "; chunks of ", info.spec.horizon,
+                   " are timed: give --horizon if that is wrong");
+    spec = info.spec;
+  }
   options.cameras = options.cameras.value_or(static_cast<std::int64_t>(spec.image_keys.size()));
   options.horizon = options.horizon.value_or(spec.horizon);
   return options;

@@ -1,5 +1,6 @@
 // The C API over ActionChunkController.
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "shallowpi/base/cli.h"
@@ -61,6 +62,13 @@ std::string text_or(const char* text, const char* fallback) {
   return text == nullptr ? fallback : text;
 }
 
+std::optional<std::int64_t> given_horizon(std::int32_t horizon) {
+  if (horizon < 0 || horizon > 1024)
+    throw UsageError(
+        str("horizon ", horizon, " is not a number from 1 to 1024, or 0 for what the folder says"));
+  return horizon == 0 ? std::nullopt : std::optional<std::int64_t>(horizon);
+}
+
 Image copy_image(const shallowpi_image& image) {
   if (image.height < 1 || image.width < 1 || image.height > 16384 || image.width > 16384)
     throw UsageError(str("image ", image.camera, ": ", image.height, " x ", image.width,
@@ -119,14 +127,16 @@ const char* shallowpi_last_error(void) {
   return last_error.c_str();
 }
 
-int shallowpi_policy_load(const char* checkpoint, const char* device, const char* dtype,
+int shallowpi_policy_load(const char* checkpoint, const shallowpi_policy_options* options,
                           shallowpi_policy** policy) {
   return guarded([&] {
     given(policy, "policy") = nullptr;
-    const torch::Device on = parse_device(text_or(device, "auto"));
-    const torch::Dtype as = parse_dtype(text_or(dtype, "auto"), on);
-    auto runner =
-        std::make_shared<PolicyRunner>(PolicyRunner::load(&given(checkpoint, "checkpoint"), on, as));
+    const shallowpi_policy_options how = options == nullptr ? shallowpi_policy_options{} : *options;
+    const torch::Device device = parse_device(text_or(how.device, "auto"));
+    const torch::Dtype dtype = parse_dtype(text_or(how.dtype, "auto"), device);
+    auto runner = std::make_shared<PolicyRunner>(PolicyRunner::load(&given(checkpoint, "checkpoint"), device,
+                                                                    dtype, given_horizon(how.horizon),
+                                                                    text_or(how.tokenizer, "")));
     *policy = new shallowpi_policy{std::move(runner)};
   });
 }

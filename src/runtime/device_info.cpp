@@ -1,6 +1,5 @@
 #include "runtime/device_info.h"
 
-#include <c10/core/CachingDeviceAllocator.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -10,7 +9,6 @@
 #include <memory>
 #include <string>
 
-#include "shallowpi/base/memory.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
@@ -69,19 +67,6 @@ Json device_info(torch::Device device) {
   if (!mhz.empty()) info["clocks"] = mhz + " MHz";
   set_if_known(info, "power_mode", first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"));
   return info;
-}
-
-std::uint64_t peak_memory(torch::Device device) {
-  if (!device.is_cuda()) return peak_resident_bytes();
-  const auto index = std::max<c10::DeviceIndex>(device.index(), 0);
-  // The first entry of a statistic is the sum over the allocator's pools.
-  return static_cast<std::uint64_t>(
-      c10::getDeviceAllocator(device.type())->getDeviceStats(index).allocated_bytes[0].peak);
-}
-
-void reset_peak_memory(torch::Device device) {
-  if (device.is_cuda())
-    c10::getDeviceAllocator(device.type())->resetPeakStats(std::max<c10::DeviceIndex>(device.index(), 0));
 }
 
 }  // namespace shallowpi

@@ -18,15 +18,17 @@ constexpr std::int64_t kMaxImageSide = 8192;
 
 /// Where a camera's picture is looked for, best first. A slash means either a flat key or a map within a map.
 struct CameraKeys {
-  std::string_view camera;
-  std::vector<std::string_view> keys;
+  std::string camera;
+  std::vector<std::string> keys;
   bool required;  ///< of policies that use the camera; openpi masks ALOHA's wrist cameras where they are
                   ///< missing
 };
 
 const std::vector<CameraKeys>& camera_keys(RobotKind robot) {
-  static const std::vector<CameraKeys> libero = {{"base_0_rgb", {"observation/image"}, true},
-                                                 {"left_wrist_0_rgb", {"observation/wrist_image"}, true}};
+  static const std::vector<CameraKeys> libero = {
+      {"base_0_rgb", {"observation/image"}, true},
+      {"left_wrist_0_rgb", {"observation/wrist_image"}, true},
+      {"right_wrist_0_rgb", {"observation/wrist_image_right"}, false}};
   static const std::vector<CameraKeys> aloha = {{"base_0_rgb", {"images/cam_high"}, true},
                                                 {"left_wrist_0_rgb", {"images/cam_left_wrist"}, false},
                                                 {"right_wrist_0_rgb", {"images/cam_right_wrist"}, false}};
@@ -43,6 +45,15 @@ const std::vector<CameraKeys>& camera_keys(RobotKind robot) {
       return joints;
   }
   return libero;
+}
+
+/// A camera that openpi has no key for stands under its own name.
+CameraKeys keys_of(const std::string& camera, RobotKind robot) {
+  const std::vector<CameraKeys>& known = camera_keys(robot);
+  const auto entry =
+      std::find_if(known.begin(), known.end(), [&](const CameraKeys& keys) { return keys.camera == camera; });
+  if (entry != known.end()) return *entry;
+  return {camera, {str(robot == RobotKind::kAloha ? "images/" : "observation/", camera)}, true};
 }
 
 [[noreturn]] void refuse(std::string_view field, const std::string& what) {
@@ -241,28 +252,34 @@ std::vector<float> read_state(const WireMap& map, const RobotSpec& robot) {
 
 std::map<std::string, Image> read_images(const WireMap& map, const PolicySpec& spec) {
   std::map<std::string, Image> images;
-  for (const auto& [camera, keys, required] : camera_keys(spec.robot.kind)) {
-    if (std::find(spec.image_keys.begin(), spec.image_keys.end(), camera) == spec.image_keys.end()) continue;
+  for (const std::string& camera : spec.image_keys) {
+    const CameraKeys entry = keys_of(camera, spec.robot.kind);
     const WireValue* value = nullptr;
-    for (std::size_t k = 0; k < keys.size() && !value; ++k) {
-      value = look_up(map, keys[k]);
-      if (value) images[std::string(camera)] = to_image(*value, keys[k]);
+    for (std::size_t k = 0; k < entry.keys.size() && !value; ++k) {
+      value = look_up(map, entry.keys[k]);
+      if (value) images[camera] = to_image(*value, entry.keys[k]);
     }
-    if (!value && required) refuse(keys.front(), "is missing");
+    if (!value && entry.required) refuse(entry.keys.front(), "is missing");
   }
   return images;
 }
 
 /// openpi refuses ALOHA cameras of other names, which are typing errors that would silently blind the policy.
-void check_aloha_cameras(const WireMap& map) {
+void check_aloha_cameras(const WireMap& map, const PolicySpec& spec) {
   const WireValue* value = find(map, "images");
   const WireMap* images = value ? value->as<WireMap>() : nullptr;
   if (!images) return;
+  std::vector<std::string> known = {"cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"};
+  const auto is_known = [&](std::string_view name) {
+    return std::find(known.begin(), known.end(), name) != known.end();
+  };
+  for (const std::string& camera : spec.image_keys) {
+    const std::string key = keys_of(camera, RobotKind::kAloha).keys.front();
+    if (const std::string name = key.substr(key.find('/') + 1); !is_known(name)) known.push_back(name);
+  }
   for (const auto& [name, image] : *images)
-    if (name != "cam_high" && name != "cam_low" && name != "cam_left_wrist" && name != "cam_right_wrist")
-      refuse("images", str("unknown camera ", in_quotes(name),
-                           "; known are cam_high, cam_low, cam_left_wrist and "
-                           "cam_right_wrist"));
+    if (!is_known(name))
+      refuse("images", str("unknown camera ", in_quotes(name), "; known are ", join(known, ", ")));
 }
 
 }  // namespace
@@ -278,7 +295,7 @@ PolicyRequest ObservationDecoder::decode(std::string_view message) const {
   PolicyRequest request;
   request.options.steps = options_.steps;
   RobotObservation& observation = request.infer.observation;
-  if (spec_.robot.kind == RobotKind::kAloha) check_aloha_cameras(*map);
+  if (spec_.robot.kind == RobotKind::kAloha) check_aloha_cameras(*map, spec_);
   observation.images = read_images(*map, spec_);
   observation.state = read_state(*map, spec_.robot);
   if (const WireValue* prompt = look_up(*map, "prompt")) observation.prompt = to_prompt(*prompt);
@@ -315,16 +332,11 @@ PolicyRequest ObservationDecoder::decode(std::string_view message) const {
 std::string encode_observation(const RobotObservation& observation, RobotKind robot,
                                const ClientExtras& extras) {
   WireMap map, images;
-  std::vector<std::string> chw;  // ALOHA's pictures, which are sent as CHW
+  std::vector<std::string> keys, chw;  // what `map` points to; ALOHA's pictures are sent as CHW
+  keys.reserve(observation.images.size());
   chw.reserve(observation.images.size());
   for (const auto& [camera, image] : observation.images) {
-    const auto& known = camera_keys(robot);
-    const auto entry =
-        std::find_if(known.begin(), known.end(), [&](const auto& e) { return e.camera == camera; });
-    if (entry == known.end())
-      throw UsageError(
-          str("camera ", camera, " has no key in the messages of ", enum_name(robot), " robots"));
-    std::string_view key = entry->keys.front();
+    std::string_view key = keys.emplace_back(keys_of(camera, robot).keys.front());
     std::string_view bytes(reinterpret_cast<const char*>(image.bytes.data()), image.bytes.size());
     if (robot == RobotKind::kAloha) {
       std::string& planes = chw.emplace_back(bytes.size(), '\0');

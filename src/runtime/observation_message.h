@@ -31,10 +31,11 @@ class ObservationDecoder {
   ObservationDecoder(PolicySpec spec, std::optional<NormStats> stats, DecoderOptions options);
 
   /// Reads the cameras of the spec, the state and the prompt under the keys of the robot kind; flat
-  /// ("observation/image") or nested ({"images": {"cam_high": ...}}). Images are uint8, or floats in [0, 1],
-  /// as HWC or CHW. Optional: `noise` [H, action_width], `num_steps`, `prefix_actions` [D, action_dim] (the
-  /// first D < H actions of the answer, in robot units), `timestamp`. Throws UsageError that begins with the
-  /// field.
+  /// ("observation/image") or nested ({"images": {"cam_high": ...}}). A camera that openpi does not know
+  /// stands under its own name ("observation/side", ALOHA: "images/side") and is required. Images are uint8,
+  /// or floats in [0, 1], as HWC or CHW. Optional: `noise` [H, action_width], `num_steps`, `prefix_actions`
+  /// [D, action_dim] (the first D < H actions of the answer, in robot units), `timestamp`. Throws UsageError
+  /// that begins with the field.
   PolicyRequest decode(std::string_view message) const;
 
  private:
@@ -43,8 +44,7 @@ class ObservationDecoder {
   DecoderOptions options_;
 };
 
-/// The message of openpi's client for that robot, and what `extras` adds. Cameras that the robot kind does
-/// not know are a UsageError.
+/// The message of openpi's client for that robot, and what `extras` adds, as decode() reads them.
 std::string encode_observation(const RobotObservation& observation, RobotKind robot,
                                const ClientExtras& extras = {});
 

@@ -32,9 +32,7 @@ PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::
                                 torch::Dtype dtype, std::optional<std::int64_t> horizon,
                                 const std::string& tokenizer, EngineKind engine) {
   CheckpointInfo info = read_checkpoint_info(checkpoint, horizon);
-  if (!info.horizon_known && !horizon)
-    throw UsageError(
-        str(checkpoint.string(), " does not say how many steps an action chunk has: give --horizon H"));
+  if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
   if (!info.stats)
     throw UsageError(str(checkpoint.string(),
                          " has no normalisation statistics, so its actions cannot be"

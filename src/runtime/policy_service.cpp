@@ -1,7 +1,11 @@
 #include "runtime/policy_service.h"
 
+#include <atomic>
+#include <iostream>
+
 #include "runtime/message.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
 
 namespace shallowpi {
 namespace {
@@ -65,6 +69,24 @@ HttpPage PolicyService::page(std::string_view path) {
   }
   if (path == "/metrics") return {200, metrics_.prometheus(), true};
   return {};
+}
+
+int run_policy_server(const ServerOptions& listen, ObservationDecoder decoder, InferFunction infer,
+                      const QueueOptions& queue, const Json& metadata) {
+  std::atomic<bool> broken{false};
+  std::weak_ptr<WebsocketServer> running;  // the inference thread outlives the server
+  const auto on_broken = [&] {
+    log::error("the policy has failed ", queue.failures_to_stop, " times in a row; giving up");
+    broken = true;
+    if (const auto server = running.lock()) server->stop();
+  };
+  PolicyService service(std::move(decoder), std::move(infer), queue, metadata, on_broken);
+  const auto server = std::make_shared<WebsocketServer>(listen, service);
+  running = server;
+  server->handle_signals();
+  std::cout << "listening on ws://" << listen.host << ':' << server->port() << std::endl;
+  server->run();
+  return static_cast<int>(broken ? ExitCode::kFailed : ExitCode::kDone);
 }
 
 Json policy_metadata(const PolicySpec& spec) {

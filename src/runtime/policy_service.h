@@ -38,6 +38,11 @@ class PolicyService : public WebsocketApplication {
   InferenceQueue queue_;
 };
 
+/// Serves a policy, `metadata` first on every connection, until SIGTERM or SIGINT (returns 0) or until it has
+/// failed too often in a row (returns 1); prints the address on stdout once the port is open.
+int run_policy_server(const ServerOptions& listen, ObservationDecoder decoder, InferFunction infer,
+                      const QueueOptions& queue, const Json& metadata);
+
 /// What the server says of a policy: robot, sizes and cameras, and for ALOHA openpi's reset_pose.
 Json policy_metadata(const PolicySpec& spec);
 

@@ -24,10 +24,7 @@ std::int64_t choose_horizon(const RunOptions& options, const CheckpointInfo& inf
       log::warning("in.noise has ", given, " steps, the policy was trained on chunks of ", info.spec.horizon);
     return given;
   }
-  if (!info.horizon_known && !options.horizon)
-    throw UsageError(str(options.checkpoint.string(),
-                         " does not say how many steps an action chunk has: give --horizon H"
-                         " (LIBERO policies of pi0.5 have 10, most others 50)"));
+  if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
   return info.spec.horizon;
 }
 

@@ -2,33 +2,16 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
-#include <atomic>
-#include <iostream>
-
 #include "runtime/policy_service.h"
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/runtime/api_key.h"
 #include "shallowpi/runtime/policy_runner.h"
 
 namespace shallowpi {
 namespace {
-
-constexpr std::size_t kMinKeyLength = 16;
-
-std::string read_api_key(const std::filesystem::path& path) {
-  if (path.empty()) return {};
-  const std::string bytes = read_file(path, 4096);
-  const std::string key(trim(bytes));
-  if (key.size() < kMinKeyLength || key.find_first_of(" \t\r\n") != std::string::npos)
-    throw UsageError(str("--api-key-file ", path.string(), ": expected one word of at least ", kMinKeyLength,
-                         " characters, as `openssl rand -hex 32` makes"));
-  const auto open = std::filesystem::perms::group_all | std::filesystem::perms::others_all;
-  if ((std::filesystem::status(path).permissions() & open) != std::filesystem::perms::none)
-    log::warning(path.string(), " can be read by others than its owner: chmod 600");
-  return key;
-}
 
 ServerOptions server_options(const ServeOptions& options) {
   ServerOptions server;
@@ -102,23 +85,15 @@ int serve_policy(const ServeOptions& options) {
   PolicySpec spec = inference.info().spec;
   if (!options.default_prompt.empty()) spec.default_prompt = options.default_prompt;
 
-  std::atomic<WebsocketServer*> running{nullptr};
-  std::atomic<bool> broken{false};
-  const auto on_broken = [&] {
-    log::error("the policy has failed three times in a row; giving up");
-    broken = true;
-    if (WebsocketServer* server = running) server->stop();
-  };
+  // By these a client knows the policy again, as `shallowpi-eval rollout --server` has to before it goes on.
+  Json metadata = policy_metadata(spec);
+  metadata.update({{"fingerprint", folder_fingerprint(options.checkpoint)},
+                   {"euler_steps", options.steps},
+                   {"dtype", dtype_name(options.dtype)}});
   const DecoderOptions decoder{inference.info().config.action_dim, options.steps,
                                std::max<std::int64_t>(100, options.steps)};
-  PolicyService service(ObservationDecoder(spec, inference.info().stats, decoder), std::ref(inference),
-                        queue_options(options), policy_metadata(spec), on_broken);
-  WebsocketServer server(listen, service);
-  running = &server;
-  server.handle_signals();
-  std::cout << "listening on ws://" << options.host << ':' << server.port() << std::endl;
-  server.run();
-  return static_cast<int>(broken ? ExitCode::kFailed : ExitCode::kDone);
+  return run_policy_server(listen, ObservationDecoder(spec, inference.info().stats, decoder),
+                           std::ref(inference), queue_options(options), metadata);
 }
 
 }  // namespace shallowpi

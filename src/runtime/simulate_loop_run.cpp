@@ -7,6 +7,7 @@
 #include <map>
 #include <tuple>
 
+#include "data/policy_sample.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
@@ -217,10 +218,13 @@ int run_simulate_loop(const SimulateLoopOptions& options) {
     spec.horizon = options.horizon.value_or(kPaperHorizon);
     policy = demonstration_policy(dataset, spec.horizon);
   } else {
-    auto runner = std::make_shared<RunnerPolicy>(
-        dataset, PolicyRunner::load(options.checkpoint, options.device, options.dtype, options.horizon),
-        options);
+    auto runner =
+        std::make_shared<RunnerPolicy>(dataset,
+                                       PolicyRunner::load(options.checkpoint, options.device, options.dtype,
+                                                          options.horizon, options.tokenizer),
+                                       options);
     spec = runner->spec();
+    check_robot(dataset, spec);
     policy = [runner](const Dataset::Sample& sample, const ActionChunk& prefix) {
       return runner->answer(sample, prefix);
     };

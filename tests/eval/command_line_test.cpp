@@ -71,24 +71,24 @@ TEST(CommandLine, TheOptionsAreFrozen) {
       with_common({"--checkpoint", "--layers", "--json", "--data", "--held-out", "--frames", "--steps",
                    "--batch-size", "--horizon", "--set", "--out", "--draws", "--rank-by", "--no-greedy"}));
   EXPECT_EQ(options_of("shallowpi-eval rollout"),
-            with_common({"--checkpoint",   "--server",     "--policy",   "--suite",     "--tasks",
-                         "--trials",       "--out",        "--protocol", "--max-steps", "--settle",
-                         "--replan",       "--image-size", "--perturb",  "--move",      "--latency-ms",
-                         "--latency-from", "--chunking",   "--workers",  "--batch",     "--steps",
-                         "--horizon",      "--tokenizer",  "--video",    "--python",    "--worker",
-                         "--timeout",      "--render"}));
+            with_common({"--checkpoint",   "--server",     "--policy",      "--suite",     "--tasks",
+                         "--trials",       "--out",        "--protocol",    "--max-steps", "--settle",
+                         "--replan",       "--image-size", "--perturb",     "--move",      "--latency-ms",
+                         "--latency-from", "--chunking",   "--workers",     "--batch",     "--steps",
+                         "--horizon",      "--tokenizer",  "--video",       "--python",    "--worker",
+                         "--timeout",      "--render",     "--api-key-file"}));
   EXPECT_EQ(options_of("shallowpi-eval compare"), with_common({"--video", "--out"}));
   EXPECT_EQ(options_of("shallowpi-infer"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(options_of("shallowpi-infer run"),
             with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon", "--engine"}));
   EXPECT_EQ(options_of("shallowpi-infer gate"),
-            with_common({"--checkpoint", "--data", "--held-out", "--frames", "--steps", "--batch-size",
-                         "--horizon", "--engine", "--min-cosine", "--min-cosine-worst", "--max-abs",
-                         "--max-abs-worst", "--max-l2", "--max-l2-worst", "--json"}));
+            with_common({"--checkpoint", "--data", "--held-out", "--set", "--frames", "--steps",
+                         "--batch-size", "--horizon", "--engine", "--min-cosine", "--min-cosine-worst",
+                         "--max-abs", "--max-abs-worst", "--max-l2", "--max-l2-worst", "--json"}));
   EXPECT_EQ(options_of("shallowpi-infer inspect"), with_common({"--json"}));
   EXPECT_EQ(options_of("shallowpi-infer simulate-loop"),
             with_common({"--data", "--checkpoint", "--latency-ms", "--control-hz", "--execute", "--mode",
-                         "--ensemble-decay", "--horizon", "--episodes", "--steps", "--json"}));
+                         "--ensemble-decay", "--horizon", "--tokenizer", "--episodes", "--steps", "--json"}));
 }
 
 TEST(CommandLine, TheVersionNamesTheLibraries) {
@@ -126,6 +126,10 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-eval rollout --suite libero_object --out /tmp/none --policy nap", "\"nap\" is none of"},
       {"shallowpi-eval rollout --suite libero_object --out /tmp/none --server ws://a --steps 5",
        "--steps requires --checkpoint"},
+      {"shallowpi-eval rollout --suite libero_object --out /tmp/none --policy noop --api-key-file a",
+       "--api-key-file requires --server"},
+      {"shallowpi-eval rollout --suite libero_object --out /tmp/none --server ws://a --timeout 0",
+       "--timeout 0: must be above 0"},
       {"shallowpi-eval offline --checkpoint a --data b --set loss.kd=0", "--set loss.kd=0: only data.*"},
       {"shallowpi-eval compare a", "at least two runs"},
       {"shallowpi-infer run --checkpoint a", "--input"},
@@ -139,6 +143,7 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
            "/configs/quickstart/teacher --data /tmp"),
        "/tmp: is a folder; name its files"},
       {"shallowpi-infer gate --checkpoint a", "--data"},
+      {"shallowpi-infer gate --checkpoint a --data b --set loss.kd=0", "--set loss.kd=0: only data.*"},
       {"shallowpi-infer gate --checkpoint a --data b --device cpu", "give --dtype bfloat16"},
       {"shallowpi-infer inspect /nowhere", "/nowhere"},
       {"shallowpi-infer inspect", "folder"},

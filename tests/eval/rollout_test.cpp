@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <map>
 #include <set>
@@ -327,6 +328,8 @@ TEST_F(RolloutTest, SaysWhatDoesNotFit) {
       },
       "contradict");
   refused([](auto& o) { o.trials = 0; }, "--trials 0");
+  for (const double seconds : {0.0, -1.0, 1e9, std::nan("")})
+    refused([&](auto& o) { o.step_timeout_s = seconds; }, str("--timeout ", seconds));
   refused([](auto& o) { o.replan = 21; }, "chunks of 20 actions are too short");
   refused([](auto& o) { o.seed = 1ull << 40; }, "--seed");
   {
@@ -345,38 +348,40 @@ TEST_F(RolloutTest, AFolderIsUsedByOneRunAtATime) {
 }
 
 TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
-  run("a0.5");
+  run("lr=a0.5");
   // The second run loses the first task's successes.
-  RolloutResults worse = read_results(dir_ / "a0.5" / "results.json");
+  RolloutResults worse = read_results(dir_ / "lr=a0.5" / "results.json");
   for (auto& [key, record] : worse.episodes) record.success = record.success && key.task > 0;
   std::filesystem::create_directories(dir_ / "b");
   write_results(dir_ / "b" / "results.json", worse);
   CompareOptions compare;
-  compare.runs = {(dir_ / "a0.5").string(), "worse=" + (dir_ / "b" / "results.json").string()};
+  compare.runs = {(dir_ / "lr=a0.5").string(), "worse=" + (dir_ / "b" / "results.json").string()};
   compare.out = dir_ / "comparison.json";
   ::testing::internal::CaptureStdout();
   EXPECT_EQ(run_compare(compare), 0);
   const std::string table = ::testing::internal::GetCapturedStdout();
   EXPECT_NE(table.find("worse"), std::string::npos) << table;
-  EXPECT_NE(table.find(" a0.5 "), std::string::npos) << table;
+  EXPECT_NE(table.find("lr=a0.5 "), std::string::npos) << table;
   const Json report = read_json(compare.out);
   EXPECT_EQ(report[1]["successes"], 4);
   EXPECT_EQ(report[1]["paired"]["only_first"], 2);
   EXPECT_EQ(report[1]["paired"]["both"], 4);
   EXPECT_NEAR(report[1]["paired"]["difference"].get<double>(), -2.0 / 12, 1e-12);
   EXPECT_NEAR(report[1]["paired"]["mcnemar_p"].get<double>(), 0.5, 1e-12);
-  compare.runs = {"/nowhere", (dir_ / "a0.5").string()};
+  compare.runs = {"/nowhere", (dir_ / "lr=a0.5").string()};
   expect_error<UsageError>([&] { run_compare(compare); }, "/nowhere", "results.json");
-  compare.runs = {(dir_ / "a0.5").string(), (dir_ / "b").string()};
+  compare.runs = {(dir_ / "lr=a0.5").string(), (dir_ / "b").string()};
   compare.video = dir_ / "videos";
   expect_error<UsageError>([&] { run_compare(compare); }, "no episode was recorded");
 }
 
 /// A server in this process, whose policy moves on from the state and the noise it is shown; before call `at`
-/// it does something else.
+/// it does something else. `more` goes into its metadata.
 class Server {
  public:
-  explicit Server(std::function<void()> something = {}, int at = -1, bool ours = true) {
+  explicit Server(std::function<void()> something = {}, int at = -1, bool ours = true,
+                  const Json& more = Json::object(), std::uint16_t port = 0,
+                  const std::string& api_key = "") {
     PolicySpec spec;
     spec.horizon = 8;
     spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb"};
@@ -395,10 +400,13 @@ class Server {
         given_ = prefix.size(0);
       return std::vector<InferResult>{result};
     };
+    Json metadata = ours ? policy_metadata(spec) : Json::object();
+    metadata.update(more);
     service_ = std::make_unique<PolicyService>(ObservationDecoder(spec, {}, {}), infer, QueueOptions{},
-                                               ours ? policy_metadata(spec) : Json::object(), [] {});
+                                               metadata, [] {});
     ServerOptions options;
-    options.port = 0;
+    options.port = port;
+    options.api_key = api_key;
     server_ = std::make_unique<WebsocketServer>(options, *service_);
     thread_ = std::thread([this] { server_->run(); });
   }
@@ -406,7 +414,8 @@ class Server {
     server_->stop();
     thread_.join();
   }
-  std::string url() const { return str("ws://127.0.0.1:", server_->port()); }
+  std::uint16_t port() const { return server_->port(); }
+  std::string url() const { return str("ws://127.0.0.1:", port()); }
   std::int64_t given() const { return given_; }  // actions of the last prefix
 
  private:
@@ -465,6 +474,42 @@ TEST_F(RolloutTest, AServerThatFailsLosesNoEpisodeEither) {
   expect_error<UsageError>([&] { server_policy("ftp://x", 7); }, "ftp");
 }
 
+TEST_F(RolloutTest, GoesOnWithTheSameServedPolicyOnly) {
+  const auto serve = [](std::uint16_t port, const char* fingerprint) {
+    return std::make_unique<Server>(std::function<void()>{}, -1, true, Json{{"fingerprint", fingerprint}},
+                                    port);
+  };
+  auto server = serve(0, "a");
+  const std::uint16_t port = server->port();
+  const std::string url = server->url();
+  const auto policy = server_policy(url, 7);
+  run("served", *policy);
+  server.reset();
+  server = serve(port, "a");
+  options_.trials = 5;
+  EXPECT_EQ(run("served", *policy).episodes.size(), 15u) << "the same policy, started again";
+  server.reset();
+  server = serve(port, "b");
+  options_.trials = 6;
+  expect_error<Error>([&] { run_rollout(options_, *policy); }, "now serves another policy", "\"b\"");
+  expect_error<UsageError>([&] { run_rollout(options_, *server_policy(url, 7)); }, "holds another run",
+                           "policy.metadata");
+  EXPECT_EQ(read_results(options_.out / "results.json").episodes.size(), 15u);
+}
+
+TEST_F(RolloutTest, SendsTheKeyThatTheServerWants) {
+  const std::string key(32, 'k');
+  const Server server({}, -1, true, Json::object(), 0, key);
+  options_.server = server.url();
+  expect_error<Error>([&] { run_rollout(options_); }, "it wants another API key");
+  options_.api_key_file = dir_ / "key";
+  testing::write_text(options_.api_key_file, "short");
+  expect_error<UsageError>([&] { run_rollout(options_); }, "--api-key-file", "at least 16 characters");
+  testing::write_text(options_.api_key_file, key + "\n");
+  EXPECT_EQ(run_rollout(options_), 0);
+  EXPECT_EQ(read_file(options_.out / "results.json").find(key), std::string::npos);
+}
+
 std::vector<PolicyCall> call_at(const std::string& prompt, std::int64_t tick, std::int64_t trial = 0) {
   return {{{"libero_object", 0, trial}, 0, tick, {{}, std::vector<float>(8), prompt}}};
 }
@@ -507,6 +552,30 @@ TEST(CheckpointPolicy, ContinuesAPrefix) {
   for (std::size_t i = 0; i < 2; ++i)
     for (std::size_t d = 0; d < 7; ++d) EXPECT_NEAR(continued[i][d], calls[0].prefix[i][d], 1e-5);
   EXPECT_NE(continued[3], free[3]) << "the rest does not follow the prefix";
+}
+
+TEST(CheckpointPolicy, IsKnownAgainByItsWeights) {
+  TempDir dir;
+  const std::filesystem::path folder = dir / "policy", file = folder / "model.safetensors";
+  std::filesystem::copy(std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher", folder,
+                        std::filesystem::copy_options::recursive);
+  std::filesystem::remove(folder / "manifest.json");  // as openpi's and LeRobot's folders
+  const auto fingerprint = [&] {
+    return checkpoint_policy(folder.string(), 7, {})->identity().at("fingerprint");
+  };
+  NamedTensors tensors = load_safetensors(file);
+  save_safetensors(file, tensors);
+  const Json before = fingerprint();
+  EXPECT_EQ(fingerprint(), before);
+  tensors.at("action_out_proj.bias").add_(1);
+  save_safetensors(file, tensors);
+  EXPECT_NE(fingerprint(), before);
+  // Of a large tensor a part counts, which no training leaves as it was.
+  const torch::Tensor large = torch::zeros({1 << 20});
+  save_safetensors(file, {{"large", large}, {"small", torch::zeros({8})}});
+  const std::string zeros = folder_fingerprint(folder);
+  save_safetensors(file, {{"large", large + 1e-6}, {"small", torch::zeros({8})}});
+  EXPECT_NE(folder_fingerprint(folder), zeros);
 }
 
 TEST(VideoWriter, TakesOddSides) {

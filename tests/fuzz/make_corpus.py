@@ -22,7 +22,7 @@ def write(target, seeds):
         (folder / name).write_bytes(seed if isinstance(seed, bytes) else seed.encode())
 
 
-# ---- observations: a byte that chooses the policy (0 LIBERO, 1 ALOHA, 2 joints), a message
+# ---- observations: a byte that chooses the policy (0 LIBERO, 1 ALOHA, 2 joints, 3 ALOHA with the camera "side"), a message
 
 
 def array(value, dtype=None, **changed):
@@ -61,7 +61,7 @@ def observations():
         return changed(libero, prompt=value)
 
     good = {"libero": libero, "aloha": aloha, "droid": droid}
-    policy = {"libero": 0, "aloha": 1, "droid": 2}
+    policy = {"libero": 0, "aloha": 1, "droid": 2, "side": 3}
     messages = {name: (policy[name], message) for name, message in good.items()}
 
     def add(name, message, kind="libero"):
@@ -78,6 +78,7 @@ def observations():
     add("no_image", {k: v for k, v in libero.items() if "wrist" not in k})
     add("no_prompt", {k: v for k, v in libero.items() if k != "prompt"})
     add("unknown_camera", changed(aloha, images={"cam_hihg": array(planes)}), "aloha")
+    add("own_camera", changed(aloha, images={"cam_high": array(planes), "side": array(planes)}), "side")
     add("no_cameras", changed(aloha, images=None), "aloha")
     for dtype in ("f8", "f4", "f2"):
         add(f"image_{dtype}", image_of(pixel.reshape(1, 1, 3) / 2, dtype))

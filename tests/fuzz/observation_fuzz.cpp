@@ -11,13 +11,16 @@ namespace shallowpi {
 namespace {
 
 constexpr std::int64_t kWidth = 16, kHorizon = 3, kMaxSteps = 20;
-constexpr std::array kRobots = {RobotKind::kLibero, RobotKind::kAloha, RobotKind::kJoints};
+// The last one is a policy with a camera that openpi does not name.
+constexpr std::array kRobots = {RobotKind::kLibero, RobotKind::kAloha, RobotKind::kJoints, RobotKind::kAloha};
 
-ObservationDecoder decoder(RobotKind robot) {
+ObservationDecoder decoder(std::size_t which) {
+  const RobotKind robot = kRobots[which];
   PolicySpec spec;
   spec.robot.kind = robot;
   spec.horizon = kHorizon;
   spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"};
+  if (which == 3) spec.image_keys = {"base_0_rgb", "side"};
   spec.norm_mode = NormMode::kZScore;
   if (robot == RobotKind::kAloha) spec.robot.state_dim = spec.robot.action_dim = 14;
   if (robot == RobotKind::kJoints) spec.robot.state_dim = spec.robot.action_dim = 3;
@@ -58,7 +61,7 @@ void check_request(const PolicyRequest& request, const ObservationDecoder& decod
 }  // namespace
 
 void fuzz::run(std::string_view input) {
-  static const std::array decoders = {decoder(kRobots[0]), decoder(kRobots[1]), decoder(kRobots[2])};
+  static const std::array decoders = {decoder(0), decoder(1), decoder(2), decoder(3)};
   if (input.empty()) return;
   const std::size_t which = static_cast<unsigned char>(input[0]) % kRobots.size();
   const std::string_view bytes = input.substr(1);

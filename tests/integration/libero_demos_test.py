@@ -5,11 +5,14 @@ our own reader.
     tests/integration/libero_demos_test.py BUILD_DIR/bin/shallowpi-eval     needs numpy and h5py
 """
 import json
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 import h5py
@@ -172,6 +175,40 @@ class Files(unittest.TestCase):
         self.assertIsNone(claim_folder(self.out, {"seed": 0, "disturb": 0.18}))
         self.assertIsNone(claim_folder(self.out, {"seed": 0, "disturb": 0.18}))
         self.assertIn("seed 0, not 1", claim_folder(self.out, {"seed": 1, "disturb": 0.18}))
+
+
+# An episode of a second, without the simulator.
+COLLECTOR = """
+import pathlib, sys, time, types
+sys.path.insert(0, sys.argv[1])
+import collect_libero_demos as collector
+collector.Simulator = lambda suite: None
+
+def episode(folder):
+    pathlib.Path(folder, "begun").touch()
+    time.sleep(1)
+    pathlib.Path(folder, "kept").touch()
+
+if __name__ == "__main__":
+    list(collector.run(episode, [sys.argv[2]], types.SimpleNamespace(workers=1, suite="libero_object")))
+"""
+
+
+class Interruption(unittest.TestCase):
+    def test_it_waits_for_the_episode_under_way(self):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="shallowpi-collect-"))
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "collector.py").write_text(COLLECTOR)
+        command = [sys.executable, folder / "collector.py", PROJECT / "scripts", folder]
+        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+        self.addCleanup(process.kill)
+        end = time.monotonic() + 60
+        while not (folder / "begun").exists():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C, to the workers too
+        self.assertNotEqual(process.wait(timeout=60), 0)
+        self.assertTrue((folder / "kept").exists())
 
 
 if __name__ == "__main__":

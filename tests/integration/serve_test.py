@@ -52,6 +52,7 @@ def real_policy():
         client = WebsocketClientPolicy("127.0.0.1", server.port)
         metadata = client.get_server_metadata()
         assert (metadata["robot"], metadata["action_horizon"], metadata["action_dim"]) == ("libero", 16, 7), metadata
+        assert len(metadata["fingerprint"]) == 16 and metadata["euler_steps"] == 10, metadata
         noise = np.random.default_rng(1).standard_normal((16, 32)).astype(np.float32)
         asked = observation(prompt="pick up the soup", side=128, noise=noise)
         first, second = client.infer(asked), client.infer(asked)

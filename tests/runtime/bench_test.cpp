@@ -1,5 +1,6 @@
 #include "shallowpi/runtime/bench.h"
 
+#include "model/small_checkpoint.h"
 #include "test_util.h"
 
 namespace shallowpi {
@@ -85,6 +86,22 @@ TEST(Bench, MeasuresCheckpointsAndShallowerOnesOfThem) {
   options.sweeps.clear();
   options.steps = 0;
   expect_error<UsageError>([&] { run_bench_json(options); }, "--steps 0");
+}
+
+TEST(Bench, WarnsWhereTheCheckpointDoesNotSayItsHorizon) {
+  testing::TempDir dir;
+  testing::write_weights_file(dir / "openpi", testing::random_weights(testing::small_config()));
+  BenchOptions options = tiny();
+  options.checkpoint = dir / "openpi";
+  const auto log = [&] {
+    ::testing::internal::CaptureStderr();
+    run_bench_json(options);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  const std::string warning = "does not say how many action steps a chunk has";
+  EXPECT_NE(log().find(warning), std::string::npos);
+  options.horizon = 10;
+  EXPECT_EQ(log().find(warning), std::string::npos);
 }
 
 TEST(Bench, WritesATimelineOfOnePolicy) {

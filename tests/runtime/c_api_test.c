@@ -30,12 +30,18 @@ static void check_errors(const shallowpi_policy *policy, shallowpi_controller *c
                          shallowpi_observation observation) {
   shallowpi_controller_options options;
   shallowpi_controller *other = NULL;
+  shallowpi_policy_options how;
   shallowpi_policy *missing = NULL;
   float action[kMaxDims];
-  CHECK(shallowpi_policy_load("/nowhere", NULL, NULL, &missing) == SHALLOWPI_USAGE);
+  CHECK(shallowpi_policy_load("/nowhere", NULL, &missing) == SHALLOWPI_USAGE);
   CHECK(says("/nowhere") && missing == NULL);
-  CHECK(shallowpi_policy_load(NULL, NULL, NULL, &missing) == SHALLOWPI_USAGE && says("checkpoint is NULL"));
-  CHECK(shallowpi_policy_load("/nowhere", "tpu", NULL, &missing) == SHALLOWPI_USAGE && says("tpu"));
+  CHECK(shallowpi_policy_load(NULL, NULL, &missing) == SHALLOWPI_USAGE && says("checkpoint is NULL"));
+  memset(&how, 0, sizeof how);
+  how.device = "tpu";
+  CHECK(shallowpi_policy_load("/nowhere", &how, &missing) == SHALLOWPI_USAGE && says("tpu"));
+  how.device = NULL;
+  how.horizon = -1;
+  CHECK(shallowpi_policy_load("/nowhere", &how, &missing) == SHALLOWPI_USAGE && says("horizon -1"));
 
   CHECK(shallowpi_controller_defaults(policy, &options) == SHALLOWPI_OK);
   options.expected_delay = 1000;
@@ -55,8 +61,24 @@ static void check_errors(const shallowpi_policy *policy, shallowpi_controller *c
   CHECK(says("the state has 5 dims"));
 }
 
+/* openpi's folders do not say the horizon, and have no tokenizer. */
+static void check_policy_options(const char *checkpoint) {
+  shallowpi_policy_options how;
+  shallowpi_policy *policy = NULL;
+  memset(&how, 0, sizeof how);
+  how.device = "cpu";
+  how.horizon = 7;
+  CHECK(shallowpi_policy_load(checkpoint, &how, &policy) == SHALLOWPI_OK);
+  CHECK(shallowpi_policy_horizon(policy) == 7);
+  shallowpi_policy_free(policy);
+  how.tokenizer = "/nowhere/tokenizer.model";
+  CHECK(shallowpi_policy_load(checkpoint, &how, &policy) != SHALLOWPI_OK && says("/nowhere/tokenizer.model"));
+  CHECK(policy == NULL);
+}
+
 int main(int argc, char **argv) {
   shallowpi_policy *policy = NULL;
+  shallowpi_policy_options how;
   shallowpi_controller *controller = NULL;
   shallowpi_controller_options options;
   shallowpi_counters counters;
@@ -72,7 +94,11 @@ int main(int argc, char **argv) {
   CHECK(pixels != NULL);
   memset(pixels, 100, kSide * kSide * 3);
   CHECK(strcmp(shallowpi_last_error(), "") == 0);
-  CHECK(shallowpi_policy_load(argv[1], "cpu", "float32", &policy) == SHALLOWPI_OK);
+  check_policy_options(argv[1]);
+  memset(&how, 0, sizeof how);
+  how.device = "cpu";
+  how.dtype = "float32";
+  CHECK(shallowpi_policy_load(argv[1], &how, &policy) == SHALLOWPI_OK);
   CHECK(shallowpi_policy_state_dim(policy) == 8 && shallowpi_policy_action_dim(policy) == 7);
   CHECK(shallowpi_controller_defaults(policy, &options) == SHALLOWPI_OK);
   CHECK(options.execute >= 1 && options.execute <= shallowpi_policy_horizon(policy));

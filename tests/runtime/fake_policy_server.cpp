@@ -1,8 +1,7 @@
 // The server of `shallowpi-infer serve` before a policy that obeys its prompt, for
 // tests/integration/serve_test.py and serve_load.py; or, with --echo, before nothing: each message goes back
 // as it came, for Autobahn's fuzzing client.
-//   prompt "sleep 300"  takes 300 ms         "fail"  throws         "blame"  throws UsageError         "nan"
-//   answers NaN
+//   prompt "sleep 300"  takes 300 ms   "fail"  throws   "blame"  throws UsageError   "nan"  answers NaN
 // Every other answer is actions[h][d] = state[d] + h.
 #include <torch/torch.h>
 
@@ -83,18 +82,14 @@ int main(int argc, char** argv) {
       for (const InferRequest& request : requests) results.push_back(obey(request));
       return results;
     };
-    std::atomic<WebsocketServer*> running{nullptr};
-    std::atomic<bool> broken{false};
-    PolicyService policy(ObservationDecoder(spec, {}, {}), infer, queue, policy_metadata(spec), [&] {
-      broken = true;
-      running.load()->stop();
-    });
+    if (!echo)
+      return run_policy_server(server_options, ObservationDecoder(spec, {}, {}), infer, queue,
+                               policy_metadata(spec));
     EchoApplication mirror;
-    WebsocketServer server(server_options, echo ? static_cast<WebsocketApplication&>(mirror) : policy);
-    running = &server;
+    WebsocketServer server(server_options, mirror);
     server.handle_signals();
     std::cout << "listening on ws://127.0.0.1:" << server.port() << std::endl;
     server.run();
-    return broken ? 1 : 0;
+    return 0;
   });
 }

@@ -175,6 +175,26 @@ TEST(ObservationMessage, WritesWhatItReads) {
   }
 }
 
+TEST(ObservationMessage, RequiresTheCamerasThatOpenpiDoesNotName) {
+  for (const auto& [kind, key] : {std::pair{RobotKind::kLibero, "observation/side: is missing"},
+                                  {RobotKind::kAloha, "images/side: is missing"},
+                                  {RobotKind::kJoints, "observation/side: is missing"}}) {
+    PolicySpec spec = spec_of(kind, 14, 14);
+    spec.image_keys = {"base_0_rgb", "side"};
+    const ObservationDecoder decoder(spec, {}, {});
+    const std::string_view bytes = Message::bytes(3 * 5 * 4);
+    RobotObservation observation;
+    observation.images["base_0_rgb"] = {5, 4, std::vector<std::uint8_t>(60)};
+    observation.state.assign(14, 0.5f);
+    observation.prompt = "go";
+    expect_error<UsageError>([&] { decoder.decode(encode_observation(observation, kind)); }, key);
+    observation.images["side"] = {4, 5, {bytes.begin(), bytes.end()}};
+    const RobotObservation read = decoder.decode(encode_observation(observation, kind)).infer.observation;
+    ASSERT_EQ(read.images.size(), 2u);
+    EXPECT_EQ(read.images.at("side").bytes, observation.images.at("side").bytes);
+  }
+}
+
 TEST(ObservationMessage, TakesImagesAsOpenpiDoes) {
   // numpy: (255 * np.linspace(0, 1, 12).astype(...)).astype(np.uint8), the same for float64, float32 and
   // float16

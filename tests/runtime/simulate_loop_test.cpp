@@ -191,6 +191,16 @@ TEST(SimulateLoop, TheCommandPrintsRowsAndWritesThem) {
   EXPECT_EQ(json["rows"][4]["delay_ticks"], 4);
   EXPECT_EQ(json["rows"][4]["episodes"], 1);
 
+  options.checkpoint = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher";
+  options.tokenizer = (dir / "none.model").string();
+  expect_error<UsageError>([&] { run_simulate_loop(options); }, "none.model", "no such file");
+  options.tokenizer.clear();
+  testing::write_aloha(dir / "aloha.hdf5");
+  options.data = {(dir / "aloha.hdf5").string()};
+  expect_error<UsageError>([&] { run_simulate_loop(options); }, "the policy's robot has 8 state dims",
+                           "the data has 14");
+  options.checkpoint.clear();
+
   options.mode = "slow";
   expect_error<UsageError>([&] { run_simulate_loop(options); }, "--mode", "receding");
   options.mode = "rtc";

@@ -22,9 +22,10 @@ inline constexpr auto kEnumNames<Protocol> = std::to_array<EnumName<Protocol>>({
 });
 
 struct RolloutOptions {
-  std::string checkpoint;  ///< a folder; or
-  std::string server;      ///< ws://host:port; or
-  std::string policy;      ///< noop, replay:FILE[#demo], mean-action:FILE (rollout_policy.h)
+  std::string checkpoint;              ///< a folder; or
+  std::string server;                  ///< ws://host:port; or
+  std::filesystem::path api_key_file;  ///< with the key that the server wants; empty: none
+  std::string policy;                  ///< noop, replay:FILE[#demo], mean-action:FILE (rollout_policy.h)
 
   std::vector<std::string> suites;
   std::vector<std::int64_t> tasks;  ///< of each suite; empty: all
@@ -49,6 +50,7 @@ struct RolloutOptions {
 
   std::string python;            ///< of the simulator; empty: that of scripts/setup_libero.sh
   std::filesystem::path worker;  ///< the worker's script; empty: the one that came with this program
+  /// Seconds after which a simulator counts as hung; the step's (above 0, at most a day) are a server's too.
   double reset_timeout_s = 300, step_timeout_s = 120;
 
   NetworkOptions network;  ///< of a checkpoint

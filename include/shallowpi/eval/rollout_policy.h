@@ -58,11 +58,12 @@ struct NetworkOptions {
 /// actions do not fit LIBERO.
 std::unique_ptr<RolloutPolicy> checkpoint_policy(const std::string& folder, std::uint64_t seed,
                                                  const NetworkOptions& options);
-/// Anything that speaks openpi's websocket protocol at `url` and answers within `timeout_s` seconds. A server
-/// of ours, known by its metadata, gets the noise that checkpoint_policy draws, so that its answers are the
-/// same. Throws what PolicyClient throws, and UsageError for a prefix and a server that is not ours.
+/// Anything that speaks openpi's websocket protocol at `url`, takes `api_key` and answers within `timeout_s`
+/// seconds. A server of ours, known by its metadata, gets the noise that checkpoint_policy draws, so that its
+/// answers are the same. Throws what PolicyClient throws, Error where the server comes back with other
+/// metadata (another policy), and UsageError for a prefix and a server that is not ours.
 std::unique_ptr<RolloutPolicy> server_policy(const std::string& url, std::uint64_t seed,
-                                             double timeout_s = 120);
+                                             double timeout_s = 120, const std::string& api_key = "");
 /// A policy without a network, by its description:
 ///   noop                   stands still
 ///   replay:FILE[#K]        replays demonstration K (default 0) of those in FILE, a LIBERO HDF5, whatever

@@ -4,9 +4,8 @@
 //
 //   for each tick:
 //     for (each answer that has arrived) chunker.deliver(answer);
-//     if (auto request = chunker.next_request()) send(*request, observation);   // or infer and deliver() at
-//     once ChunkTick now = chunker.tick();                                           // now.action goes to
-//     the robot
+//     if (auto request = chunker.next_request()) send(*request, observation);  // or infer, deliver() at once
+//     ChunkTick now = chunker.tick();                                          // now.action is sent
 //
 // Action i of a chunk that was requested at tick s belongs to tick s + i. An answer that is delivered before
 // tick s + d therefore comes into force with its action d; its first d actions are in the past.

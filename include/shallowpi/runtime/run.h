@@ -24,10 +24,10 @@ struct RunOptions {
 };
 
 /// Writes float32 tensors
-///   out.prefix_embeddings [B, P, W]    the full padded layout: every camera, then every prompt position
-///   out.velocity [B, H, 32]            at x_t = t noise + (1 - t) actions; where the input has actions,
-///   noise and time out.sampled_actions [B, H, 32]     from in.noise in.noise [B, H, 32]                the
-///   noise that was drawn, where the input has none: add it to repeat the run
+///   out.prefix_embeddings [B, P, W]  the full padded layout: every camera, then every prompt position
+///   out.velocity [B, H, 32]          at x_t = t noise + (1 - t) actions; where the input has all three
+///   out.sampled_actions [B, H, 32]   from in.noise
+///   in.noise [B, H, 32]              what was drawn, where the input has none: add it to repeat the run
 /// Returns the exit code 0. Throws UsageError where the inputs do not fit the policy or the horizon is not
 /// known.
 int run_policy_on_file(const RunOptions& options);

@@ -3,7 +3,7 @@
  *   shallowpi_policy *policy;
  *   shallowpi_controller *controller;
  *   shallowpi_controller_options options;
- *   if (shallowpi_policy_load("runs/l6/last", "auto", "auto", &policy)) fail(shallowpi_last_error());
+ *   if (shallowpi_policy_load("runs/l6/last", NULL, &policy)) fail(shallowpi_last_error());
  *   shallowpi_controller_defaults(policy, &options);
  *   if (shallowpi_controller_create(policy, &options, &controller)) fail(shallowpi_last_error());
  *   while (running) {
@@ -38,9 +38,16 @@ typedef struct shallowpi_controller shallowpi_controller;
  * fails. */
 const char *shallowpi_last_error(void);
 
-/* Loads our, openpi's or LeRobot's checkpoint folder. device: "auto", "cpu", "cuda:0"; dtype: "auto",
- * "float32", "bfloat16"; NULL is "auto". */
-int shallowpi_policy_load(const char *checkpoint, const char *device, const char *dtype,
+/* Zeros are the defaults. */
+typedef struct {
+  const char *device;    /* "cpu", "cuda:0"; NULL: "auto" */
+  const char *dtype;     /* "float32", "bfloat16"; NULL: "auto" */
+  int32_t horizon;       /* actions per chunk, where the folder does not say it (openpi's); 0: the folder's */
+  const char *tokenizer; /* a SentencePiece file; NULL: the folder's, else openpi's or Hugging Face's copy */
+} shallowpi_policy_options;
+
+/* Loads our, openpi's or LeRobot's checkpoint folder. `options` may be NULL. */
+int shallowpi_policy_load(const char *checkpoint, const shallowpi_policy_options *options,
                           shallowpi_policy **policy);
 /* Controllers of the policy may live on. NULL is allowed, here and below. */
 void shallowpi_policy_free(shallowpi_policy *policy);
@@ -72,7 +79,7 @@ void shallowpi_controller_free(shallowpi_controller *controller);
 int shallowpi_controller_reset(shallowpi_controller *controller, const float *initial, size_t dims);
 
 typedef struct {
-  const char *camera;    /* "base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb" */
+  const char *camera;    /* "base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb", or the policy's own */
   const uint8_t *pixels; /* height x width x 3, RGB, top row first */
   int32_t height, width;
 } shallowpi_image;

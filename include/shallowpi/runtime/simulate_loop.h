@@ -53,8 +53,8 @@ struct LoopReport {
 struct LoopSettings {
   ChunkingOptions chunking;  ///< of all modes; `expected_delay` is set from the latency
   double latency_ms = 110;
-  RobotSpec robot;
-  std::int64_t episodes = 0;                                            ///< of each file, the first; 0: all
+  RobotSpec robot;            ///< as wide as the data, and as the policy's answers
+  std::int64_t episodes = 0;  ///< of each file, the first; 0: all
   std::function<void(std::int64_t done, std::int64_t total)> progress;  ///< in episodes; may be empty
 };
 
@@ -77,6 +77,7 @@ struct SimulateLoopOptions {
   double ensemble_decay = 0.01;
   std::optional<std::int64_t>
       horizon;                 ///< where the checkpoint does not say it, or without a checkpoint (50)
+  std::string tokenizer;       ///< empty: found by find_tokenizer()
   std::int64_t steps = 10;     ///< Euler steps
   std::filesystem::path json;  ///< empty: none
   bool quiet = false;
