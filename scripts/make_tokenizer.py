@@ -13,8 +13,12 @@ import argparse
 import io
 import pathlib
 import random
+import sys
 
-import sentencepiece
+try:
+    import sentencepiece
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}; pip install sentencepiece==0.2.3")
 
 OBJECTS = ["alphabet soup", "cream cheese", "salad dressing", "bbq sauce", "ketchup", "tomato sauce", "butter", "milk",
            "chocolate pudding", "orange juice"]

@@ -4,7 +4,10 @@ number of vision tokens. Usage: plot_bench.py FILE.json OUT.png (needs matplotli
 import json
 import sys
 
-import matplotlib
+try:
+    import matplotlib
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}; pip install matplotlib")
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

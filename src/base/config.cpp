@@ -156,7 +156,10 @@ void ConfigReader::read_document(const std::filesystem::path& file, bool is_base
       note(place, "base", "a base has no base of its own");
     else if (name.kind != YamlNode::Kind::kScalar || name.text.empty())
       note(place, "base", "is not the name of a file");
-    else
+    else if (const auto base = file.parent_path() / name.text; !std::filesystem::exists(base)) {
+      note(place, "base", str("there is no file ", base.string()));
+      is_complete_ = false;
+    } else
       read_document(file.parent_path() / name.text, true);
   }
   seen_.clear();

@@ -11,9 +11,9 @@
 namespace shallowpi {
 namespace {
 
-// A line "NAME:   123 kB" of /proc/self/status.
-std::uint64_t status_bytes(const std::string& name) {
-  std::istringstream status(read_file("/proc/self/status"));
+// A line "NAME:   123 kB" of `file`.
+std::uint64_t proc_bytes(const std::string& file, const std::string& name) {
+  std::istringstream status(read_file(file));
   std::string line;
   while (std::getline(status, line))
     if (line.compare(0, name.size(), name) == 0) return std::stoull(line.substr(name.size() + 1)) * 1024;
@@ -23,10 +23,10 @@ std::uint64_t status_bytes(const std::string& name) {
 }  // namespace
 
 std::uint64_t resident_bytes() {
-  return status_bytes("VmRSS");
+  return proc_bytes("/proc/self/status", "VmRSS");
 }
 std::uint64_t peak_resident_bytes() {
-  return status_bytes("VmHWM");
+  return proc_bytes("/proc/self/status", "VmHWM");
 }
 
 std::uint64_t peak_memory(c10::Device device) {
@@ -40,6 +40,12 @@ std::uint64_t peak_memory(c10::Device device) {
 void reset_peak_memory(c10::Device device) {
   if (device.is_cuda())
     c10::getDeviceAllocator(device.type())->resetPeakStats(std::max<c10::DeviceIndex>(device.index(), 0));
+}
+
+std::uint64_t total_memory(c10::Device device) {
+  if (!device.is_cuda()) return proc_bytes("/proc/meminfo", "MemTotal");
+  const auto index = std::max<c10::DeviceIndex>(device.index(), 0);
+  return c10::getDeviceAllocator(device.type())->getMemoryInfo(index).second;
 }
 
 }  // namespace shallowpi

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 #include <map>
 #include <numeric>
 #include <set>
@@ -30,6 +31,33 @@ void hold_out(std::vector<Episode> group, double fraction, Random random, std::s
   for (std::size_t i = 0; i < count; ++i) {
     std::swap(group[i], group[i + random.below(group.size() - i)]);
     held_out.insert(group[i]);
+  }
+}
+
+// `first` where it is the only problem, else one Error of its kind that lists them.
+void throw_all(std::vector<std::string> problems, const std::exception_ptr& first) {
+  if (problems.empty()) return;
+  try {
+    std::rethrow_exception(first);
+  } catch (const Error& error) {
+    constexpr std::size_t kListed = 20;
+    const std::size_t count = problems.size();
+    if (count == 1) throw;
+    if (count > kListed) {
+      problems.resize(kListed);
+      problems.push_back(str("and ", count - kListed, " more"));
+    }
+    throw Error(str(count, " demonstration files cannot be used:\n  ", join(problems, "\n  ")), error.code());
+  }
+}
+
+// The files that a pattern of data.files matches.
+std::vector<std::filesystem::path> files_of(const std::string& pattern) {
+  try {
+    return expand_globs({pattern});
+  } catch (const UsageError& error) {
+    if (std::filesystem::path(pattern).is_absolute()) throw;
+    throw UsageError(str(error.what(), " in ", std::filesystem::current_path().string()));
   }
 }
 
@@ -64,10 +92,15 @@ std::vector<std::string> Dataset::camera_names() const {
   for (const std::string& name : sources_.front().file->camera_names())
     if (!contains(candidates, name)) candidates.push_back(name);
   for (const std::string& name : candidates)
-    if (std::all_of(sources_.begin(), sources_.end(),
-                    [&](const Source& source) { return contains(source.file->camera_names(), name); }))
-      common.push_back(name);
+    if (files_without(name).empty()) common.push_back(name);
   return common;
+}
+
+std::vector<const EpisodeFile*> Dataset::files_without(const std::string& camera) const {
+  std::vector<const EpisodeFile*> files;
+  for (const Source& source : sources_)
+    if (!contains(source.file->camera_names(), camera)) files.push_back(source.file.get());
+  return files;
 }
 
 Dataset::Split Dataset::split(double held_out_fraction, std::uint64_t seed) const {
@@ -109,15 +142,23 @@ Dataset open_dataset(const std::vector<std::pair<std::string, double>>& patterns
     throw UsageError(str("data.format: '", format, "' is not one of auto, libero, aloha"));
   std::map<std::filesystem::path, std::string> pattern_of;
   std::vector<Dataset::Source> sources;
+  std::vector<std::string> problems;
+  std::exception_ptr first;
   for (const auto& [pattern, weight] : patterns_and_weights)
-    for (const std::filesystem::path& path : expand_globs({pattern})) {
+    for (const std::filesystem::path& path : files_of(pattern)) {
       const auto [earlier, is_new] = pattern_of.emplace(std::filesystem::weakly_canonical(path), pattern);
       if (!is_new)
         throw UsageError(str("data.files: both '", earlier->second, "' and '", pattern, "' match ",
                              path.string(), "; name each file once"));
-      const std::string layout = format == "auto" ? detect_layout(path) : format;
-      sources.push_back({layout == "libero" ? open_libero(path, options) : open_aloha(path), weight});
+      try {
+        const std::string layout = format == "auto" ? detect_layout(path) : format;
+        sources.push_back({layout == "libero" ? open_libero(path, options) : open_aloha(path), weight});
+      } catch (const Error& error) {
+        if (!first) first = std::current_exception();
+        problems.emplace_back(error.what());
+      }
     }
+  throw_all(problems, first);
   return Dataset(std::move(sources));
 }
 

@@ -27,8 +27,15 @@ PolicySpec fit_to_data(const Dataset& dataset, PolicySpec spec) {
       std::erase(spec.image_keys, "cam_low");  // openpi does not use ALOHA's low camera
   }
   std::vector<std::string> used, missing;
-  for (const std::string& key : spec.image_keys)
-    (std::find(available.begin(), available.end(), key) != available.end() ? used : missing).push_back(key);
+  for (const std::string& key : spec.image_keys) {
+    const auto lacking = dataset.files_without(key);
+    (lacking.empty() ? used : missing).push_back(key);
+    if (!lacking.empty() && lacking.size() < dataset.sources().size())
+      throw UsageError(str("the policy's camera ", key, " is missing in ", lacking.size(), " of ",
+                           dataset.sources().size(), " files, the first of them ",
+                           lacking.front()->path().string(),
+                           "; leave these files out, or the camera out of policy.image_keys"));
+  }
   if (used.empty())
     throw UsageError(str("none of the policy's cameras (", join(spec.image_keys, ", "),
                          ") is in the data, which has ", join(available, ", "), "; set policy.image_keys"));

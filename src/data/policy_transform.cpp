@@ -105,10 +105,15 @@ std::vector<float> PolicyTransform::policy_state(const RobotObservation& observa
   return state;
 }
 
-std::vector<std::int64_t> PolicyTransform::tokens_of(const RobotObservation& observation,
-                                                     const std::vector<float>& state) const {
+const std::string& PolicyTransform::prompt_of(const RobotObservation& observation) const {
   const std::string& text = observation.prompt.empty() ? spec_.default_prompt : observation.prompt;
   if (text.empty()) throw UsageError("prompt is empty, and the policy has no default_prompt");
+  return text;
+}
+
+std::vector<std::int64_t> PolicyTransform::tokens_of(const RobotObservation& observation,
+                                                     const std::vector<float>& state) const {
+  const std::string& text = prompt_of(observation);
   bool truncated = false;
   std::vector<std::int64_t> tokens = encode_prompt(*tokenizer_, spec_, text, state, &truncated);
   if (truncated && !truncation_reported_.exchange(true))
@@ -129,6 +134,12 @@ void PolicyTransform::check_cameras(const RobotObservation& observation) const {
   }
   if (observation.images.empty())
     throw UsageError(str("the observation has no image; this policy sees ", join(spec_.image_keys, ", ")));
+}
+
+void PolicyTransform::check(const RobotObservation& observation) const {
+  check_cameras(observation);
+  policy_state(observation);
+  prompt_of(observation);
 }
 
 Observation PolicyTransform::prepare(const std::vector<const RobotObservation*>& observations) const {

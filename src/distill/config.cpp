@@ -14,8 +14,11 @@ void settle(ResolvedConfig& resolved) {
   if (config.teacher.checkpoint.empty()) {
     if (!resolved.is_set("loss.kd")) config.loss.kd = 0;
     if (!resolved.is_set("loss.attn")) config.loss.attn = 0;
-    if (config.student.checkpoint.empty() && !resolved.is_set("policy.image_size"))
-      config.policy.image_size = config.student.architecture.vision.image_size;
+    if (!config.student.checkpoint.empty()) return;
+    const PolicyConfig& sizes = config.student.architecture;
+    if (!resolved.is_set("policy.image_size")) config.policy.image_size = sizes.vision.image_size;
+    if (!resolved.is_set("policy.prompt_mode") && sizes.kind == PolicyKind::kPi0)
+      config.policy.prompt_mode = PromptMode::kPi0Plain;
   }
 }
 
@@ -26,6 +29,11 @@ ResolvedConfig load_distill_config(const std::filesystem::path& file,
   ResolvedConfig resolved;
   const ConfigTable table = distill_table(resolved.config);
   ConfigReader reader(table);
+  std::error_code unreadable;
+  if (std::filesystem::is_directory(file, unreadable))
+    throw UsageError(str(file.string(),
+                         " is a folder; name a YAML file (the configuration of a run folder is ",
+                         (file / "config.yaml").string(), ")"));
   if (!file.empty()) reader.read_file(file);
   for (const std::string& assignment : overrides) reader.read_assignment(assignment);
   resolved.set_keys = reader.set_keys();

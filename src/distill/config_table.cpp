@@ -210,7 +210,8 @@ void add_policy(ConfigTable& table, PolicySpec& policy) {
       "skipped, not blackened.");
   table.choice(
       "prompt_mode", policy.prompt_mode,
-      "How the instruction (and in pi0.5 the state) becomes text. A wrong mode makes a useless policy.");
+      "How the instruction (and in pi0.5 the state) becomes text; of a pi0 from scratch: pi0_plain. A wrong "
+      "mode makes a useless policy.");
   table.integer("max_token_len", policy.max_token_len, "Tokens of a prompt at most; longer ones are cut.",
                 between(1, 4096));
   table.choice("norm_mode", policy.norm_mode, "How state and actions are normalised.");
@@ -239,9 +240,11 @@ void add_data(ConfigTable& table, DataConfig& data) {
                "LIBERO: was obs[j] recorded after actions[j] (raw, as published) or before (aligned)?");
   table.flag("drop_noops", data.drop_noops,
              "LIBERO: drop steps that neither move the arm nor switch the gripper.");
-  table.number("held_out_fraction", data.held_out_fraction,
-               "Share of each file's episodes kept for evaluation, at least one where > 0.",
-               {.min = 0, .max = 1, .open_max = true});
+  table.number(
+      "held_out_fraction", data.held_out_fraction,
+      "Share of each file's episodes kept for evaluation, at least one where > 0; files of one episode "
+      "are split together.",
+      {.min = 0, .max = 1, .open_max = true});
   table.integer("workers", data.workers, "Loader threads; batches do not depend on their number.",
                 between(1, 256));
   table.integer("prefetch", data.prefetch, "Batches prepared ahead.", between(1, 1024));

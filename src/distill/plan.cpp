@@ -89,6 +89,7 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   plan.kept_layers = setup.kept_layers;
   plan.student = setup.policy;
   plan.on_gpu = setup.device.is_cuda();
+  plan.machine_bytes = total_memory(setup.device);
   plan.free_disk_bytes = free_disk_bytes(config.output_dir);
   plan.training_frames = setup.split.train.size();
   plan.held_out_frames = setup.split.held_out.size();

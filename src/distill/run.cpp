@@ -1,5 +1,6 @@
 // run_distill: from a configuration to a finished run folder.
 #include <torch/torch.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <iostream>
@@ -41,21 +42,37 @@ StartPoint start_point(const fs::path& checkpoint) {
 
 // The checkpoint that --resume DIR means: DIR itself, or the newest valid one of the run DIR.
 fs::path given_checkpoint(const fs::path& folder) {
-  if (!fs::is_directory(folder)) throw UsageError(str("--resume: ", folder.string(), " is not a folder"));
+  const std::string name = folder.string();
+  if (!fs::is_directory(folder)) throw UsageError(str("--resume: ", name, " is not a folder"));
   if (fs::is_directory(folder / "checkpoints")) {
     const auto newest = newest_valid_checkpoint(folder);
-    if (!newest)
-      throw UsageError(str("--resume: ", folder.string(), " has no checkpoint that can be resumed"));
+    if (!newest) throw UsageError(str("--resume: ", name, " has no checkpoint that can be resumed"));
     return newest->folder;
   }
+  if (!fs::exists(folder / "training_state"))
+    throw UsageError(str("--resume: ", name,
+                         " is not a training checkpoint, as it has no training_state; to start from its "
+                         "weights, set student.checkpoint=",
+                         name));
   verify_manifest(folder);
   return folder;
 }
 
+// Can the run's folder be made, or written to where it is there?
+void check_output_dir(const fs::path& run_folder) {
+  std::error_code ignored;
+  fs::path existing = fs::absolute(run_folder);
+  while (!fs::exists(existing, ignored) && existing != existing.parent_path())
+    existing = existing.parent_path();
+  if (!fs::is_directory(existing))
+    throw UsageError(str("output_dir: ", existing.string(), " is a file; name a folder"));
+  if (::access(existing.c_str(), W_OK | X_OK) != 0)
+    throw UsageError(str("output_dir: ", existing.string(), " cannot be written to; name another folder"));
+}
+
 StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resume) {
   const fs::path run_folder = resolved.config.output_dir;
-  if (fs::exists(run_folder) && !fs::is_directory(run_folder))
-    throw UsageError(str("output_dir: ", run_folder.string(), " is a file; name a folder"));
+  check_output_dir(run_folder);
   const bool has_checkpoints = !run_checkpoints(run_folder).empty();
   if (resume == "never") {
     if (has_checkpoints)
@@ -105,12 +122,24 @@ void warn_of_a_rare_best(const TrainConfig& train) {
                  " steps and the last; make one a multiple of the other");
 }
 
-// Fails before the first step rather than at the first checkpoint.
-void check_disk(const TrainingPlan& plan, const DistillConfig& config) {
-  const std::uint64_t available = free_disk_bytes(config.output_dir);
-  if (available < plan.checkpoint_bytes)
-    throw UsageError(str("output_dir: ", config.output_dir, " has ", human_bytes(available),
-                         " left, but one checkpoint takes ", human_bytes(plan.checkpoint_bytes)));
+void warn_of_little_memory(const TrainingPlan& plan) {
+  if (plan.machine_bytes > 0 && plan.peak_bytes() > plan.machine_bytes)
+    log::warning("the run will take ", human_bytes(plan.peak_bytes()), " of memory, but ",
+                 plan.on_gpu ? "the GPU" : "this machine", " has ", human_bytes(plan.machine_bytes),
+                 "; raise train.accumulate or set train.activation_checkpointing");
+}
+
+// Fails before the first step rather than at the first checkpoint. A dry run may be for another machine: it
+// only warns.
+void check_disk(const TrainingPlan& plan, const DistillConfig& config, bool dry_run) {
+  const std::uint64_t available = plan.free_disk_bytes;
+  if (available < plan.checkpoint_bytes) {
+    const std::string problem = str("output_dir: ", config.output_dir, " has ", human_bytes(available),
+                                    " left, but one checkpoint takes ", human_bytes(plan.checkpoint_bytes));
+    if (!dry_run) throw UsageError(problem);
+    log::warning(problem);
+    return;
+  }
   const std::uint64_t wanted = plan.checkpoint_bytes * static_cast<std::uint64_t>(config.train.keep_last + 2);
   if (available < wanted)
     log::warning("output_dir has ", human_bytes(available),
@@ -127,7 +156,10 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   warn_of_a_rare_best(config.train);
   if (run.dry_run) {
     choose_start(resolved, run.resume);
-    std::cout << plan_text(plan_training(prepare_training(resolved)));
+    const TrainingPlan plan = plan_training(prepare_training(resolved));
+    std::cout << plan_text(plan);
+    warn_of_little_memory(plan);
+    check_disk(plan, config, true);
     return static_cast<int>(ExitCode::kDone);
   }
   const StopSignal stop;
@@ -146,10 +178,13 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
     return static_cast<int>(ExitCode::kDone);
   }
   TrainingSetup setup = prepare_training(resolved);
-  check_disk(plan_training(setup), config);
+  const TrainingPlan plan = plan_training(setup);
+  warn_of_little_memory(plan);
+  check_disk(plan, config, false);
+  setup.resolved = with_absolute_paths(resolved);  // of what is saved; messages name paths as they were given
   TrainingModels models = load_models(setup);
   if (!folder) folder = std::make_unique<RunFolder>(path);
-  write_file_atomically(path / "config.yaml", dump_config(resolved));
+  write_file_atomically(path / "config.yaml", dump_config(setup.resolved));
   if (is_adopted) write_file_atomically(path / "metrics.jsonl", adopted_metrics);
   Trainer trainer(std::move(setup), std::move(models), *folder, start.checkpoint, run.quiet);
   trainer.run(stop);

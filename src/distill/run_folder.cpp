@@ -35,19 +35,20 @@ std::optional<std::int64_t> parse_step(std::string_view name) {
 
 // All names of a file become the same text. A pattern, or what does not exist, keeps its parts from the first
 // that is not there on.
-void settle_path(std::string& path) {
-  if (path.empty()) return;
+fs::path canonical_path(const std::string& path) {
   std::error_code unreadable;
   const fs::path settled = fs::weakly_canonical(fs::absolute(path), unreadable);
-  if (!unreadable) path = settled.string();
+  return unreadable ? fs::path(path) : settled;
 }
 
-void settle_paths(DistillConfig& config) {
-  settle_path(config.teacher.checkpoint);
-  settle_path(config.student.checkpoint);
-  for (DataFile& file : config.data.files) settle_path(file.path);
-  if (config.data.norm_stats != kComputeStats) settle_path(config.data.norm_stats);
-  settle_path(config.data.tokenizer);
+template <typename Change>
+void change_paths(DistillConfig& config, const Change& change) {
+  std::vector<std::string*> paths = {&config.output_dir, &config.teacher.checkpoint,
+                                     &config.student.checkpoint, &config.data.tokenizer};
+  for (DataFile& file : config.data.files) paths.push_back(&file.path);
+  if (config.data.norm_stats != kComputeStats) paths.push_back(&config.data.norm_stats);
+  for (std::string* path : paths)
+    if (!path->empty()) *path = fs::path(change(*path)).string();
 }
 
 bool may_change(const std::string& key) {
@@ -89,8 +90,8 @@ std::optional<RunCheckpoint> newest_valid_checkpoint(const fs::path& run_folder)
 
 std::vector<std::string> config_differences(const ResolvedConfig& before, const ResolvedConfig& after) {
   DistillConfig old_values = before.config, new_values = after.config;
-  settle_paths(old_values);
-  settle_paths(new_values);
+  change_paths(old_values, canonical_path);
+  change_paths(new_values, canonical_path);
   const ConfigTable old_table = distill_table(old_values), new_table = distill_table(new_values);
   const auto value_of = [](const ResolvedConfig& resolved, const ConfigField& field) {
     return field.inherited && !resolved.is_set(field.key) ? "(unset)" : field.write();
@@ -103,6 +104,11 @@ std::vector<std::string> config_differences(const ResolvedConfig& before, const 
     if (was != is) differences.push_back(str(key, ": ", was, " -> ", is));
   }
   return differences;
+}
+
+ResolvedConfig with_absolute_paths(ResolvedConfig resolved) {
+  change_paths(resolved.config, [](const std::string& path) { return fs::absolute(path); });
+  return resolved;
 }
 
 std::set<std::int64_t> steps_to_keep(const std::vector<std::int64_t>& steps, const TrainConfig& config,

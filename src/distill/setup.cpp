@@ -163,6 +163,18 @@ void warn_of_another_language(const TrainingSetup& setup, const NormStats& stats
         " or set loss.kd and loss.attn to 0");
 }
 
+/// A camera that a checkpoint brings may be missing in the data; one that the configuration names may not.
+void check_cameras(const TrainingSetup& setup) {
+  if (!setup.resolved.is_set("policy.image_keys")) return;
+  const std::vector<std::string> cameras = setup.dataset->camera_names();
+  for (const std::string& key : setup.config().policy.image_keys) {
+    if (setup.dataset->files_without(key).size() < setup.dataset->sources().size()) continue;
+    const std::string near = nearest(key, cameras);
+    throw UsageError(str("policy.image_keys: the data has no camera ", key, ", only ", join(cameras, ", "),
+                         near.empty() ? "; remove it" : str("; did you mean ", near, "?")));
+  }
+}
+
 void check_state_noise(const TrainingSetup& setup) {
   const auto dims = static_cast<std::int64_t>(setup.config().data.state_noise.size());
   if (dims != 0 && dims != setup.spec.robot.state_dim)
@@ -237,6 +249,7 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
     problems.attempt([&] {
       choose_spec(setup);
       check_state_noise(setup);
+      check_cameras(setup);
       const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
       const NormStats stats = choose_stats(setup);
       warn_of_another_language(setup, stats);

@@ -30,11 +30,11 @@ void check_options(const GateOptions& options) {
         "graph");
 }
 
-/// Normalised actions float32 [frames, H, 32] of one path. The policy is gone afterwards: two would not fit
-/// many devices.
+/// Normalised actions float32 [frames, H, 32] of one path; `kind` becomes the engine that ran. The policy is
+/// gone afterwards: two would not fit many devices.
 torch::Tensor sample_all(const GateOptions& options, const CheckpointInfo& info,
                          const SamplePipeline& pipeline, const Frames& frames, torch::Dtype dtype,
-                         EngineKind kind) {
+                         EngineKind& kind) {
   const auto engine = make_engine(load_policy(info, dtype, options.device), options.device, kind);
   std::vector<torch::Tensor> chunks;
   for (const Frames& some : batches_of(frames, options.batch_size)) {
@@ -42,6 +42,7 @@ torch::Tensor sample_all(const GateOptions& options, const CheckpointInfo& info,
     chunks.push_back(engine->sample(
         {batch.observation, sampling_noise(batch.actions_bhd, some, options.seed), options.steps}));
   }
+  kind = engine->kind();
   return torch::cat(chunks);
 }
 
@@ -148,10 +149,10 @@ Json run_gate_json(const GateOptions& options) {
   const Frames frames = choose_samples(dataset, options.demos, options.frames);
   const SamplePipeline pipeline = make_pipeline(dataset, info, options.demos.data);
   if (!options.quiet) log::info("sampling ", frames.size(), " chunks in float32, then on the faster path");
+  EngineKind reference_engine = EngineKind::kEager, engine = options.engine;
   const torch::Tensor reference_nhd =
-      sample_all(options, info, pipeline, frames, torch::kFloat32, EngineKind::kEager);
-  const torch::Tensor candidate_nhd =
-      sample_all(options, info, pipeline, frames, options.dtype, options.engine);
+      sample_all(options, info, pipeline, frames, torch::kFloat32, reference_engine);
+  const torch::Tensor candidate_nhd = sample_all(options, info, pipeline, frames, options.dtype, engine);
   if (!reference_nhd.isfinite().all().item<bool>())
     throw CorruptError(str(options.checkpoint.string(), ": its actions are not finite in float32 either"));
 
@@ -163,7 +164,7 @@ Json run_gate_json(const GateOptions& options) {
               {"checkpoint", options.checkpoint.string()},
               {"device", options.device.str()},
               {"dtype", dtype_name(options.dtype)},
-              {"engine", enum_name(options.engine)},
+              {"engine", enum_name(engine)},
               {"frames", frames.size()},
               {"held_out", options.demos.held_out},
               {"euler_steps", options.steps},

@@ -125,12 +125,19 @@ class Comparison {
   /// The teacher gets a row of its own where it is not one of the checkpoints anyway.
   void load_teacher(const std::vector<Named>& all) {
     const Named named = read_named(str("teacher=", options_.teacher.string()), options_);
+    bool is_listed = false;
+    for (const Named& other : all) {
+      const bool is_same = same_folder(other.info.folder, options_.teacher);
+      is_listed |= is_same;
+      if (!is_same && other.label == named.label)
+        throw UsageError(str("--checkpoint ", other.info.folder.string(),
+                             " is called 'teacher' but is not the one of --teacher: name it, as in before=",
+                             other.info.folder.string()));
+    }
     teacher_info_ = named.info;
     teacher_fingerprint_ = weights_fingerprint(named.info);
     teacher_ = load(named, options_);
-    for (const Named& other : all)
-      if (same_folder(other.info.folder, options_.teacher)) return;
-    measure(*teacher_, nullptr, make_pipeline(dataset_, named.info, options_.demos.data));
+    if (!is_listed) measure(*teacher_, nullptr, make_pipeline(dataset_, named.info, options_.demos.data));
   }
 
   void measure_skipped(const std::vector<std::int64_t>& kept, const SamplePipeline& pipeline) {

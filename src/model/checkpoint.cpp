@@ -53,8 +53,17 @@ fs::path find_weights(const fs::path& folder) {
                        hint));
 }
 
+bool lists_own_config(const fs::path& manifest) {
+  if (!fs::exists(manifest)) return false;
+  const Json json = read_json(manifest);
+  return json.contains("files") && json.at("files").contains(checkpoint::kOwnConfig);
+}
+
 CheckpointFormat detect_format(const fs::path& folder) {
   if (fs::exists(folder / checkpoint::kOwnConfig)) return CheckpointFormat::kShallowPi;
+  if (lists_own_config(folder / "manifest.json"))
+    throw CorruptError(str(folder.string(), ": manifest.json lists ", checkpoint::kOwnConfig,
+                           ", which is missing; copy the folder again"));
   const fs::path config = folder / "config.json";
   if (!fs::exists(config)) return CheckpointFormat::kOpenpi;
   const Json json = read_json(config);

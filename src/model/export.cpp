@@ -1,4 +1,6 @@
 // Exports: our checkpoints (or any that can be read) as folders that openpi or LeRobot loads strictly.
+#include "model/export.h"
+
 #include "model/checkpoint_internal.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
@@ -10,6 +12,10 @@ namespace shallowpi {
 namespace fs = std::filesystem;
 namespace checkpoint {
 namespace {
+
+const char* package(CheckpointFormat format) {
+  return format == CheckpointFormat::kOpenpi ? "openpi" : "LeRobot";
+}
 
 /// What openpi adds to a standard deviation or to a range; LeRobot's 1e-8 has no effect on any real
 /// statistic.
@@ -45,6 +51,36 @@ TensorPlan to_lerobot(const TensorPlan& openpi) {
 }
 
 }  // namespace
+
+std::vector<std::string> unreleased_sizes(const PolicyConfig& config, CheckpointFormat to) {
+  const PolicyConfig released;
+  std::vector<std::string> found;
+  const auto compare = [&](const char* what, std::int64_t size, std::int64_t expected) {
+    if (size != expected) found.push_back(str(what, " ", size, " (released: ", expected, ")"));
+  };
+  compare("backbone width", config.backbone.width, released.backbone.width);
+  compare("backbone MLP", config.backbone.mlp, released.backbone.mlp);
+  compare("expert width", config.expert.width, released.expert.width);
+  compare("expert MLP", config.expert.mlp, released.expert.mlp);
+  compare("head width", config.backbone.head_dim, released.backbone.head_dim);
+  compare("vision depth", config.vision.depth, released.vision.depth);
+  compare("vision width", config.vision.width, released.vision.width);
+  compare("vision MLP", config.vision.mlp, released.vision.mlp);
+  compare("patch size", config.vision.patch, released.vision.patch);
+  if (to == CheckpointFormat::kOpenpi)  // LeRobot's config.json says it
+    compare("image size", config.vision.image_size, released.vision.image_size);
+  compare("vocabulary", config.vocab, released.vocab);
+  return found;
+}
+
+std::string how_to_load(const PolicyConfig& config, CheckpointFormat to) {
+  const std::string loads = str("load strictly, once ", package(to), " knows the depth:");
+  const std::vector<std::string> sizes = unreleased_sizes(config, to);
+  if (sizes.empty()) return "The weights " + loads;
+  return str("**", package(to),
+             " does not load this policy as it is.** Its code holds the released sizes; change there: ",
+             join(sizes, ", "), ". Then the weights ", loads);
+}
 
 FeatureStats convert_stats(const FeatureStats& stats, NormMode from, NormMode to) {
   if (from == to) return stats;
@@ -86,6 +122,9 @@ void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::pa
   if (info.format == CheckpointFormat::kShallowPi && fs::exists(info.folder / "manifest.json"))
     verify_manifest(info.folder);
   checkpoint::check_heads(info.config, info.folder);
+  if (const auto sizes = checkpoint::unreleased_sizes(info.config, to); !sizes.empty())
+    log::warning(checkpoint::package(to), " does not load what is exported from ", info.folder.string(),
+                 " until these sizes are changed in its code: ", join(sizes, ", "));
   const SafetensorsFolder file(info.folder);
   const torch::Dtype store = checkpoint::stored_dtype(file);
   TensorPlan plan = checkpoint::copy_plan(file, info.config, {});

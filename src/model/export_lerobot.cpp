@@ -1,6 +1,7 @@
 // The files of a LeRobot 0.6.1 folder beside its weights: config.json, the two processor pipelines with their
 // statistics, and the lines of Python that tell LeRobot the depth.
 #include "model/checkpoint_internal.h"
+#include "model/export.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
 
@@ -41,7 +42,7 @@ def load(folder=pathlib.Path(__file__).parent, **kwargs):
 
 constexpr const char* kReadme = R"(# A @depth@-layer @kind@ policy for LeRobot 0.6.1
 
-The weights load strictly, once LeRobot knows the depth:
+@loads@
 
 ```python
 import sys; sys.path.insert(0, "THIS_FOLDER")
@@ -130,6 +131,10 @@ std::vector<Json> preprocessor_steps(const CheckpointInfo& info, const Json& con
 
 std::string notes_of(const CheckpointInfo& info) {
   std::string notes;
+  if (info.config.vocab != PolicyConfig{}.vocab)
+    notes +=
+        "\nThe policy's tokenizer is not PaliGemma's: `policy_preprocessor.json` names "
+        "google/paligemma-3b-pt-224 (`tokenizer_name`), which must be changed.\n";
   if (info.spec.prompt_mode == PromptMode::kPi05StatePadded32)
     notes +=
         "\nThe prompt that this policy learned has the state padded to 32 numbers (LeRobot 0.4.x); LeRobot "
@@ -151,6 +156,7 @@ std::string notes_of(const CheckpointInfo& info) {
 std::string fill(const char* text, const CheckpointInfo& info) {
   return fill_template(text, {{"@depth@", str(info.config.depth())},
                               {"@kind@", std::string(enum_name(info.config.kind))},
+                              {"@loads@", how_to_load(info.config, CheckpointFormat::kLeRobot)},
                               {"@class@", info.config.kind == PolicyKind::kPi05 ? "PI05Policy" : "PI0Policy"},
                               {"@notes@", notes_of(info)}});
 }

@@ -1,5 +1,6 @@
 // The files of an openpi folder beside its weights.
 #include "model/checkpoint_internal.h"
+#include "model/export.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
@@ -24,7 +25,7 @@ def set_depth():
 
 constexpr const char* kReadme = R"(# A @depth@-layer @kind@ policy for openpi
 
-`model.safetensors` has openpi's tensor names and loads strictly, once openpi knows the depth:
+`model.safetensors` has openpi's tensor names. @loads@
 
 ```python
 import sys; sys.path.insert(0, "THIS_FOLDER")
@@ -76,6 +77,7 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
   const std::vector<std::pair<std::string, std::string>> values = {
       {"@depth@", str(info.config.depth())},
       {"@kind@", std::string(enum_name(info.config.kind))},
+      {"@loads@", how_to_load(info.config, CheckpointFormat::kOpenpi)},
       {"@pi05@", pi05 ? "True" : "False"},
       {"@horizon@", str(spec.horizon)},
       {"@tokens@", str(spec.max_token_len)},

@@ -4,8 +4,12 @@
 
 namespace shallowpi {
 
-ActionChunkController::ActionChunkController(ChunkingOptions options, ChunkInference infer)
-    : chunker_(std::move(options)), infer_(std::move(infer)), worker_([this] { work(); }) {}
+ActionChunkController::ActionChunkController(ChunkingOptions options, ChunkInference infer,
+                                             ObservationCheck check)
+    : chunker_(std::move(options)),
+      infer_(std::move(infer)),
+      check_(std::move(check)),
+      worker_([this] { work(); }) {}
 
 ActionChunkController::~ActionChunkController() {
   {
@@ -17,6 +21,7 @@ ActionChunkController::~ActionChunkController() {
 }
 
 ChunkTick ActionChunkController::tick(const RobotObservation& observation) {
+  if (check_) check_(observation);
   std::vector<Answer> answers;
   {
     const std::lock_guard lock(mutex_);

@@ -116,6 +116,7 @@ bool ActionChunker::deliver(ChunkAnswer answer) {
     return refuse(counters_.expired,
                   str("the answer took ", delay, " ticks, and a chunk lasts only ", options_.horizon));
   ++counters_.accepted;
+  last_error_.clear();
   if (options_.expected_delay > 0 && delay > options_.expected_delay) ++counters_.late;
   if (options_.mode != ChunkMode::kEnsemble) chunks_.clear();
   chunks_.push_back({start, std::move(answer.actions)});

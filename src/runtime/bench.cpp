@@ -207,6 +207,7 @@ class Measurement {
     Json result;
     result["layers"] = config().depth();
     result["vision_tokens"] = tokens_;
+    result["engine"] = enum_name(engine_->kind());
     Json& stages = result["ms"];
     const auto stage = [&](const char* name, const std::vector<double>& samples) {
       if (samples.empty()) return;
@@ -351,10 +352,11 @@ std::string bench_text(const Json& report) {
   std::string text;
   for (const auto& [key, value] : device.items())
     text += str(key, ": ", value.is_string() ? value.get<std::string>() : value.dump(), "; ");
-  text += str(settings.at("dtype").get<std::string>(), ", engine ", settings.at("engine").get<std::string>(),
-              ", ", settings.at("cameras").dump(), " cameras, ", settings.at("prompt_tokens").dump(),
-              " prompt tokens, ", settings.at("horizon").dump(), " actions, ", settings.at("steps").dump(),
-              " steps, batch ", settings.at("batch").dump(), "\n\n");
+  text += str(settings.at("dtype").get<std::string>(), ", engine ",
+              report.at("results").at(0).at("engine").get<std::string>(), ", ", settings.at("cameras").dump(),
+              " cameras, ", settings.at("prompt_tokens").dump(), " prompt tokens, ",
+              settings.at("horizon").dump(), " actions, ", settings.at("steps").dump(), " steps, batch ",
+              settings.at("batch").dump(), "\n\n");
   text += text_table({"policy", "stage (ms)", "p50", "p90", "p99"}, times);
   text += "\n";
   text += text_table(

@@ -177,8 +177,10 @@ int shallowpi_controller_create(const shallowpi_policy* policy, const shallowpi_
     const auto& runner = given(policy, "policy").runner;
     const PolicySpec& spec = runner->info().spec;
     const ChunkingOptions how = chunking(spec, given(options, "options"));
-    *controller =
-        new shallowpi_controller{spec, {how, runner_inference(runner, options->steps, options->seed)}};
+    *controller = new shallowpi_controller{
+        spec,
+        {how, runner_inference(runner, options->steps, options->seed),
+         [runner](const RobotObservation& observation) { runner->check(observation); }}};
   });
 }
 

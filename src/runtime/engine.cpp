@@ -34,6 +34,7 @@ class EagerEngine : public Engine {
  public:
   EagerEngine(Policy policy, torch::Device device) : Engine(std::move(policy), device) {}
 
+  EngineKind kind() const override { return EngineKind::kEager; }
   torch::Tensor sample(const EngineRequest& request, StageTimes* times) override {
     const torch::InferenceMode guard;
     const InferenceSettings settings(policy_, device_);
@@ -68,6 +69,7 @@ class AutoEngine : public Engine {
         graph_(std::make_unique<GraphEngine>(policy, device, cuda_graph_recorder(device))),
         eager_(policy, device) {}
 
+  EngineKind kind() const override { return graph_ ? EngineKind::kGraph : EngineKind::kEager; }
   torch::Tensor sample(const EngineRequest& request, StageTimes* times) override {
     if (graph_) {
       try {

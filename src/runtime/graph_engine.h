@@ -22,6 +22,7 @@ class GraphEngine : public Engine {
   /// At most `max_graphs` shapes are kept, those that were used last.
   GraphEngine(Policy policy, torch::Device device, Recorder recorder, std::size_t max_graphs = 8);
 
+  EngineKind kind() const override { return EngineKind::kGraph; }
   torch::Tensor sample(const EngineRequest& request, StageTimes* times = nullptr) override;
 
  private:

@@ -159,12 +159,15 @@ void Doctor::check_values(const SafetensorsFolder& weights) {
 
 void Doctor::check_manifest() {
   if (info_.format != CheckpointFormat::kShallowPi) return;  // the others have none
+  if (!std::filesystem::exists(info_.folder / "manifest.json"))
+    return warn("manifest", "there is no manifest.json, so it cannot be said whether the files are damaged",
+                "copy the folder again, unless you deleted it after editing a file");
   try {
     verify_manifest(info_.folder);
     ok("manifest", "every file has the recorded size and SHA-256");
   } catch (const CorruptError& error) {
     corrupt("manifest", error.what(),
-            "copy the folder again; where you edited a file on purpose, export it anew");
+            "copy the folder again; where you edited a file on purpose, delete manifest.json");
   }
 }
 
@@ -233,6 +236,10 @@ void Doctor::check_tokenizer(const Tokenizer& tokenizer) {
     ok("tokenizer", str(vocab, " pieces for ", info_.config.vocab, " embeddings, bos is 2, ", newline_text));
 }
 
+std::string how_to_set(const std::string& what) {
+  return str("set ", what, " in shallowpi.json, then delete manifest.json, which no longer fits");
+}
+
 /// The text that encode_prompt tokenises, for people to compare with what they trained on.
 std::string prompt_text(const PolicySpec& spec) {
   switch (spec.prompt_mode) {
@@ -259,10 +266,10 @@ void Doctor::show_prompt(const Tokenizer& tokenizer) {
   if (plain != (info_.config.kind == PolicyKind::kPi0))
     problem("prompt",
             str("a ", enum_name(info_.config.kind), " policy with prompt mode ", enum_name(spec.prompt_mode)),
-            "a wrong prompt mode makes a policy useless: set prompt_mode in shallowpi.json");
+            str("a wrong prompt mode makes a policy useless: ", how_to_set("prompt_mode")));
   else if (truncated)
     problem("prompt", str("the example does not fit into ", spec.max_token_len, " tokens"),
-            "raise max_token_len");
+            how_to_set("a larger max_token_len"));
   else
     ok("prompt", str("mode ", enum_name(spec.prompt_mode), "; the example takes ", ids.size(), " of ",
                      spec.max_token_len, " tokens"));

@@ -284,6 +284,10 @@ void check_aloha_cameras(const WireMap& map, const PolicySpec& spec) {
 
 }  // namespace
 
+bool camera_required(const std::string& camera, RobotKind robot) {
+  return keys_of(camera, robot).required;
+}
+
 ObservationDecoder::ObservationDecoder(PolicySpec spec, std::optional<NormStats> stats,
                                        DecoderOptions options)
     : spec_(std::move(spec)), stats_(std::move(stats)), options_(options) {}

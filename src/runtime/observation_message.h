@@ -44,6 +44,10 @@ class ObservationDecoder {
   DecoderOptions options_;
 };
 
+/// Must an observation have this camera? All that a policy uses but those that openpi masks where they are
+/// missing: a LIBERO or DROID robot's right wrist, an ALOHA's wrists.
+bool camera_required(const std::string& camera, RobotKind robot);
+
 /// The message of openpi's client for that robot, and what `extras` adds, as decode() reads them.
 std::string encode_observation(const RobotObservation& observation, RobotKind robot,
                                const ClientExtras& extras = {});

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "runtime/observation_message.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
@@ -42,6 +43,14 @@ PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::
       info.config.vocab);
   auto made = make_engine(load_policy(info, dtype, device), device, engine);
   return PolicyRunner(std::move(info), std::move(transform), std::move(made));
+}
+
+void PolicyRunner::check(const RobotObservation& observation) const {
+  transform_->check(observation);
+  for (const std::string& camera : info_.spec.image_keys)
+    if (observation.images.count(camera) == 0 && camera_required(camera, info_.spec.robot.kind))
+      throw UsageError(
+          str("camera ", camera, " is missing; this policy sees ", join(info_.spec.image_keys, ", ")));
 }
 
 EngineRequest PolicyRunner::engine_request(const std::vector<InferRequest>& batch,

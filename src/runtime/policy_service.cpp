@@ -59,7 +59,25 @@ void PolicyService::on_message(const WebsocketMessage& message, std::function<vo
 void PolicyService::refuse(RequestEnd end, const std::string& error,
                            const std::function<void(WebsocketAnswer)>& answer) {
   metrics_.count(end);
+  warn(str("a message was refused: ", in_quotes(error)));
   answer({error, true});
+}
+
+void PolicyService::on_refused(int status, const std::string& peer, const std::string& why) {
+  metrics_.count_refused(status);
+  warn(str(peer, " was turned away with ", status, ": ", trim(why)));
+}
+
+/// Clients could fill the disk with warnings.
+void PolicyService::warn(const std::string& what) {
+  constexpr double kQuietSeconds = 10;
+  if (warned_ && warned_->seconds() < kQuietSeconds) {
+    ++unsaid_;
+    return;
+  }
+  log::warning(what, unsaid_ == 0 ? "" : str(" (and ", unsaid_, " more refusals since the last one logged)"));
+  warned_.emplace();
+  unsaid_ = 0;
 }
 
 HttpPage PolicyService::page(std::string_view path) {
@@ -84,7 +102,7 @@ int run_policy_server(const ServerOptions& listen, ObservationDecoder decoder, I
   const auto server = std::make_shared<WebsocketServer>(listen, service);
   running = server;
   server->handle_signals();
-  std::cout << "listening on ws://" << listen.host << ':' << server->port() << std::endl;
+  std::cout << "listening on ws://" << url_host(listen.host) << ':' << server->port() << std::endl;
   server->run();
   return static_cast<int>(broken ? ExitCode::kFailed : ExitCode::kDone);
 }

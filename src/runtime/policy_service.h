@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "runtime/inference_queue.h"
@@ -10,6 +11,7 @@
 #include "runtime/server_metrics.h"
 #include "runtime/websocket_server.h"
 #include "shallowpi/base/json.h"
+#include "shallowpi/base/stopwatch.h"
 
 namespace shallowpi {
 
@@ -27,13 +29,17 @@ class PolicyService : public WebsocketApplication {
   /// /healthz (200, or 503 while the policy fails) and /metrics.
   HttpPage page(std::string_view path) override;
   void on_connections(std::size_t open) override { metrics_.set_connections(open); }
+  void on_refused(int status, const std::string& peer, const std::string& why) override;
 
  private:
+  void warn(const std::string& what);
   void refuse(RequestEnd end, const std::string& error, const std::function<void(WebsocketAnswer)>& answer);
 
   const ObservationDecoder decoder_;
   const std::string greeting_;
   const std::size_t capacity_;
+  std::optional<Stopwatch> warned_;  // since the last warning; with unsaid_ of the network thread
+  std::size_t unsaid_ = 0;           // warnings left out since then
   ServerMetrics metrics_;
   InferenceQueue queue_;
 };

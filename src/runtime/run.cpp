@@ -2,6 +2,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include "runtime/observation_message.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/safetensors.h"
@@ -28,6 +29,13 @@ std::int64_t choose_horizon(const RunOptions& options, const CheckpointInfo& inf
   return info.spec.horizon;
 }
 
+void warn_of_missing_cameras(const CheckpointInfo& info, std::size_t given) {
+  const std::vector<std::string>& cameras = info.spec.image_keys;
+  for (std::size_t k = given; k < cameras.size(); ++k)
+    if (camera_required(cameras[k], info.spec.robot.kind))
+      log::warning("in.image_", k, " is missing, so the policy acts without its camera ", cameras[k]);
+}
+
 void check_options(const RunOptions& options) {
   if (options.steps < 1) throw UsageError(str("--steps ", options.steps, ": must be at least 1"));
   if (options.horizon && *options.horizon < 1)
@@ -46,6 +54,7 @@ int run_policy_on_file(const RunOptions& options) {
   check_options(options);
   const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
   const PolicyInputs inputs = read_policy_inputs(options.input, info.config).to(options.device);
+  warn_of_missing_cameras(info, inputs.observation.images_bcyx.size());
   const std::int64_t horizon = choose_horizon(options, info, inputs.noise_bhd);
 
   Policy policy = load_policy(info, options.dtype, options.device);

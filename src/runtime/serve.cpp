@@ -78,6 +78,7 @@ class Inference {
 
 int serve_policy(const ServeOptions& options) {
   const ServerOptions listen = server_options(options);  // its mistakes first: loading takes a while
+  check_address(listen.host, listen.port);
   Inference inference(PolicyRunner::load(options.checkpoint, options.device, options.dtype, options.horizon,
                                          options.tokenizer, options.engine),
                       options);

@@ -55,6 +55,11 @@ void ServerMetrics::count(RequestEnd end) {
   ++ends_[static_cast<std::size_t>(end)];
 }
 
+void ServerMetrics::count_refused(int status) {
+  const std::lock_guard lock(mutex_);
+  ++refused_[status];
+}
+
 void ServerMetrics::observe_batch(std::size_t size, double queue_s, double infer_s) {
   const std::lock_guard lock(mutex_);
   ++batches_;
@@ -80,6 +85,10 @@ std::string ServerMetrics::prometheus() const {
   for (const auto& entry : kEnumNames<RequestEnd>)
     page += str("shallowpi_requests_total{end=\"", entry.name, "\"} ",
                 ends_[static_cast<std::size_t>(entry.value)], "\n");
+  page += describe("shallowpi_refused_handshakes_total", "counter",
+                   "HTTP requests that were turned away, by status.");
+  for (const auto& [status, count] : refused_)
+    page += str("shallowpi_refused_handshakes_total{status=\"", status, "\"} ", count, "\n");
   page += gauge("shallowpi_connections", "Open websockets.", connections_);
   page += gauge("shallowpi_queued", "Observations that wait for inference.", queued_);
   page += str(describe("shallowpi_batches_total", "counter", "Inferences run."), "shallowpi_batches_total ",

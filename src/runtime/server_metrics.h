@@ -16,6 +16,8 @@ enum class RequestEnd { kAnswered, kBadMessage, kQueueFull, kStale, kNotFinite, 
 class ServerMetrics {
  public:
   void count(RequestEnd end);
+  /// An HTTP request that was turned away with this status.
+  void count_refused(int status);
   void observe_batch(std::size_t size, double queue_s, double infer_s);
   void set_connections(std::size_t open);
   void set_queued(std::size_t waiting);
@@ -32,6 +34,7 @@ class ServerMetrics {
 
   mutable std::mutex mutex_;
   std::array<std::uint64_t, 7> ends_{};
+  std::map<int, std::uint64_t> refused_{{400, 0}, {401, 0}, {403, 0}, {426, 0}, {431, 0}, {503, 0}};
   std::uint64_t batches_ = 0, batched_ = 0;
   std::size_t connections_ = 0, queued_ = 0;
   Histogram queue_, infer_;

@@ -20,13 +20,14 @@ class InputReader {
   explicit InputReader(const std::filesystem::path& path) : file_(path) {}
 
   bool has(const std::string& name) const { return file_.contains(name); }
+  void know(const std::string& name) { known_.insert(name); }
   std::vector<std::string>& problems() { return problems_; }
 
   /// The tensor where it exists and has one of the `kinds` and the shape (kAny matches all); else undefined,
   /// with the reason noted.
   torch::Tensor read(const std::string& name, const Shape& shape,
                      const std::function<bool(torch::Dtype)>& kind, std::string_view kind_name) {
-    known_.insert(name);
+    know(name);
     if (!has(name)) {
       problems_.push_back(str(name, " ", expected_text(shape), " is missing"));
       return {};
@@ -62,10 +63,16 @@ class InputReader {
     return mask.to(torch::kBool);
   }
 
-  void warn_of_unknown_names() const {
-    for (const auto& [name, info] : file_.tensors())
-      if (name.rfind("in.", 0) == 0 && known_.count(name) == 0)
-        log::warning(file_.path().string(), ": ", name, " is not an input that is known here; ignored");
+  /// An optional input under a misspelt name would silently be replaced by its default.
+  void refuse_unknown_names() {
+    std::set<std::string> names = known_;
+    names.insert({"in.state", "in.actions", "in.noise", "in.time"});
+    for (const auto& [name, info] : file_.tensors()) {
+      if (name.rfind("in.", 0) != 0 || names.count(name) > 0) continue;
+      const std::string meant = nearest(name, {names.begin(), names.end()});
+      problems_.push_back(
+          str(in_quotes(name), " is no input", meant.empty() ? "" : str("; did you mean ", meant, "?")));
+    }
   }
 
   void throw_problems() const {
@@ -93,6 +100,7 @@ void read_images(InputReader& reader, std::int64_t batch, std::int64_t size, Obs
   for (std::int64_t k = 0; k < cameras; ++k) {
     torch::Tensor image = reader.read_floats(str("in.image_", k), {batch, 3, size, size});
     const std::string mask_name = str("in.image_mask_", k);
+    reader.know(mask_name);
     torch::Tensor mask = reader.has(mask_name)
                              ? reader.read_mask(mask_name, {batch})
                              : torch::ones({std::max<std::int64_t>(batch, 0)}, torch::kBool);
@@ -152,8 +160,10 @@ PolicyInputs read_policy_inputs(const std::filesystem::path& path, const PolicyC
   }
   if (horizon == 0) reader.problems().push_back("in.actions / in.noise have a horizon of 0");
   if (reader.has("in.time")) inputs.time_b = reader.read_floats("in.time", {batch});
+  if (inputs.time_b.defined() && ((inputs.time_b < 0) | (inputs.time_b > 1)).any().item<bool>())
+    reader.problems().push_back("in.time holds values outside [0, 1]");
+  reader.refuse_unknown_names();
   reader.throw_problems();
-  reader.warn_of_unknown_names();
   return inputs;
 }
 

@@ -34,7 +34,35 @@ asio::ip::address parse_address(const std::string& host) {
   return address;
 }
 
+void bind_to(tcp::acceptor& acceptor, const std::string& host, std::uint16_t port) {
+  const tcp::endpoint endpoint(parse_address(host), port);
+  acceptor.open(endpoint.protocol());
+  acceptor.set_option(tcp::acceptor::reuse_address(true));
+  acceptor.bind(endpoint);
+}
+
+/// Runs `open`; what the system says against it becomes an IoError.
+void open_or_explain(const std::string& host, std::uint16_t port, const std::function<void()>& open) {
+  try {
+    open();
+  } catch (const boost::system::system_error& error) {
+    throw IoError(str("cannot listen on ", url_host(host), ":", port, ": ", error.code().message(),
+                      "; choose another --port (0: any free one), or a --host of this machine"),
+                  ExitCode::kUsage);
+  }
+}
+
 }  // namespace
+
+void check_address(const std::string& host, std::uint16_t port) {
+  asio::io_context context;
+  tcp::acceptor acceptor(context);
+  open_or_explain(host, port, [&] { bind_to(acceptor, host, port); });
+}
+
+std::string url_host(const std::string& host) {
+  return host.find(':') == std::string::npos ? host : "[" + host + "]";
+}
 
 bool is_loopback(const std::string& host) {
   return parse_address(host).is_loopback();
@@ -93,31 +121,38 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  private:
   void on_request(beast::error_code error) {
     if (error == http::error::header_limit || error == http::error::buffer_overflow)
-      return answer(http::status::request_header_fields_too_large, "The request's header is too large.\n");
+      return refuse(http::status::request_header_fields_too_large, "The request's header is too large.\n");
     if (error.category() == http::make_error_code(http::error::bad_method).category() &&
         error != http::error::end_of_stream && error != http::error::partial_message)
-      return answer(http::status::bad_request, "This is not an HTTP request.\n");
+      return refuse(http::status::bad_request, "This is not an HTTP request.\n");
     if (error) return;
     const HttpRequest& request = parser_.get();
     // Browsers send Origin, and would let any web page talk to a server on its visitor's machine.
     if (!options_.allow_origins && request.count(http::field::origin) > 0)
-      return answer(http::status::forbidden, "Requests from web pages are not served.\n");
+      return refuse(http::status::forbidden, "Requests from web pages are not served.\n");
     const HttpPage page = application_.page({request.target().data(), request.target().size()});
     const bool is_page = page.status != 404;
     if ((!is_page || page.needs_key) && !has_key(request))
-      return answer(http::status::unauthorized, "Send the header `Authorization: Api-Key KEY`.\n");
+      return refuse(http::status::unauthorized, "Send the header `Authorization: Api-Key KEY`.\n");
     if (is_page) return answer(http::int_to_status(page.status), page.body);
     if (!websocket::is_upgrade(request))
-      return answer(http::status::upgrade_required,
+      return refuse(http::status::upgrade_required,
                     "This is a websocket server; connect with a websocket client.\n");
     if (!upgrade_(stream_, request))
-      answer(http::status::service_unavailable, "There are too many connections.\n");
+      refuse(http::status::service_unavailable, "There are too many connections.\n");
   }
 
   bool has_key(const HttpRequest& request) const {
     if (options_.api_key.empty()) return true;
     const auto given = request[http::field::authorization];
     return same_secret({given.data(), given.size()}, "Api-Key " + options_.api_key);
+  }
+
+  void refuse(http::status status, const std::string& why) {
+    beast::error_code gone;
+    const tcp::endpoint peer = stream_.socket().remote_endpoint(gone);
+    application_.on_refused(static_cast<int>(status), gone ? "a client" : peer.address().to_string(), why);
+    answer(status, why);
   }
 
   void answer(http::status status, const std::string& body) {
@@ -146,17 +181,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 }  // namespace
 
 void WebsocketServer::Impl::open() {
-  const tcp::endpoint endpoint(parse_address(options.host), options.port);
-  try {
-    acceptor.open(endpoint.protocol());
-    acceptor.set_option(tcp::acceptor::reuse_address(true));
-    acceptor.bind(endpoint);
+  open_or_explain(options.host, options.port, [this] {
+    bind_to(acceptor, options.host, options.port);
     acceptor.listen();
-  } catch (const boost::system::system_error& error) {
-    throw IoError(str("cannot listen on ", options.host, ":", options.port, ": ", error.code().message(),
-                      "; choose another --port (0: any free one), or a --host of this machine"),
-                  ExitCode::kUsage);
-  }
+  });
 }
 
 void WebsocketServer::Impl::accept() {

@@ -65,6 +65,8 @@ class WebsocketApplication {
   /// The page of a plain GET request.
   virtual HttpPage page(std::string_view path) = 0;
   virtual void on_connections(std::size_t /*open*/) {}
+  /// A request was turned away with this HTTP status before it became a websocket.
+  virtual void on_refused(int /*status*/, const std::string& /*peer*/, const std::string& /*why*/) {}
 };
 
 class WebsocketServer {
@@ -86,6 +88,10 @@ class WebsocketServer {
   std::shared_ptr<Impl> impl_;
 };
 
+/// Throws what WebsocketServer would throw for this address, and leaves it free.
+void check_address(const std::string& host, std::uint16_t port);
+/// As in a URL: IPv6 addresses in brackets.
+std::string url_host(const std::string& host);
 /// Is it an address of this machine only? Throws UsageError where `host` is no IP address.
 bool is_loopback(const std::string& host);
 

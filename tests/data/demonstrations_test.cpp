@@ -101,8 +101,26 @@ TEST(OpenDataset, ExpandsPatternsAndDetectsTheLayout) {
   EXPECT_EQ(dataset.camera_names(), (std::vector<std::string>{"base_0_rgb", "left_wrist_0_rgb"}));
 }
 
+TEST(OpenDataset, ListsAllFilesThatCannotBeUsed) {
+  TempDir folder;
+  const std::string all = (folder / "*.hdf5").string();
+  write_text(folder / "00.hdf5", "x");
+  expect_error<CorruptError>([&] { open_dataset({{all, 1.0}}, "auto"); }, "00.hdf5");
+  for (int i = 1; i < 22; ++i) write_text(folder / str(i < 10 ? "0" : "", i, ".hdf5"), "x");
+  expect_error<Error>(
+      [&] {
+        open_dataset({{quickstart("*.hdf5"), 1.0}, {all, 1.0}}, "auto");
+      },
+      "22 demonstration files", "00.hdf5", "19.hdf5", "and 2 more");
+}
+
 TEST(OpenDataset, RefusesBadRequests) {
   expect_error<UsageError>([] { open_dataset({{quickstart("none_*.hdf5"), 1.0}}, "auto"); }, "none_*.hdf5");
+  expect_error<UsageError>(
+      [] {
+        open_dataset({{"my/*.hdf5", 1.0}}, "auto");
+      },
+      "my/*.hdf5: no file matches in " + std::filesystem::current_path().string());
   expect_error<UsageError>([] { open_dataset({}, "auto"); }, "no demonstration file");
   expect_error<UsageError>([] { open_dataset({{quickstart("*.hdf5"), 1.0}}, "rlds"); }, "rlds", "libero");
   expect_error<UsageError>(

@@ -107,6 +107,18 @@ TEST(SamplePipeline, FillsTheCamerasThatExistInTheSpecsOrder) {
   }
 }
 
+TEST(SamplePipeline, RefusesACameraThatOnlySomeFilesHave) {
+  const Dataset dataset = fake_dataset(
+      {{}, {.name = "one.hdf5", .cameras = {"base_0_rgb"}}, {.name = "two.hdf5", .cameras = {"base_0_rgb"}}});
+  PolicySpec spec = fake_spec();
+  spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb"};
+  expect_error<UsageError>([&] { SamplePipeline(dataset, spec, identity_stats(), tokenizer(), kVocab); },
+                           "left_wrist_0_rgb is missing in 2 of 3 files", "one.hdf5");
+  spec.image_keys = {"base_0_rgb", "right_wrist_0_rgb"};  // no file has it
+  EXPECT_EQ(SamplePipeline(dataset, spec, identity_stats(), tokenizer(), kVocab).spec().image_keys,
+            std::vector<std::string>{"base_0_rgb"});
+}
+
 TEST(SamplePipeline, TakesAllCamerasWhereTheSpecNamesNone) {
   const Dataset dataset = fake_dataset({{}, {.cameras = {"left_wrist_0_rgb", "base_0_rgb"}}});
   const SamplePipeline pipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab);

@@ -121,6 +121,23 @@ TEST(DistillConfig, FromScratchTheSizesMustBeSound) {
             std::string::npos);
 }
 
+TEST(DistillConfig, FromScratchThePromptModeFollowsTheKind) {
+  const auto scratch = [](const std::vector<std::string>& more) {
+    return load_distill_config({}, with({"data.files=a", "output_dir=b", "policy.image_keys=[a]"}, more));
+  };
+  const std::string pi0 = "student.architecture.kind=pi0";
+  EXPECT_EQ(scratch({pi0}).config.policy.prompt_mode, PromptMode::kPi0Plain);
+  EXPECT_EQ(scratch({}).config.policy.prompt_mode, PromptMode::kPi05State);
+  EXPECT_NO_THROW(scratch({"policy.prompt_mode=pi05_no_state"}));
+  testing::expect_error<UsageError>(
+      [&] {
+        scratch({pi0, "policy.prompt_mode=pi05_no_state"});
+      },
+      "policy.prompt_mode: pi05_no_state makes a useless policy", "set pi0_plain");
+  testing::expect_error<UsageError>([&] { scratch({"policy.prompt_mode=pi0_plain"}); },
+                                    "set pi05_state, pi05_state_padded32 or pi05_no_state");
+}
+
 TEST(DistillConfig, ChecksAcrossKeys) {
   EXPECT_NE(problems({"train.batch_size=10", "train.accumulate=4"})
                 .find("10 is not divisible by train.accumulate, 4"),
@@ -177,6 +194,12 @@ TEST(DistillConfig, AFileThatCannotBeReadIsTheOnlyProblem) {
   const std::string message = problems({"data.files={x: 1}"});
   EXPECT_NE(message.find("data.files: an item has the unknown key 'x'"), std::string::npos) << message;
   EXPECT_EQ(message.find("data.files: is not set"), std::string::npos) << message;
+}
+
+TEST(DistillConfig, AFolderIsNoFile) {
+  TempDir folder;
+  testing::expect_error<UsageError>([&] { load_distill_config(folder.path(), {}); }, "is a folder",
+                                    (folder / "config.yaml").string());
 }
 
 TEST(DistillConfig, ADumpRepeatsTheRun) {

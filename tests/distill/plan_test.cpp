@@ -151,8 +151,12 @@ TEST(DryRun, RefusesWhatTheRunRefuses) {
                                "policy.image_size: 17 does not fit the vision tower", "16");
   testing::expect_error<UsageError>([&] { dry_run("run", {"optimizer.freeze=['*']"}); },
                                     "freezes every parameter");
+  testing::expect_error<Error>([&] { dry_run("run", {"policy.image_keys=[base_0_rgb, left_wrist_rgb]"}); },
+                               "policy.image_keys: the data has no camera left_wrist_rgb",
+                               "only base_0_rgb, left_wrist_0_rgb; did you mean left_wrist_0_rgb?");
   testing::write_text(fixture / "file", "");
-  testing::expect_error<UsageError>([&] { dry_run("file", {}); }, "is a file; name a folder");
+  for (const char* name : {"file", "file/run"})
+    testing::expect_error<UsageError>([&] { dry_run(name, {}); }, "file is a file; name a folder");
   testing::expect_error<UsageError>([&] { dry_run("teacher", {}); }, "made with another configuration");
 }
 
@@ -175,6 +179,22 @@ TEST(DryRun, WarnsWhereFewStepsCanBeTheBest) {
            {"train.eval_every=7", "train.save_every=60"},
            {"train.eval_every=5", "train.save_every=4", "train.keep_best=false"}})
     EXPECT_EQ(shown(fine).find("keep_best"), std::string::npos) << join(fine, " ");
+}
+
+TEST(DryRun, WarnsWhereMemoryOrDiskAreTooSmall) {
+  const TrainingFixture fixture;
+  const auto warnings = [&](const std::vector<std::string>& more) {
+    ::testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(run_distill(fixture.config("run", more), {.dry_run = true}), 0);
+    ::testing::internal::GetCapturedStdout();
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(warnings({}).find("memory"), std::string::npos);
+  const std::string huge =
+      warnings({"student.architecture.backbone.width=65536", "student.architecture.backbone.mlp=1048576"});
+  EXPECT_NE(huge.find("of memory, but this machine has"), std::string::npos) << huge;
+  EXPECT_NE(huge.find("left, but one checkpoint takes"), std::string::npos) << huge;
 }
 
 TEST(DryRun, WritesNothing) {

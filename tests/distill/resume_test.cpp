@@ -99,6 +99,13 @@ TEST(Resume, TakesTheStateOfAnotherRunsFolder) {
                            "metrics.jsonl is missing");
   EXPECT_FALSE(fs::exists(fixture / "other"));
   expect_error<UsageError>([&] { fixture.run("other", {}, (fixture / "nowhere").string()); }, "nowhere");
+  const fs::path untrained = fixture / "untrained";
+  run_init_only(load_distill_config({}, {"teacher.checkpoint=" + (fixture / "long/last").string()},
+                                    ConfigUse::kInitOnly),
+                untrained);
+  expect_error<UsageError>([&] { fixture.run("other", {}, untrained.string()); },
+                           "untrained is not a training checkpoint",
+                           "student.checkpoint=" + untrained.string());
 }
 
 TEST(Resume, TakesAFinishedRunAsItIs) {

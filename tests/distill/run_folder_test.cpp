@@ -120,5 +120,19 @@ TEST(ConfigDifferences, KnowAFileByAllItsNames) {
   EXPECT_EQ(config_differences(absolute, named(dir.path(), "other")).size(), 1u);
 }
 
+TEST(AbsolutePaths, NameTheSameFilesFromEverywhere) {
+  const ResolvedConfig relative = configured({"output_dir=runs/a", "teacher.checkpoint=../t/last",
+                                              "data.files=[my/*.hdf5, /b.hdf5]", "data.norm_stats=compute"});
+  const DistillConfig absolute = with_absolute_paths(relative).config;
+  const std::string here = fs::current_path().string() + "/";
+  EXPECT_EQ(absolute.output_dir, here + "runs/a");
+  EXPECT_EQ(absolute.teacher.checkpoint, here + "../t/last");
+  EXPECT_EQ(absolute.data.files[0].path, here + "my/*.hdf5");
+  EXPECT_EQ(absolute.data.files[1].path, "/b.hdf5");
+  EXPECT_EQ(absolute.data.norm_stats, "compute");
+  EXPECT_EQ(absolute.student.checkpoint, "");
+  EXPECT_TRUE(config_differences(relative, with_absolute_paths(relative)).empty());
+}
+
 }  // namespace
 }  // namespace shallowpi

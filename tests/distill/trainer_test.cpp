@@ -53,6 +53,16 @@ TEST(Trainer, LearnsFromScratchAndLeavesACompleteFolder) {
   EXPECT_NO_THROW(load_policy(info));
 }
 
+TEST(Trainer, SavesAConfigurationForEveryDirectory) {
+  const TrainingFixture fixture;
+  const fs::path relative = fs::relative(fixture / "demos.hdf5");
+  ASSERT_EQ(fixture.run("run", {"data.files=" + relative.string()}), 0);
+  for (const char* file : {"run/config.yaml", "run/last/training_state/config.yaml"}) {
+    const fs::path saved = load_distill_config(fixture / file, {}).config.data.files.at(0).path;
+    EXPECT_EQ(saved, fs::absolute(relative)) << file;
+  }
+}
+
 TEST(Trainer, DoesNothingWhereTheRunIsComplete) {
   const TrainingFixture fixture;
   ASSERT_EQ(fixture.run("run"), 0);

@@ -179,6 +179,8 @@ TEST_F(OfflineData, RefusesContradictoryOptions) {
       },
       "holds nothing out");
   refuses([](auto& o) { o.checkpoints.push_back(o.checkpoints[0]); }, "two checkpoints are called 'small'");
+  refuses([&](auto& o) { o.checkpoints = {"teacher=" + (dir_ / "student").string()}; },
+          "student is called 'teacher' but is not the one of --teacher");
   std::filesystem::remove_all(dir_ / "student" / "assets");
   refuses([](auto&) {}, "no normalisation statistics: name some with --set data.norm_stats=FILE");
   EXPECT_FALSE(std::filesystem::exists(options_.out));

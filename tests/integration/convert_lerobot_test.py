@@ -77,9 +77,21 @@ class ConvertLeRobot(unittest.TestCase):
 
     def test_chosen_episodes_and_repeating(self):
         self.convert(DATA / "v30_videos", "--episodes", "2")
-        self.assertEqual([path.name for path in self.out.iterdir()], ["episode_000002.hdf5"])
+        self.assertEqual([path.name for path in self.out.glob("*.hdf5")], ["episode_000002.hdf5"])
         self.check_episode(2, exact=False)
         self.assertIn("2 episodes, 10 frames", self.convert(DATA / "v30_videos", "--episodes", "0-2"))
+
+    def test_one_source_and_one_way_per_folder(self):
+        images, head = DATA / "v30_images", ("--camera", "observation.images.image=head")
+        self.convert(images, "--episodes", "0")
+        self.assertIn(f"dataset {images}, not {DATA / 'v21_videos'}", self.convert(DATA / "v21_videos", fails=True))
+        self.assertIn("image=head", self.convert(images, *head, fails=True))
+        self.assertIn("frames auto, not jpeg", self.convert(images, "--frames", "jpeg", fails=True))
+        self.assertEqual(len(list(self.out.glob("*.hdf5"))), 1)
+        (self.out / "episode_000000.hdf5").rename(self.out / "kept")
+        self.convert(images, *head, "--episodes", "0")  # no episode is there that another source could mix with
+        (self.out / "conversion.json").unlink()
+        self.assertIn("no conversion.json", self.convert(images, fails=True))
 
     def test_camera_names(self):
         self.convert(DATA / "v30_images", "--episodes", "0", "--camera", "observation.images.image=head")

@@ -130,6 +130,12 @@ class Files(unittest.TestCase):
         with h5py.File(cut, "r") as file:
             self.assertEqual(set(file["data"]), {"demo_0", "demo_1"})
             self.assertEqual(file["data/demo_1/obs/agentview_rgb"].shape, (12, 64, 64, 3))
+        for option, problem in (("--out", "is a folder"), ("--size", "must divide")):
+            refused = subprocess.run([sys.executable, PROJECT / "scripts/cut_demos.py", self.file.path, "--out", self.out / "no",
+                                      option, self.out if option == "--out" else "63"], capture_output=True, text=True)
+            self.assertIn(problem, refused.stderr)
+            self.assertNotIn("Traceback", refused.stderr)
+        self.assertEqual([*self.out.parent.glob(f"{self.out.name}.tmp"), *self.out.glob("*.tmp")], [])
         report = self.out / "report.json"
         subprocess.run([EVAL, "offline", "--checkpoint", PROJECT / "configs/quickstart/teacher", "--data", cut, "--frames", "0",
                         "--out", report], check=True, capture_output=True)

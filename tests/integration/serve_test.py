@@ -254,7 +254,7 @@ UPGRADE = (b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgr
 
 def access():
     key = "0123456789abcdef"
-    with Server([fake_program, "--api-key", key, "--connections", "2"]) as server:
+    with Server([fake_program, "--api-key", key, "--connections", "2"], stderr=subprocess.PIPE) as server:
         for header in (b"", b"Authorization: Api-Key 0123456789abcdeX\r\n",
                        b"Authorization: Bearer " + key.encode() + b"\r\n"):
             assert raw(server, UPGRADE + header + b"\r\n").startswith(b"HTTP/1.1 401 ")
@@ -270,6 +270,12 @@ def access():
         clients = [WebsocketClientPolicy("127.0.0.1", server.port, api_key=key) for _ in range(2)]
         assert raw(server, UPGRADE + good + b"\r\n").startswith(b"HTTP/1.1 503 ")
         check_answer(clients[1].infer(observation(5.0)), 5.0)
+        page = server.get("/metrics", {"Authorization": f"Api-Key {key}"})[1]
+        for status, count in ((400, 1), (401, 4), (403, 1), (431, 1), (503, 1)):
+            assert f'shallowpi_refused_handshakes_total{{status="{status}"}} {count}\n' in page, (status, page)
+        server.terminate()
+        log = server.process.stderr.read()
+        assert log.count("127.0.0.1 was turned away with 401") == 1 and key not in log, log
 
 
 def command_line():
@@ -281,6 +287,9 @@ def command_line():
     assert "--api-key-file" in refused("--host", "0.0.0.0")
     assert "give an IP address" in refused("--host", "example.org")
     assert "at least 16 characters" in refused("--api-key-file", "/dev/null")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        log = refused("--port", str(other.getsockname()[1]))
+        assert "cannot listen on 127.0.0.1:" in log and "warming up" not in log, log
 
 
 def too_much():

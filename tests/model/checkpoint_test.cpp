@@ -269,6 +269,9 @@ TEST(Checkpoint, WritesItsOwnFormatAndReadsItBack) {
   EXPECT_EQ(info.stats->state.q99, contents.stats->state.q99);
   EXPECT_EQ(read_file(info.tokenizer), "tokenizer bytes");
   expect_weights(load_policy(info), weights);
+  fs::remove(dir / "out/shallowpi.json");
+  expect_error<CorruptError>([&] { read_checkpoint_info(dir / "out"); },
+                             "manifest.json lists shallowpi.json, which is missing");
 }
 
 TEST(Checkpoint, WritesTheSameBytesTwiceAndRoundsAllButTheFloat32Tensors) {

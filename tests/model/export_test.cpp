@@ -1,5 +1,7 @@
 // Exports to openpi's and LeRobot's folders, as far as C++ can check them (tests/integration has the real
 // LeRobot).
+#include "model/export.h"
+
 #include <gtest/gtest.h>
 
 #include <set>
@@ -152,6 +154,33 @@ TEST_P(Export, RefusesHeadsThatTheTargetWouldNotKnow) {
   for (const CheckpointFormat format : {CheckpointFormat::kOpenpi, CheckpointFormat::kLeRobot})
     expect_error<UsageError>([&] { export_checkpoint(dir_ / "own", format, dir_ / "out"); },
                              "8 attention heads and 4", "16");
+}
+
+TEST_P(Export, SaysWhichSizesTheTargetDoesNotHave) {
+  for (const CheckpointFormat format : {CheckpointFormat::kOpenpi, CheckpointFormat::kLeRobot}) {
+    ::testing::internal::CaptureStderr();
+    export_checkpoint(dir_ / "own", format, dir_ / "out");
+    const std::string warning = ::testing::internal::GetCapturedStderr();
+    const std::string readme = read_file(dir_ / "out/README.md");
+    for (const std::string& text : {warning, readme}) {
+      for (const char* size : {"backbone width 16 (released: 2048)", "expert MLP 12 (released: 4096)",
+                               "vision depth 1 (released: 27)", "vocabulary 40 (released: 257152)"})
+        EXPECT_NE(text.find(size), std::string::npos) << size << " in " << text;
+      EXPECT_EQ(text.find("image size 28") != std::string::npos, format == CheckpointFormat::kOpenpi);
+    }
+    EXPECT_EQ(readme.find("The weights load strictly"), std::string::npos);
+    EXPECT_EQ(readme.find("tokenizer_name") != std::string::npos, format == CheckpointFormat::kLeRobot);
+    std::filesystem::remove_all(dir_ / "out");
+  }
+}
+
+TEST(ExportSizes, OfAShallowReleasedPolicyAreKnown) {
+  PolicyConfig config;
+  config.set_depth(6);
+  for (const CheckpointFormat format : {CheckpointFormat::kOpenpi, CheckpointFormat::kLeRobot}) {
+    EXPECT_TRUE(checkpoint::unreleased_sizes(config, format).empty());
+    EXPECT_TRUE(checkpoint::how_to_load(config, format).starts_with("The weights load strictly, once "));
+  }
 }
 
 TEST(ExportCameras, HaveLeRobotsNamesAndComeBack) {

@@ -83,6 +83,18 @@ TEST(ActionChunkController, WhatInferenceThrowsIsAFailedAnswer) {
   tick_until(controller, 1, [&](const ChunkTick&) { return controller.counters().failed == 2; });
   EXPECT_NE(controller.last_error().find("unknown exception"), std::string::npos);
   tick_until(controller, 1, [](const ChunkTick& now) { return now.status == TickStatus::kActing; });
+  EXPECT_EQ(controller.last_error(), "") << "the answer was accepted";
+}
+
+TEST(ActionChunkController, RefusesAWrongObservationAtOnce) {
+  ActionChunkController controller(
+      small_options(), [](const RobotObservation& seen, const ActionChunk&) { return chunk_of(seen); },
+      [](const RobotObservation& seen) {
+        if (seen.state.at(0) < 0) throw UsageError("a negative state");
+      });
+  testing::expect_error<UsageError>([&] { controller.tick(observation(-1)); }, "a negative state");
+  EXPECT_EQ(controller.counters().requests, 0);
+  EXPECT_EQ(controller.tick(observation(1)).tick, 0) << "the refused one does not count";
 }
 
 TEST(ActionChunkController, AnAnswerFromBeforeAResetIsDropped) {

@@ -51,6 +51,7 @@ TEST(Bench, MeasuresEveryCombinationOfItsSweeps) {
     for (const char* stage : {"host", "vision", "prefix", "step", "total", "without_engine"})
       EXPECT_GT(result["ms"][stage]["p50"].get<double>(), 0) << stage;
     EXPECT_GE(result["ms"]["total"]["p99"].get<double>(), result["ms"]["prefix"]["p50"].get<double>());
+    EXPECT_EQ(result["engine"], "eager") << "what auto is on a CPU";
     EXPECT_TRUE(result["bound_ms"].is_null()) << "the limit of a CPU is not known";
     EXPECT_GT(result["peak_bytes"].get<double>(), result["weight_bytes"].get<double>());
   }
@@ -62,7 +63,8 @@ TEST(Bench, MeasuresEveryCombinationOfItsSweeps) {
   EXPECT_LT(cost(1, "flops", "step"), cost(3, "flops", "step"));
   EXPECT_LT(cost(1, "bytes", "total"), cost(3, "bytes", "total"));
   const std::string text = bench_text(report);
-  for (const char* part : {"L1, 4 tokens/camera", "L3, 16 tokens/camera", "without_engine", "share of bound"})
+  for (const char* part :
+       {"L1, 4 tokens/camera", "L3, 16 tokens/camera", "without_engine", "share of bound", "engine eager"})
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
 }
 

@@ -27,6 +27,7 @@ TEST_P(EngineTest, EqualsTheReferenceAndRepeats) {
   EXPECT_GT(times.vision_ms, 0);
   EXPECT_GT(times.prefix_ms, 0);
   EXPECT_EQ(times.step_ms.size(), 10u);
+  EXPECT_EQ(engine_->kind(), EngineKind::kEager) << "what auto is on a CPU";
 }
 
 TEST_P(EngineTest, TakesAnyNumberOfSteps) {

@@ -119,6 +119,24 @@ TEST_F(Inspect, ReportsAFileThatIsNotTheOneInTheManifest) {
   EXPECT_TRUE(has(report, "manifest", "README.md"));
 }
 
+TEST_F(Inspect, AFolderThatWasEditedAsItAdvisesIsFine) {
+  write_student();
+  std::string own = read_file(student_ / "shallowpi.json");
+  const std::string mode = "\"pi05_no_state\"";
+  const auto edit = [&](const std::string& from, const std::string& to) {
+    own.replace(own.find(from), from.size(), to);
+    testing::write_text(student_ / "shallowpi.json", own);
+  };
+  ASSERT_NE(own.find(mode), std::string::npos);
+  edit(mode, "\"pi0_plain\"");
+  std::filesystem::remove(student_ / "manifest.json");
+  EXPECT_NE(inspect_checkpoint(student_).text().find("then delete manifest.json"), std::string::npos);
+  edit("\"pi0_plain\"", mode);
+  const InspectReport report = inspect_checkpoint(student_);
+  EXPECT_FALSE(report.corrupt);
+  EXPECT_TRUE(has(report, "manifest", "warning: there is no manifest.json"));
+}
+
 TEST_F(Inspect, PrintsTextAndJson) {
   const InspectReport report = inspect_checkpoint(teacher_);
   const Json json = Json::parse(report.json().dump());

@@ -77,6 +77,23 @@ TEST_F(Runner, RunsWithoutACameraAndBatchesItWithFullObservations) {
   EXPECT_GT((both[0].normalized_hd - alone.normalized_hd).abs().max().item<double>(), 1e-4);
 }
 
+TEST_F(Runner, ChecksObservationsAsTheServerDoes) {
+  const RobotObservation good = request(3).observation;
+  EXPECT_NO_THROW(runner_->check(good));
+  const auto refused = [&](const char* why, const std::function<void(RobotObservation&)>& spoil) {
+    RobotObservation wrong = good;
+    spoil(wrong);
+    expect_error<UsageError>([&] { runner_->check(wrong); }, why);
+  };
+  refused("camera left_wrist_0_rgb is missing", [](auto& o) { o.images.erase("left_wrist_0_rgb"); });
+  refused("no image", [](auto& o) { o.images.clear(); });
+  refused("camera moon", [](auto& o) { o.images["moon"] = o.images.begin()->second; });
+  refused("no RGB image", [](auto& o) { o.images.begin()->second.bytes.pop_back(); });
+  refused("state has 7 values", [](auto& o) { o.state.pop_back(); });
+  refused("state is not finite", [](auto& o) { o.state[2] = NAN; });
+  refused("prompt is empty", [](auto& o) { o.prompt.clear(); });
+}
+
 TEST_F(Runner, ContinuesGivenActions) {
   InferRequest next = request(3);
   const torch::Tensor chunk = runner_->infer({request(3, 2)})[0].normalized_hd;

@@ -91,6 +91,29 @@ TEST_F(PolicyServiceTest, RefusesWhatThePolicyRefuses) {
   EXPECT_EQ(answer.bytes.rfind("noise is missing", 0), 0u) << answer.bytes;
 }
 
+TEST_F(PolicyServiceTest, CountsRefusalsAndWarnsOfThemNowAndThen) {
+  ::testing::internal::CaptureStderr();
+  for (int i = 0; i < 3; ++i) service_.on_refused(401, "10.0.0.7", "Send the key.\n");
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  const std::size_t first = log.find("10.0.0.7 was turned away with 401: Send the key.");
+  EXPECT_NE(first, std::string::npos) << log;
+  EXPECT_EQ(log.find("10.0.0.7", first + 1), std::string::npos) << log;
+  const std::string page = service_.page("/metrics").body;
+  EXPECT_NE(page.find("shallowpi_refused_handshakes_total{status=\"401\"} 3\n"), std::string::npos) << page;
+  EXPECT_NE(page.find("shallowpi_refused_handshakes_total{status=\"503\"} 0\n"), std::string::npos) << page;
+}
+
+TEST_F(PolicyServiceTest, ATakenAddressIsSeenBeforeServing) {
+  ServerOptions options;
+  options.port = 0;
+  WebsocketServer server(options, service_);
+  EXPECT_NO_THROW(check_address("127.0.0.1", 0));
+  testing::expect_error<IoError>([&] { check_address("127.0.0.1", server.port()); },
+                                 str("cannot listen on 127.0.0.1:", server.port()), "another --port");
+  EXPECT_EQ(url_host("::1"), "[::1]");
+  EXPECT_EQ(url_host("127.0.0.1"), "127.0.0.1");
+}
+
 TEST_F(PolicyServiceTest, DescribesThePolicy) {
   const Json metadata = to_json(decode_message(service_.greeting()));
   EXPECT_EQ(metadata, policy_metadata(runner_.info().spec));

@@ -57,6 +57,18 @@ TEST_P(Run, DrawsNoiseByItsSeedAndSavesIt) {
   expect_tensor_near(run().at("out.sampled_actions"), first.at("out.sampled_actions"), 0.0);
 }
 
+TEST_P(Run, WarnsOfAMissingCamera) {
+  io_.erase("in.image_1");
+  io_.erase("in.image_mask_1");
+  save_safetensors(options_.input, io_);
+  ::testing::internal::CaptureStderr();
+  run();
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("in.image_1 is missing, so the policy acts without its camera left_wrist_0_rgb"),
+            std::string::npos)
+      << log;
+}
+
 TEST_P(Run, RefusesContradictionsAndWritesNothing) {
   options_.horizon = 4;
   expect_error<UsageError>([&] { run_policy_on_file(options_); }, "--horizon 4", "which has 10 steps");

@@ -73,6 +73,13 @@ TEST_F(TensorFile, ListsAllProblemsAtOnce) {
       "in.time is Long, expected a float");
 }
 
+TEST_F(TensorFile, RefusesWhatItWouldOtherwisePassOver) {
+  io_["in.nois"] = io_.extract("in.noise").mapped();
+  io_["in.time"] = torch::full({3}, 1.5);
+  expect_error<UsageError>([&] { read(); }, "\"in.nois\" is no input; did you mean in.noise?",
+                           "in.time holds values outside [0, 1]");
+}
+
 TEST_F(TensorFile, ChecksPromptsAgainstTheVocabulary) {
   io_["in.tokens"] = io_["in.tokens"].clone();
   io_["in.tokens"][0][0] = 256;

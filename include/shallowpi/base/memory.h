@@ -1,4 +1,4 @@
-// How much memory this process uses.
+// How much memory this process uses, and the machine has.
 #pragma once
 
 #include <c10/core/Device.h>
@@ -15,5 +15,8 @@ std::uint64_t peak_resident_bytes();
 /// reset_peak_memory().
 std::uint64_t peak_memory(c10::Device device);
 void reset_peak_memory(c10::Device device);
+
+/// All bytes that `device` has, used or not; 0 where the system does not say.
+std::uint64_t total_memory(c10::Device device);
 
 }  // namespace shallowpi

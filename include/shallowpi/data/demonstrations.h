@@ -34,6 +34,8 @@ class Dataset {
   std::int64_t action_dim() const;
   /// Cameras that every source has, in canonical order.
   std::vector<std::string> camera_names() const;
+  /// The files that lack a camera of this name.
+  std::vector<const EpisodeFile*> files_without(const std::string& camera) const;
   /// Splits by episode: `held_out_fraction` of each file's episodes (at least one where > 0, never all) are
   /// held out, chosen by `seed`. Files of a single episode (ALOHA) are split together as if they were one.
   /// Samples are in file order. Throws UsageError for a fraction outside [0, 1), or where no episode can be
@@ -49,7 +51,7 @@ class Dataset {
 
 /// Opens every file that the patterns match, each with its pattern's weight. `format` is "auto", "libero" or
 /// "aloha". Throws UsageError where a pattern matches nothing or two match the same file, and what the
-/// readers throw.
+/// readers throw; where they refuse several files, one Error that lists those.
 Dataset open_dataset(const std::vector<std::pair<std::string, double>>& patterns_and_weights,
                      const std::string& format, const LiberoOptions& options = {});
 

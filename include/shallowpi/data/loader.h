@@ -25,8 +25,8 @@ struct Augmentation {
 class SamplePipeline {
  public:
   /// `dataset` must outlive this. Throws UsageError where the spec, the statistics, the tokenizer (vocabulary
-  /// against `vocab`) and the data do not fit together; logs a warning for cameras of the spec that the data
-  /// lacks and for nearly constant dims.
+  /// against `vocab`) and the data do not fit together, also for a camera of the spec that only some files
+  /// have; logs a warning for cameras of the spec that no file has and for nearly constant dims.
   SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStats stats,
                  std::shared_ptr<const Tokenizer> tokenizer, std::int64_t vocab);
 

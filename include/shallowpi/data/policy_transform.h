@@ -54,6 +54,9 @@ class PolicyTransform {
   Observation prepare(std::int64_t count,
                       const std::function<RobotObservation(std::int64_t)>& observation) const;
 
+  /// Throws what prepare() would throw for this observation, without preparing it.
+  void check(const RobotObservation& observation) const;
+
   /// Normalised [H, >= action_dim] actions to robot units; `raw_state` is the robot's own state.
   RobotActions to_robot(const torch::Tensor& actions_hd, const std::vector<float>& raw_state) const;
   /// The inverse: float32 [H, 32], undefined where there are no actions.
@@ -67,6 +70,7 @@ class PolicyTransform {
   std::vector<float> policy_state(const RobotObservation& observation) const;
   std::vector<std::int64_t> tokens_of(const RobotObservation& observation,
                                       const std::vector<float>& state) const;
+  const std::string& prompt_of(const RobotObservation& observation) const;
   void check_cameras(const RobotObservation& observation) const;
 
   PolicySpec spec_;

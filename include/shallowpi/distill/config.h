@@ -79,7 +79,7 @@ struct DataConfig {
   DataFormat format = DataFormat::kAuto;
   LiberoAlignment alignment = LiberoAlignment::kRaw;
   bool drop_noops = true;           // LIBERO: drop steps whose motion is below 1e-4 and gripper unchanged
-  double held_out_fraction = 0.05;  // of the episodes of each file, at least one where > 0
+  double held_out_fraction = 0.05;  // of each file's episodes, at least one where > 0 (Dataset::split)
   std::int64_t workers = 2;         // loader threads
   std::int64_t prefetch = 4;        // batches prepared ahead
   bool augment = true;              // openpi's augmentations, drawn per sample
@@ -159,8 +159,9 @@ struct ResolvedConfig {
 enum class ConfigUse { kTrain, kInitOnly, kAny };
 
 /// Defaults, then the file (none where `file` is empty), then `key.sub=value` overrides, the last of a key
-/// winning. Without a teacher, loss.kd and loss.attn are 0 unless set. Throws one UsageError that lists all
-/// problems, each with file, line, key and what would be right.
+/// winning. Without a teacher, loss.kd and loss.attn are 0 unless set; from scratch, policy.image_size and
+/// policy.prompt_mode follow student.architecture unless set. Throws one UsageError that lists all problems,
+/// each with file, line, key and what would be right.
 ResolvedConfig load_distill_config(const std::filesystem::path& file,
                                    const std::vector<std::string>& overrides,
                                    ConfigUse use = ConfigUse::kTrain);

@@ -26,6 +26,7 @@ struct TrainingPlan {
   bool on_gpu = false;
   /// On the machine that computes: everything on the CPU; without base and host memory on a GPU.
   std::uint64_t peak_bytes() const;
+  std::uint64_t machine_bytes = 0;  ///< all memory of the machine, or of the GPU; 0: unknown
 
   double flops = 0;  ///< per step, matrix products only
   std::uint64_t checkpoint_bytes = 0;

@@ -34,6 +34,10 @@ std::optional<RunCheckpoint> newest_valid_checkpoint(const std::filesystem::path
 /// are equal.
 std::vector<std::string> config_differences(const ResolvedConfig& before, const ResolvedConfig& after);
 
+/// With absolute paths, links kept, patterns too: a run's folder saves it, so that it can be used from
+/// everywhere.
+ResolvedConfig with_absolute_paths(ResolvedConfig resolved);
+
 /// Checkpoints that retention keeps: the last ones, every keep_every-th step, and `best_step` where asked
 /// for.
 std::set<std::int64_t> steps_to_keep(const std::vector<std::int64_t>& steps, const TrainConfig& config,

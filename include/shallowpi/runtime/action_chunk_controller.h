@@ -22,6 +22,9 @@ class PolicyRunner;
 using ChunkInference =
     std::function<ActionChunk(const RobotObservation& observation, const ActionChunk& prefix)>;
 
+/// Throws what is wrong with an observation; PolicyRunner::check for a loaded policy.
+using ObservationCheck = std::function<void(const RobotObservation& observation)>;
+
 /// Defaults for a policy: its horizon, and the dims that its robot reads as displacements (LIBERO's first
 /// six). The joints of other robots are positions unless the caller says otherwise.
 ChunkingOptions chunking_for(const PolicySpec& spec);
@@ -35,13 +38,13 @@ ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64
 class ActionChunkController {
  public:
   /// Throws UsageError (check_chunking).
-  ActionChunkController(ChunkingOptions options, ChunkInference infer);
+  ActionChunkController(ChunkingOptions options, ChunkInference infer, ObservationCheck check = {});
   ~ActionChunkController();  ///< waits for the inference that is under way
   ActionChunkController(const ActionChunkController&) = delete;
   ActionChunkController& operator=(const ActionChunkController&) = delete;
 
   /// Call once per control period; returns the action to send now. The observation is copied only at ticks
-  /// that ask for a chunk.
+  /// that ask for a chunk. Throws what `check` throws, at every tick, and then nothing has happened.
   ChunkTick tick(const RobotObservation& observation);
   /// A new episode; `initial` is sent until its first chunk arrives (ActionChunker::reset).
   void reset(Action initial = {}) { chunker_.reset(std::move(initial)); }
@@ -65,6 +68,7 @@ class ActionChunkController {
 
   ActionChunker chunker_;
   ChunkInference infer_;
+  ObservationCheck check_;
   double last_latency_ms_ = 0;
 
   std::mutex mutex_;  // guards what follows

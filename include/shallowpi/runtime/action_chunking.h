@@ -136,8 +136,9 @@ class ActionChunker {
 
   const ChunkingOptions& options() const { return options_; }
   const ChunkCounters& counters() const { return counters_; }
-  const std::string& last_error() const { return last_error_; }  ///< why the last refused answer was refused
-  std::int64_t now() const { return now_; }                      ///< the number of the next tick
+  /// Why the last answer could not be used; empty where it could, or there was none.
+  const std::string& last_error() const { return last_error_; }
+  std::int64_t now() const { return now_; }  ///< the number of the next tick
   bool request_under_way() const { return under_way_.has_value(); }
 
  private:

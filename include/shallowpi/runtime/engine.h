@@ -28,6 +28,14 @@ struct StageTimes {
   std::vector<double> step_ms;  ///< one per Euler step; empty: the engine runs a chunk as one piece
 };
 
+enum class EngineKind { kAuto, kEager, kGraph };
+template <>
+inline constexpr auto kEnumNames<EngineKind> = std::to_array<EnumName<EngineKind>>({
+    {EngineKind::kAuto, "auto"},
+    {EngineKind::kEager, "eager"},
+    {EngineKind::kGraph, "graph"},
+});
+
 /// Not thread-safe. The policy's weights must not change while the engine uses it.
 class Engine {
  public:
@@ -35,6 +43,8 @@ class Engine {
 
   torch::Device device() const { return device_; }
   const PolicyConfig& config() const { return policy_->config(); }
+  /// kEager or kGraph: what the next chunk is computed with.
+  virtual EngineKind kind() const = 0;
 
   /// Normalised actions float32 [B, H, 32], on the host. With `times` the eager engine waits for the device
   /// after every stage, which costs a little where it is a GPU. Throws UsageError as Policy does.
@@ -52,14 +62,6 @@ class Engine {
  private:
   std::map<std::int64_t, std::shared_ptr<const StepConditioning>> conditioning_;  // by number of steps
 };
-
-enum class EngineKind { kAuto, kEager, kGraph };
-template <>
-inline constexpr auto kEnumNames<EngineKind> = std::to_array<EnumName<EngineKind>>({
-    {EngineKind::kAuto, "auto"},
-    {EngineKind::kEager, "eager"},
-    {EngineKind::kGraph, "graph"},
-});
 
 /// auto: graph on a GPU, eager elsewhere; a GPU on which no graph can be captured gets the eager engine, with
 /// a warning. Throws UsageError for graph on a CPU.

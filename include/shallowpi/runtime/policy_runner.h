@@ -55,6 +55,10 @@ class PolicyRunner {
   const PolicyTransform& transform() const { return *transform_; }
   Engine& engine() { return *engine_; }
 
+  /// Throws UsageError, naming the field, for an observation that `infer` refuses, and for one without a
+  /// camera that `serve` demands: the policy would act on less than it was trained with.
+  void check(const RobotObservation& observation) const;
+
   /// One forward pass for the whole batch. Throws UsageError that names the field for a request that does not
   /// fit the policy, and NotFiniteError where the network's actions are not finite.
   std::vector<InferResult> infer(const std::vector<InferRequest>& batch, const InferOptions& options = {});

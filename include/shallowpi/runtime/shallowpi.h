@@ -104,8 +104,9 @@ typedef struct {
 
 /* Call once per control period; never waits for inference. Everything is copied before it returns. Writes
  * `action` [dims]; dims must be the policy's action_dim. While waiting without an initial action, `action` is
- * left untouched: look at tick->status. `tick` may be NULL. A wrong observation is refused at once; a failed
- * inference is not an error here, but counted. */
+ * left untouched: look at tick->status. `tick` may be NULL. A wrong observation (an unknown or a missing
+ * camera, a state of another width or not finite, no prompt) is refused with SHALLOWPI_USAGE: no action is
+ * written and the tick does not count. A failed inference is not an error here, but counted. */
 int shallowpi_controller_tick(shallowpi_controller *controller, const shallowpi_observation *observation,
                               float *action, size_t dims, shallowpi_tick *tick);
 
@@ -114,7 +115,7 @@ typedef struct {
 } shallowpi_counters;
 
 int shallowpi_controller_counters(const shallowpi_controller *controller, shallowpi_counters *counters);
-/* Why the last answer was refused; "" where none was. Valid until the next tick. */
+/* Why the last answer could not be used; "" where it could, or there was none. Valid until the next tick. */
 const char *shallowpi_controller_fault(const shallowpi_controller *controller);
 
 #ifdef __cplusplus
