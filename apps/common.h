@@ -63,6 +63,18 @@ inline void add_demo_options(CLI::App& app, DemoOptions& options) {
       ->allow_extra_args(false);
 }
 
+/// The help of a program ends with `examples` ("Examples:", then one command per line), that of a subcommand
+/// with its own.
+inline void add_examples(CLI::App& app, const std::string& examples) {
+  app.footer(examples);
+  for (CLI::App* command : app.get_subcommands({})) {
+    std::string own;
+    for (const std::string& line : split(examples, '\n'))
+      if (line.starts_with("  " + app.get_name() + " " + command->get_name() + " ")) own += "\n" + line;
+    if (command->get_footer().empty() && !own.empty()) command->footer("Examples:" + own);
+  }
+}
+
 /// Names a misspelt subcommand, where CLI11 would only say that one is missing.
 inline void check_subcommand(const CLI::App& app, int argc, char** argv) {
   if (app.get_require_subcommand_min() == 0 || argc < 2 || argv[1][0] == '-') return;

@@ -89,7 +89,6 @@ int main(int argc, char** argv) {
                  "auto: go on with the run in output_dir; never; or a folder to start from")
       ->type_name("auto|never|DIR");
   add_common_options(app, options.common);
-  app.footer(kExamples + config_help());
 
   CLI::App* exporter =
       app.add_subcommand("export", "write a checkpoint as a folder that openpi or LeRobot loads");
@@ -102,6 +101,7 @@ int main(int argc, char** argv) {
       ->type_name("H")
       ->check(CLI::Range(1, 1024));
   exporter->add_option("out", options.out, "new folder")->type_name("OUT")->required();
+  add_examples(app, kExamples + config_help());
 
   return parse_and_run(app, argc, argv, options.common, [&] {
     if (!exporter->parsed()) return distill(options);

@@ -133,7 +133,6 @@ int main(int argc, char** argv) {
   Options options, of_similarity, of_skip;
   CLI::App app("Measures policies: success in the LIBERO simulator, or errors on demonstrations.",
                "shallowpi-eval");
-  app.footer(kExamples);
   app.require_subcommand(1);
   CLI::App* offline = add_offline(app, options);
   CLI::App* similarity = add_layer_study(app, of_similarity, options.common, "similarity",
@@ -141,6 +140,7 @@ int main(int argc, char** argv) {
   CLI::App* skip = add_skip(app, of_skip, options.common);
   RolloutCommand rollout(app, options.common);
   CompareCommand compare(app, options.common);
+  add_examples(app, kExamples);
   return parse_and_run(app, argc, argv, options.common, [&] {
     if (offline->parsed()) {
       finish_options(options, options.common);

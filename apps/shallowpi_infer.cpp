@@ -256,7 +256,6 @@ int main(int argc, char** argv) {
   GateCommand gate_command;
   CLI::App app("Runs and serves pi0 and pi0.5 policies, measures them and looks into their checkpoints.",
                "shallowpi-infer");
-  app.footer(kExamples);
   app.require_subcommand(1);
 
   CLI::App* run = add_run(app, run_options);
@@ -275,6 +274,7 @@ int main(int argc, char** argv) {
 
   CLI::App* gate = add_gate(app, gate_command);
   add_common_options(*gate, common);
+  add_examples(app, kExamples);
 
   const auto place = [&](auto& options) {
     options.device = parse_device(common.device);
