@@ -5,7 +5,8 @@
 
 The files have ALOHA's layout (docs/data.md): action, observations/qpos, observations/images/<camera>, and the task as
 language_instruction. Frames from videos are stored as JPEG, frames from PNGs losslessly. Finished episodes are kept
-when the command is repeated; with another source or other settings (conversion.json) it is refused. Needs numpy, h5py, pyarrow, Pillow, and ffmpeg for videos; LeRobot itself is not needed.
+when the command is repeated; with another source or other settings (conversion.json) it is refused. Needs numpy, h5py,
+pyarrow, Pillow, and ffmpeg for videos; LeRobot itself is not needed.
 """
 import argparse
 import io

@@ -330,9 +330,10 @@ std::vector<fs::path> expand_globs(const std::vector<std::string>& patterns) {
     ::globfree(&matches);
     const bool exact = path_exists(pattern);  // also a name that holds [ or * itself
     if (exact) found.insert(pattern);
-    if (status != 0 && !exact)
-      throw UsageError(str(pattern, pattern.find_first_of("*?[") == std::string::npos ? ": no such file"
-                                                                                      : ": no file matches"));
+    if (status == 0 || exact) continue;
+    const bool is_pattern = pattern.find_first_of("*?[") != std::string::npos;
+    throw UsageError(str(pattern, is_pattern ? ": no file matches" : ": no such file",
+                         fs::path(pattern).is_absolute() ? "" : str(" in ", fs::current_path().string())));
   }
   return {found.begin(), found.end()};
 }

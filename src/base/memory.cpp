@@ -20,6 +20,11 @@ std::uint64_t proc_bytes(const std::string& file, const std::string& name) {
   return 0;
 }
 
+// "cuda" without a number is the first GPU.
+c10::DeviceIndex number_of(c10::Device device) {
+  return std::max<c10::DeviceIndex>(device.index(), 0);
+}
+
 }  // namespace
 
 std::uint64_t resident_bytes() {
@@ -31,21 +36,18 @@ std::uint64_t peak_resident_bytes() {
 
 std::uint64_t peak_memory(c10::Device device) {
   if (!device.is_cuda()) return peak_resident_bytes();
-  const auto index = std::max<c10::DeviceIndex>(device.index(), 0);
   // The first entry of a statistic is the sum over the allocator's pools.
   return static_cast<std::uint64_t>(
-      c10::getDeviceAllocator(device.type())->getDeviceStats(index).allocated_bytes[0].peak);
+      c10::getDeviceAllocator(device.type())->getDeviceStats(number_of(device)).allocated_bytes[0].peak);
 }
 
 void reset_peak_memory(c10::Device device) {
-  if (device.is_cuda())
-    c10::getDeviceAllocator(device.type())->resetPeakStats(std::max<c10::DeviceIndex>(device.index(), 0));
+  if (device.is_cuda()) c10::getDeviceAllocator(device.type())->resetPeakStats(number_of(device));
 }
 
 std::uint64_t total_memory(c10::Device device) {
   if (!device.is_cuda()) return proc_bytes("/proc/meminfo", "MemTotal");
-  const auto index = std::max<c10::DeviceIndex>(device.index(), 0);
-  return c10::getDeviceAllocator(device.type())->getMemoryInfo(index).second;
+  return c10::getDeviceAllocator(device.type())->getMemoryInfo(number_of(device)).second;
 }
 
 }  // namespace shallowpi

@@ -51,16 +51,6 @@ void throw_all(std::vector<std::string> problems, const std::exception_ptr& firs
   }
 }
 
-// The files that a pattern of data.files matches.
-std::vector<std::filesystem::path> files_of(const std::string& pattern) {
-  try {
-    return expand_globs({pattern});
-  } catch (const UsageError& error) {
-    if (std::filesystem::path(pattern).is_absolute()) throw;
-    throw UsageError(str(error.what(), " in ", std::filesystem::current_path().string()));
-  }
-}
-
 }  // namespace
 
 Dataset::Dataset(std::vector<Source> sources) : sources_(std::move(sources)) {
@@ -145,7 +135,7 @@ Dataset open_dataset(const std::vector<std::pair<std::string, double>>& patterns
   std::vector<std::string> problems;
   std::exception_ptr first;
   for (const auto& [pattern, weight] : patterns_and_weights)
-    for (const std::filesystem::path& path : files_of(pattern)) {
+    for (const std::filesystem::path& path : expand_globs({pattern})) {
       const auto [earlier, is_new] = pattern_of.emplace(std::filesystem::weakly_canonical(path), pattern);
       if (!is_new)
         throw UsageError(str("data.files: both '", earlier->second, "' and '", pattern, "' match ",

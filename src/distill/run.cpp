@@ -122,16 +122,13 @@ void warn_of_a_rare_best(const TrainConfig& train) {
                  " steps and the last; make one a multiple of the other");
 }
 
-void warn_of_little_memory(const TrainingPlan& plan) {
+// Little memory is only warned of; too little disk fails before the first step rather than at the first
+// checkpoint. A dry run may be for another machine, so there it is a warning too.
+void check_room(const TrainingPlan& plan, const DistillConfig& config, bool dry_run) {
   if (plan.machine_bytes > 0 && plan.peak_bytes() > plan.machine_bytes)
     log::warning("the run will take ", human_bytes(plan.peak_bytes()), " of memory, but ",
                  plan.on_gpu ? "the GPU" : "this machine", " has ", human_bytes(plan.machine_bytes),
                  "; raise train.accumulate or set train.activation_checkpointing");
-}
-
-// Fails before the first step rather than at the first checkpoint. A dry run may be for another machine: it
-// only warns.
-void check_disk(const TrainingPlan& plan, const DistillConfig& config, bool dry_run) {
   const std::uint64_t available = plan.free_disk_bytes;
   if (available < plan.checkpoint_bytes) {
     const std::string problem = str("output_dir: ", config.output_dir, " has ", human_bytes(available),
@@ -158,8 +155,7 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
     choose_start(resolved, run.resume);
     const TrainingPlan plan = plan_training(prepare_training(resolved));
     std::cout << plan_text(plan);
-    warn_of_little_memory(plan);
-    check_disk(plan, config, true);
+    check_room(plan, config, true);
     return static_cast<int>(ExitCode::kDone);
   }
   const StopSignal stop;
@@ -178,9 +174,7 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
     return static_cast<int>(ExitCode::kDone);
   }
   TrainingSetup setup = prepare_training(resolved);
-  const TrainingPlan plan = plan_training(setup);
-  warn_of_little_memory(plan);
-  check_disk(plan, config, false);
+  check_room(plan_training(setup), config, false);
   setup.resolved = with_absolute_paths(resolved);  // of what is saved; messages name paths as they were given
   TrainingModels models = load_models(setup);
   if (!folder) folder = std::make_unique<RunFolder>(path);

@@ -30,11 +30,14 @@ void check_options(const GateOptions& options) {
         "graph");
 }
 
-/// Normalised actions float32 [frames, H, 32] of one path; `kind` becomes the engine that ran. The policy is
-/// gone afterwards: two would not fit many devices.
-torch::Tensor sample_all(const GateOptions& options, const CheckpointInfo& info,
-                         const SamplePipeline& pipeline, const Frames& frames, torch::Dtype dtype,
-                         EngineKind& kind) {
+struct Sampled {
+  torch::Tensor actions_nhd;  // normalised, float32 [frames, H, 32]
+  EngineKind engine;          // that ran
+};
+
+/// All frames on one path. The policy is gone afterwards: two would not fit many devices.
+Sampled sample_all(const GateOptions& options, const CheckpointInfo& info, const SamplePipeline& pipeline,
+                   const Frames& frames, torch::Dtype dtype, EngineKind kind) {
   const auto engine = make_engine(load_policy(info, dtype, options.device), options.device, kind);
   std::vector<torch::Tensor> chunks;
   for (const Frames& some : batches_of(frames, options.batch_size)) {
@@ -42,8 +45,7 @@ torch::Tensor sample_all(const GateOptions& options, const CheckpointInfo& info,
     chunks.push_back(engine->sample(
         {batch.observation, sampling_noise(batch.actions_bhd, some, options.seed), options.steps}));
   }
-  kind = engine->kind();
-  return torch::cat(chunks);
+  return {torch::cat(chunks), engine->kind()};
 }
 
 /// One measure over all frames.
@@ -149,10 +151,10 @@ Json run_gate_json(const GateOptions& options) {
   const Frames frames = choose_samples(dataset, options.demos, options.frames);
   const SamplePipeline pipeline = make_pipeline(dataset, info, options.demos.data);
   if (!options.quiet) log::info("sampling ", frames.size(), " chunks in float32, then on the faster path");
-  EngineKind reference_engine = EngineKind::kEager, engine = options.engine;
   const torch::Tensor reference_nhd =
-      sample_all(options, info, pipeline, frames, torch::kFloat32, reference_engine);
-  const torch::Tensor candidate_nhd = sample_all(options, info, pipeline, frames, options.dtype, engine);
+      sample_all(options, info, pipeline, frames, torch::kFloat32, EngineKind::kEager).actions_nhd;
+  const auto [candidate_nhd, engine] =
+      sample_all(options, info, pipeline, frames, options.dtype, options.engine);
   if (!reference_nhd.isfinite().all().item<bool>())
     throw CorruptError(str(options.checkpoint.string(), ": its actions are not finite in float32 either"));
 

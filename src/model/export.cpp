@@ -26,12 +26,14 @@ double epsilon(NormMode mode) {
 /// Files of both packages do not say how wide a head is: they, and readers of them, take the released
 /// policies' numbers.
 void check_heads(const PolicyConfig& config, const fs::path& folder) {
-  const std::int64_t heads = config.backbone.heads, vision_heads = config.vision.heads;
-  if (heads != 8 || config.expert.heads != 8 || vision_heads != 16)
-    throw UsageError(
-        str("export: ", folder.string(), " has ", heads, " attention heads and ", vision_heads,
-            " in the vision tower; openpi and LeRobot always take 8 and 16, so there it would be another "
-            "network"));
+  const PolicyConfig released;
+  if (config.backbone.heads == released.backbone.heads && config.expert.heads == released.expert.heads &&
+      config.vision.heads == released.vision.heads)
+    return;
+  throw UsageError(str("export: ", folder.string(), " has ", config.backbone.heads, " attention heads and ",
+                       config.vision.heads, " in the vision tower; openpi and LeRobot always take ",
+                       released.backbone.heads, " and ", released.vision.heads,
+                       ", so there it would be another network"));
 }
 
 /// Both packages refuse a file without the expert's lm_head, which nothing reads: zeros where the checkpoint
