@@ -40,7 +40,9 @@ std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const Policy
     const std::vector<std::int64_t> pieces = tokenizer.encode(part);
     ids.insert(ids.end(), pieces.begin(), pieces.end());
   };
-  if (prompt_reads_state(spec.prompt_mode)) {
+  if (spec.prompt_mode == PromptMode::kLeRobotPi0) {
+    append(text.ends_with('\n') ? text : text + "\n");
+  } else if (prompt_reads_state(spec.prompt_mode)) {
     const std::size_t dims = spec.prompt_mode == PromptMode::kPi05StatePadded32 ? 32 : state.size();
     append(str("Task: ", clean(text), ", State: ", state_text(state, dims), ";\nAction: "));
   } else {

@@ -77,10 +77,10 @@ class Checker {
       require(!config_.policy.image_keys.empty(), "policy.image_keys",
               "is not set; without a teacher or checkpoint, name the cameras");
       const bool is_pi0 = config_.student.architecture.kind == PolicyKind::kPi0;
-      require(is_pi0 == (config_.policy.prompt_mode == PromptMode::kPi0Plain), "policy.prompt_mode",
+      require(is_pi0 == is_pi0_prompt(config_.policy.prompt_mode), "policy.prompt_mode",
               enum_name(config_.policy.prompt_mode), " makes a useless policy of student.architecture.kind ",
               enum_name(config_.student.architecture.kind), "; set ",
-              is_pi0 ? "pi0_plain" : "pi05_state, pi05_state_padded32 or pi05_no_state");
+              is_pi0 ? "pi0_plain or lerobot_pi0" : "pi05_state, pi05_state_padded32 or pi05_no_state");
     }
     if (is_scratch()) return;
     for (const std::string& key : resolved_.set_keys)

@@ -1,6 +1,5 @@
 #include "eval/frames.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/distill/setup.h"
+#include "shallowpi/runtime/policy_runner.h"
 
 namespace shallowpi {
 namespace {
@@ -75,8 +75,8 @@ torch::Tensor sampling_noise(const torch::Tensor& actions_bhd, const std::vector
                              std::uint64_t seed) {
   torch::Tensor noise_bhd = torch::empty(actions_bhd.sizes(), torch::kFloat32);
   for (std::size_t b = 0; b < frames.size(); ++b) {
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(frame_seed(frames[b], seed + 1));
-    noise_bhd[static_cast<std::int64_t>(b)].normal_(0.0, 1.0, generator);
+    noise_bhd[static_cast<std::int64_t>(b)] =
+        draw_noise(actions_bhd.sizes().slice(1), frame_seed(frames[b], seed + 1));
   }
   return noise_bhd;
 }

@@ -1,6 +1,4 @@
 // Policies with a network: a checkpoint in this process, or a server.
-#include <ATen/CPUGeneratorImpl.h>
-
 #include <algorithm>
 
 #include "shallowpi/base/cli.h"
@@ -34,14 +32,12 @@ void check_fits(const std::string& folder, const PolicySpec& spec) {
                          "; give a policy that was trained on LIBERO's demonstrations"));
 }
 
-/// float32 [H, width], a function of seed, episode and call.
-torch::Tensor noise_of(const PolicyCall& call, std::uint64_t seed, std::int64_t horizon, std::int64_t width) {
+/// For the noise of one call: a function of seed, episode and call.
+std::uint64_t noise_seed(const PolicyCall& call, std::uint64_t seed) {
   std::uint64_t suite = 0;
   for (unsigned char c : call.episode.suite) suite = Random({suite, c}).next();
   const auto key = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
-  Random stream({seed, suite, key(call.episode.task), key(call.episode.trial), key(call.call)});
-  auto generator = at::make_generator<at::CPUGeneratorImpl>(stream.next());
-  return torch::randn({horizon, width}, generator);
+  return Random({seed, suite, key(call.episode.task), key(call.episode.trial), key(call.call)}).next();
 }
 
 class CheckpointPolicy final : public RolloutPolicy {
@@ -69,7 +65,7 @@ class CheckpointPolicy final : public RolloutPolicy {
     for (const PolicyCall& call : calls) {
       requests.push_back(
           {.observation = call.observation,
-           .noise_hd = noise_of(call, seed_, horizon(), runner_.info().config.action_dim),
+           .noise_hd = runner_.noise(noise_seed(call, seed_)),
            .prefix_actions_hd = runner_.transform().from_robot(call.prefix, call.observation.state)});
       // A policy may do with fewer cameras than LIBERO has.
       std::erase_if(requests.back().observation.images, [&](const auto& image) {
@@ -113,7 +109,7 @@ class ServerPolicy final : public RolloutPolicy {
 
  private:
   ClientExtras extras(const PolicyCall& call) const {
-    if (horizon_ > 0) return {noise_of(call, seed_, horizon_, action_width_), call.prefix};
+    if (horizon_ > 0) return {draw_noise({horizon_, action_width_}, noise_seed(call, seed_)), call.prefix};
     if (!call.prefix.empty())
       throw UsageError(str("--chunking rtc: ", url_,
                            " does not say that it takes prefix_actions, as shallowpi-infer serve does; use"

@@ -1,7 +1,9 @@
 // What tells one checkpoint folder from another without reading all of it.
-#include <algorithm>
-#include <fstream>
+#include <fcntl.h>
 
+#include <algorithm>
+
+#include "base/file_descriptor.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
@@ -12,12 +14,11 @@ namespace fs = std::filesystem;
 namespace {
 
 /// The bytes from `begin` to `end` that count: all up to 1 MiB, else the first, middle and last 64 KiB.
-std::string sample(std::ifstream& file, std::uint64_t begin, std::uint64_t end) {
+std::string sample(const FileDescriptor& file, const fs::path& path, std::uint64_t begin, std::uint64_t end) {
   constexpr std::uint64_t kWhole = 1u << 20, kBlock = 1u << 16;
   const auto read = [&](std::uint64_t at, std::uint64_t size) {
     std::string bytes(size, '\0');
-    file.seekg(static_cast<std::streamoff>(at));
-    file.read(bytes.data(), static_cast<std::streamsize>(size));
+    if (!file.read_at(bytes.data(), size, at)) throw IoError(str(path.string(), ": became shorter"));
     return bytes;
   };
   if (end - begin <= kWhole) return read(begin, end - begin);
@@ -25,18 +26,17 @@ std::string sample(std::ifstream& file, std::uint64_t begin, std::uint64_t end) 
 }
 
 std::string sampled_hash(const fs::path& path) {
-  const std::uint64_t size = fs::file_size(path);
-  std::ifstream file(path, std::ios::binary);
+  const FileDescriptor file = open_file(path, O_RDONLY);
+  const std::uint64_t size = file.size();
   std::uint64_t data_start = size;
   std::string hashes;
   if (path.extension() == ".safetensors") {
     const SafetensorsFile weights(path);  // whose data ends where the file does
     for (const auto& [name, tensor] : weights.tensors()) data_start = std::min(data_start, size - tensor.end);
     for (const auto& [name, tensor] : weights.tensors())
-      hashes += sha256(sample(file, data_start + tensor.begin, data_start + tensor.end));
+      hashes += sha256(sample(file, path, data_start + tensor.begin, data_start + tensor.end));
   }
-  hashes += sha256(sample(file, 0, data_start));
-  if (!file) throw IoError(str(path.string(), ": cannot be read"));
+  hashes += sha256(sample(file, path, 0, data_start));
   return sha256(hashes);
 }
 

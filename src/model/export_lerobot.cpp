@@ -140,6 +140,10 @@ std::string notes_of(const CheckpointInfo& info) {
         "\nThe prompt that this policy learned has the state padded to 32 numbers (LeRobot 0.4.x); LeRobot "
         "0.6.1 writes "
         "the robot's own dims only, so expect worse actions.\n";
+  if (info.spec.prompt_mode == PromptMode::kPi0Plain || info.spec.prompt_mode == PromptMode::kPi05NoState)
+    notes +=
+        "\nThis policy learned from prompts without underscores, newlines and outer spaces, as openpi cleans "
+        "them; LeRobot takes them as they are. Give it clean ones.\n";
   if (info.spec.robot.kind == RobotKind::kAloha)
     notes +=
         "\nStates and actions are in pi's ALOHA convention (flipped joints, its gripper range); LeRobot does "

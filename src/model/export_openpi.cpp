@@ -67,6 +67,10 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
         "\nThe prompt that this policy learned has the state padded to 32 numbers (LeRobot 0.4.x); openpi "
         "writes the "
         "robot's own dims only, so expect worse actions.\n";
+  if (spec.prompt_mode == PromptMode::kLeRobotPi0)
+    notes +=
+        "\nThis policy learned from prompts as they were given (LeRobot); openpi replaces underscores and "
+        "newlines by spaces and strips the prompt first.\n";
   if (spec.resize_mode == ResizeMode::kTorch)
     notes +=
         "\nThis policy learned from images resized as LeRobot does (no antialiasing); openpi resizes as "

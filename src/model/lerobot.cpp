@@ -210,7 +210,7 @@ void read_prompt(const Steps& pre, const Json& config, bool has_embed_tokens, co
     spec.max_token_len =
         json_get_or<std::int64_t>(tokenizer->config, "max_length", spec.max_token_len, where);
   if (!pi05) {
-    spec.prompt_mode = PromptMode::kPi0Plain;
+    spec.prompt_mode = PromptMode::kLeRobotPi0;
   } else if (!pre.empty() && !find_step(pre, "pi05_prepare_state_tokenizer_processor_step")) {
     spec.prompt_mode = PromptMode::kPi05NoState;
   } else if (!has_embed_tokens && !config.contains("use_relative_actions")) {

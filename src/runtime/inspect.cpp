@@ -244,6 +244,7 @@ std::string how_to_set(const std::string& what) {
 std::string prompt_text(const PolicySpec& spec) {
   switch (spec.prompt_mode) {
     case PromptMode::kPi0Plain:
+    case PromptMode::kLeRobotPi0:
     case PromptMode::kPi05NoState:
       return str("<bos>", kExamplePrompt, "\\n");
     case PromptMode::kPi05State:
@@ -262,8 +263,7 @@ void Doctor::show_prompt(const Tokenizer& tokenizer) {
   const auto ids = encode_prompt(tokenizer, spec, std::string(kExamplePrompt), state, &truncated);
   fact("example prompt", prompt_text(spec));
   fact("its ids", str(join(ids, " "), " (", ids.size(), ")"));
-  const bool plain = spec.prompt_mode == PromptMode::kPi0Plain;
-  if (plain != (info_.config.kind == PolicyKind::kPi0))
+  if (is_pi0_prompt(spec.prompt_mode) != (info_.config.kind == PolicyKind::kPi0))
     problem("prompt",
             str("a ", enum_name(info_.config.kind), " policy with prompt mode ", enum_name(spec.prompt_mode)),
             str("a wrong prompt mode makes a policy useless: ", how_to_set("prompt_mode")));

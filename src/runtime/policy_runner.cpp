@@ -1,5 +1,7 @@
 #include "shallowpi/runtime/policy_runner.h"
 
+#include <ATen/CPUGeneratorImpl.h>
+
 #include <cmath>
 
 #include "runtime/observation_message.h"
@@ -28,6 +30,10 @@ void check_finite(const RobotActions& actions) {
 }
 
 }  // namespace
+
+torch::Tensor draw_noise(at::IntArrayRef sizes, std::uint64_t seed) {
+  return torch::randn(sizes, at::make_generator<at::CPUGeneratorImpl>(seed));
+}
 
 PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::Device device,
                                 torch::Dtype dtype, std::optional<std::int64_t> horizon,

@@ -1,7 +1,5 @@
 #include "shallowpi/runtime/run.h"
 
-#include <ATen/CPUGeneratorImpl.h>
-
 #include "runtime/observation_message.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
@@ -63,8 +61,7 @@ int run_policy_on_file(const RunOptions& options) {
   NamedTensors out;
   torch::Tensor noise_bhd = inputs.noise_bhd;
   if (!noise_bhd.defined()) {
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(options.seed);
-    noise_bhd = torch::randn({observation.batch_size(), horizon, info.config.action_dim}, generator);
+    noise_bhd = draw_noise({observation.batch_size(), horizon, info.config.action_dim}, options.seed);
     out["in.noise"] = noise_bhd;
     noise_bhd = noise_bhd.to(options.device);
   }

@@ -1,5 +1,4 @@
 // The controller's inference by a loaded policy.
-#include <ATen/CPUGeneratorImpl.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -29,9 +28,7 @@ ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64
   return [runner, steps, seed, calls](const RobotObservation& observation, const ActionChunk& prefix) {
     InferRequest request;
     request.observation = observation;
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(Random({seed, (*calls)++}).next());
-    request.noise_hd =
-        torch::randn({runner->info().spec.horizon, runner->info().config.action_dim}, generator);
+    request.noise_hd = runner->noise(Random({seed, (*calls)++}).next());
     request.prefix_actions_hd = runner->transform().from_robot(prefix, observation.state);
     return runner->infer({request}, {.steps = steps}).at(0).actions;
   };

@@ -1,5 +1,4 @@
 // The command `shallowpi-infer simulate-loop`: options, the loaded policy, the table.
-#include <ATen/CPUGeneratorImpl.h>
 #include <torch/torch.h>
 
 #include <cmath>
@@ -79,8 +78,7 @@ class RunnerPolicy {
     const std::uint64_t seed = Random({seed_, std::uint64_t(sample.source), std::uint64_t(sample.episode),
                                        std::uint64_t(sample.step)})
                                    .next();
-    request.noise_hd = torch::randn({spec().horizon, runner_.info().config.action_dim},
-                                    at::make_generator<at::CPUGeneratorImpl>(seed));
+    request.noise_hd = runner_.noise(seed);
     request.prefix_actions_hd = runner_.transform().from_robot(prefix, request.observation.state);
     return runner_.infer({request}, {.steps = steps_}).at(0).actions;
   }

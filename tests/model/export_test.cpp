@@ -25,7 +25,7 @@ class Export : public ::testing::TestWithParam<PolicyKind> {
     contents_.spec.image_size = 28;
     contents_.spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb"};
     const bool pi05 = GetParam() == PolicyKind::kPi05;
-    contents_.spec.prompt_mode = pi05 ? PromptMode::kPi05State : PromptMode::kPi0Plain;
+    contents_.spec.prompt_mode = pi05 ? PromptMode::kPi05State : PromptMode::kLeRobotPi0;
     contents_.spec.norm_mode = pi05 ? NormMode::kQuantile : NormMode::kZScore;
     contents_.spec.max_token_len = 48;
     contents_.stats = small_stats();

@@ -14,7 +14,8 @@ namespace shallowpi {
 
 /// How the prompt is written (pi_models: openpi's tokenizer.py, LeRobot's processors).
 enum class PromptMode {
-  kPi0Plain,           ///< "<bos>text\n"
+  kPi0Plain,           ///< "<bos>text\n", the text stripped, its underscores and newlines replaced by spaces
+  kLeRobotPi0,         ///< LeRobot's pi0: "<bos>text\n", the text as it is; a newline that it ends with is kept
   kPi05State,          ///< "Task: text, State: 12 200 ...;\nAction: " with the robot's real state dims
   kPi05StatePadded32,  ///< the same with the state zero-padded to 32 dims first (LeRobot 0.4.x)
   kPi05NoState,        ///< as kPi0Plain, padded to the pi0.5 length (openpi's pi05_libero)
@@ -22,6 +23,7 @@ enum class PromptMode {
 template <>
 inline constexpr auto kEnumNames<PromptMode> = std::to_array<EnumName<PromptMode>>({
     {PromptMode::kPi0Plain, "pi0_plain"},
+    {PromptMode::kLeRobotPi0, "lerobot_pi0"},
     {PromptMode::kPi05State, "pi05_state"},
     {PromptMode::kPi05StatePadded32, "pi05_state_padded32"},
     {PromptMode::kPi05NoState, "pi05_no_state"},
@@ -30,6 +32,11 @@ inline constexpr auto kEnumNames<PromptMode> = std::to_array<EnumName<PromptMode
 /// Does the prompt hold the robot's state (and so differ from step to step)?
 constexpr bool prompt_reads_state(PromptMode mode) {
   return mode == PromptMode::kPi05State || mode == PromptMode::kPi05StatePadded32;
+}
+
+/// Is it a prompt of pi0 (whose state is a token of its own)? The others are pi0.5's.
+constexpr bool is_pi0_prompt(PromptMode mode) {
+  return mode == PromptMode::kPi0Plain || mode == PromptMode::kLeRobotPi0;
 }
 
 /// How state and actions are normalised.

@@ -15,22 +15,25 @@
 
 namespace shallowpi {
 
+/// Standard normal noise, float32 on the CPU: a function of `sizes` and `seed` alone, on any device.
+torch::Tensor draw_noise(at::IntArrayRef sizes, std::uint64_t seed);
+
 struct InferOptions {
   std::int64_t steps = 10;  ///< Euler steps
 };
 
 struct InferRequest {
   RobotObservation observation;
-  torch::Tensor noise_hd;  ///< float32 [H, 32]
-  /// Optional, float32 [D, 32] with D < H, normalised: the first D actions are given and the others are
-  /// sampled to continue them (real-time chunking).
+  torch::Tensor noise_hd;  ///< float32 [H, action_width], such as PolicyRunner::noise; x_1 of the flow
+  /// Optional, float32 [D, action_width] with D < H, normalised: the first D actions are given and the others
+  /// are sampled to continue them (real-time chunking).
   torch::Tensor prefix_actions_hd{};
 };
 
 struct InferResult {
-  RobotActions actions;  ///< [H][action_dim] in robot units, all finite
-  torch::Tensor
-      normalized_hd;  ///< float32 [H, 32] on the host; a later request's prefix_actions are rows of it
+  RobotActions actions;         ///< [H][action_dim] in robot units, all finite
+  torch::Tensor normalized_hd;  ///< float32 [H, action_width] on the host; a later request's prefix_actions
+                                ///< are rows of it
   /// Milliseconds of host preparation, and of the network (both for the whole batch).
   double prepare_ms = 0, model_ms = 0;
 };
@@ -54,6 +57,11 @@ class PolicyRunner {
   const CheckpointInfo& info() const { return info_; }
   const PolicyTransform& transform() const { return *transform_; }
   Engine& engine() { return *engine_; }
+
+  /// Noise for one chunk, [H, action_width].
+  torch::Tensor noise(std::uint64_t seed) const {
+    return draw_noise({info_.spec.horizon, info_.spec.action_width}, seed);
+  }
 
   /// Throws UsageError, naming the field, for an observation that `infer` refuses, and for one without a
   /// camera that `serve` demands: the policy would act on less than it was trained with.

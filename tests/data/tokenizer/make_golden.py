@@ -25,6 +25,8 @@ def prompt(tokenizer, mode, text, state):
     """openpi models/tokenizer.py; pads of `pi05_state_padded32` as in LeRobot 0.4."""
     if mode in ("pi0_plain", "pi05_no_state"):
         return [tokenizer.bos_id()] + tokenizer.encode(clean(text)) + tokenizer.encode("\n")
+    if mode == "lerobot_pi0":  # its newline step, then one call of the tokenizer
+        return [tokenizer.bos_id()] + tokenizer.encode(text if text.endswith("\n") else text + "\n")
     if mode == "pi05_state_padded32":
         state = list(state) + [0.0] * (32 - len(state))
     bins = np.digitize(np.array(state, np.float64), bins=np.linspace(-1, 1, 256 + 1)[:-1]) - 1
@@ -38,7 +40,7 @@ def main():
     golden = {
         "texts": [{"text": text, "ids": tokenizer.encode(text)} for text in TEXTS],
         "prompts": [{"mode": mode, "text": text, "state": state, "ids": prompt(tokenizer, mode, text, state)}
-                    for mode in ("pi0_plain", "pi05_state", "pi05_state_padded32", "pi05_no_state")
+                    for mode in ("pi0_plain", "lerobot_pi0", "pi05_state", "pi05_state_padded32", "pi05_no_state")
                     for text in PROMPTS for state in STATES],
         "state_bins_512ths": {"first": -520, "bins": bins.tolist()},
     }
