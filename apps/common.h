@@ -7,11 +7,15 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "shallowpi/base/cli.h"
+#include "shallowpi/base/enum_names.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
@@ -21,13 +25,30 @@ inline const CLI::Validator kOutputFile(
     [](std::string& name) -> std::string {
       const std::filesystem::path path(name), folder = std::filesystem::absolute(path).parent_path();
       std::error_code ignored;
-      if (std::filesystem::is_directory(path, ignored)) return name + " is a folder, not a file to write";
+      const std::filesystem::file_status status = std::filesystem::status(path, ignored);
+      if (std::filesystem::is_directory(status)) return name + " is a folder, not a file to write";
+      if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))  // as /dev/null
+        return ::access(path.c_str(), W_OK) == 0 ? std::string() : name + " cannot be written to";
       if (!std::filesystem::is_directory(folder, ignored))
         return name + ": there is no folder " + folder.string();
       if (::access(folder.c_str(), W_OK) != 0) return name + ": " + folder.string() + " cannot be written to";
       return {};
     },
     "");
+
+/// A number from `low` to `high`. CLI::Range would say of what is no number that it is out of range.
+template <typename T>
+CLI::Validator within(T low, T high) {
+  return CLI::Validator(
+      [low, high](std::string& text) -> std::string {
+        T value{};
+        if (!CLI::detail::lexical_cast(text, value))
+          return str(in_quotes(text), " is not a ", std::is_integral_v<T> ? "whole " : "", "number");
+        if (value >= low && value <= high) return {};
+        return str("Value ", text, " not in range ", low, " to ", high);
+      },
+      str(CLI::detail::type_name<T>(), " in [", low, " - ", high, "]"));
+}
 
 /// Adds the options that every program and subcommand takes.
 inline void add_common_options(CLI::App& app, CommonOptions& options) {
@@ -44,6 +65,42 @@ inline void add_common_options(CLI::App& app, CommonOptions& options) {
           ""));
   app.add_option("--log-level", options.log_level, "debug, info, warning, error or off")->type_name("LEVEL");
   app.add_flag("--quiet", options.quiet, "no progress, only warnings and errors");
+}
+
+/// An option that takes one of E's names: its message lists the valid ones.
+template <typename E>
+CLI::Option* add_enum_option(CLI::App& app, const std::string& name, E& value, const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          name, [&value, name](const std::string& given) { value = parse_enum<E>(given, name); }, help)
+      ->default_str(std::string(enum_name(value)));
+}
+
+inline CLI::Option* add_checkpoint(CLI::App& app, std::filesystem::path& value) {
+  return app.add_option("--checkpoint", value, "our, openpi's or LeRobot's folder")
+      ->type_name("DIR")
+      ->required();
+}
+
+inline CLI::Option* add_steps(CLI::App& app, std::int64_t& value, const std::string& help = "Euler steps") {
+  return app.add_option("--steps", value, help)
+      ->type_name("N")
+      ->check(within<std::int64_t>(1, kMaxEulerSteps))
+      ->capture_default_str();
+}
+
+inline CLI::Option* add_horizon(
+    CLI::App& app, std::optional<std::int64_t>& value,
+    const std::string& help = "action steps, where the checkpoint does not say it") {
+  return app.add_option("--horizon", value, help)
+      ->type_name("H")
+      ->check(within<std::int64_t>(1, kMaxHorizon));
+}
+
+inline CLI::Option* add_tokenizer(
+    CLI::App& app, std::string& value,
+    const std::string& help = "tokenizer.model, where the checkpoint has none") {
+  return app.add_option("--tokenizer", value, help)->type_name("FILE");
 }
 
 /// The demonstrations to measure on: what choose_demos() takes.
@@ -64,28 +121,50 @@ inline void add_demo_options(CLI::App& app, DemoOptions& options) {
 }
 
 /// The help of a program ends with `examples` ("Examples:", then one command per line), that of a subcommand
-/// with its own.
+/// with its own, and the lines that continue them.
 inline void add_examples(CLI::App& app, const std::string& examples) {
   app.footer(examples);
   for (CLI::App* command : app.get_subcommands({})) {
     std::string own;
-    for (const std::string& line : split(examples, '\n'))
-      if (line.starts_with("  " + app.get_name() + " " + command->get_name() + " ")) own += "\n" + line;
+    bool is_own = false, goes_on = false;
+    for (const std::string& line : split(examples, '\n')) {
+      if (!goes_on) is_own = line.starts_with("  " + app.get_name() + " " + command->get_name() + " ");
+      if (is_own) own += "\n" + line;
+      goes_on = line.ends_with('\\');
+    }
     if (command->get_footer().empty() && !own.empty()) command->footer("Examples:" + own);
   }
 }
 
-/// Names a misspelt subcommand, where CLI11 would only say that one is missing.
+/// Names a misspelt subcommand, where CLI11 would only say that one is missing, or take it for an argument.
 inline void check_subcommand(const CLI::App& app, int argc, char** argv) {
-  if (app.get_require_subcommand_min() == 0 || argc < 2 || argv[1][0] == '-') return;
+  if (argc < 2 || argv[1][0] == '-') return;
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
     names.push_back(command->get_name());
   if (std::find(names.begin(), names.end(), argv[1]) != names.end()) return;
   const std::string near = nearest(argv[1], names);
+  if (app.get_require_subcommand_min() == 0 && near.empty()) return;
   throw UsageError(
       str("there is no command ", in_quotes(argv[1]),
           near.empty() ? str(": give one of ", join(names, ", ")) : str("; did you mean ", near, "?")));
+}
+
+/// Throws UsageError for an option that there is none of, with the one that was probably meant.
+inline void check_options(const CLI::App& app) {
+  std::vector<const CLI::App*> commands{&app};
+  for (const CLI::App* command : app.get_subcommands()) commands.push_back(command);
+  for (const CLI::App* command : commands) {
+    std::vector<std::string> known;
+    for (const CLI::Option* option : command->get_options())
+      for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    for (const std::string& text : command->remaining()) {
+      if (!text.starts_with("--") || text == "--") continue;
+      const std::string given = text.substr(0, text.find('=')), near = nearest(given, known);
+      throw UsageError(
+          str("there is no option ", given, near.empty() ? "" : str("; did you mean ", near, "?")));
+    }
+  }
 }
 
 /// Parses the command line, applies the common options and runs `body`; returns the exit code. Help and
@@ -98,7 +177,9 @@ inline int parse_and_run(CLI::App& app, int argc, char** argv, const CommonOptio
       app.set_version_flag("--version", version_text());
       app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
-      return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::kUsage);
+      if (error.get_exit_code() == 0) return app.exit(error);  // prints the help or the version
+      check_options(app);
+      throw UsageError(str(error.what(), "\nRun with --help for more information."));
     }
     apply_common_options(options);
     return body();

@@ -24,18 +24,9 @@ void add_what(CLI::App& app, RolloutOptions& options) {
       ->needs(server);
   app.add_option("--policy", options.policy, "or a policy without a network (see below)")->type_name("NAME");
   // A server has its own.
-  app.add_option("--steps", options.network.steps, "Euler steps of the checkpoint")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str()
-      ->needs(checkpoint);
-  app.add_option("--horizon", options.network.horizon, "action steps, where the checkpoint does not say it")
-      ->type_name("H")
-      ->check(CLI::Range(1, 1024))
-      ->needs(checkpoint);
-  app.add_option("--tokenizer", options.network.tokenizer, "where the checkpoint has none")
-      ->type_name("FILE")
-      ->needs(checkpoint);
+  add_steps(app, options.network.steps, "Euler steps of the checkpoint")->needs(checkpoint);
+  add_horizon(app, options.network.horizon)->needs(checkpoint);
+  add_tokenizer(app, options.network.tokenizer, "where the checkpoint has none")->needs(checkpoint);
   app.add_option("--suite", options.suites, "libero_spatial, _object, _goal, _10, _90; several with commas")
       ->delimiter(',')
       ->type_name("NAME")
@@ -101,29 +92,27 @@ RolloutCommand::RolloutCommand(CLI::App& app, CommonOptions& common)
     : common_(common),
       command_(app.add_subcommand("rollout", "success of a policy in the LIBERO simulator")) {
   add_what(*command_, options_);
-  command_->add_option("--protocol", protocol_, "openpi or lerobot: limits, rendering, replanning, seed")
-      ->type_name("NAME")
-      ->capture_default_str();
+  add_enum_option(*command_, "--protocol", options_.protocol,
+                  "openpi or lerobot: limits, rendering, replanning, seed")
+      ->type_name("NAME");
   add_protocol(*command_, options_);
-  command_
-      ->add_option("--chunking", chunking_,
-                   "receding, ensemble (overlapping chunks are blended) or rtc (each chunk continues the "
-                   "one before)")
-      ->type_name("MODE")
-      ->capture_default_str();
+  add_enum_option(
+      *command_, "--chunking", options_.chunking,
+      "receding, ensemble (overlapping chunks are blended) or rtc (each chunk continues the one before)")
+      ->type_name("MODE");
   add_how(*command_, options_);
-  command_->add_option("--render", render_, "on-demand, or always (the same images, slower)")
+  command_
+      ->add_option_function<std::string>(
+          "--render", [this](const std::string& when) { options_.always_render = when == "always"; },
+          "on-demand, or always (the same images, slower)")
       ->type_name("WHEN")
       ->check(CLI::IsMember({"on-demand", "always"}))
-      ->capture_default_str();
+      ->default_str("on-demand");
   add_common_options(*command_, common_);
   command_->footer(kRolloutNotes);
 }
 
 int RolloutCommand::run() {
-  options_.protocol = parse_enum<Protocol>(protocol_, "--protocol");
-  options_.chunking = parse_enum<ChunkMode>(chunking_, "--chunking");
-  options_.always_render = render_ == "always";
   options_.quiet = common_.quiet;
   options_.seed = common_.seed;
   options_.network.device = parse_device(common_.device);

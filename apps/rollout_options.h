@@ -19,13 +19,12 @@ class RolloutCommand {
   CommonOptions& common_;
   CLI::App* command_;
   RolloutOptions options_;
-  std::string protocol_ = "openpi", chunking_ = "receding", render_ = "on-demand";
 };
 
 class CompareCommand {
  public:
   CompareCommand(CLI::App& app, CommonOptions& common);
-  int run() { return run_compare(options_); }
+  void run() { run_compare(options_); }
 
  private:
   CompareOptions options_;

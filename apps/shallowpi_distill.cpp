@@ -6,7 +6,7 @@
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/distill/config.h"
-#include "shallowpi/distill/trainer.h"
+#include "shallowpi/distill/run.h"
 #include "shallowpi/model/checkpoint.h"
 
 using namespace shallowpi;
@@ -52,7 +52,7 @@ int distill(const Options& options) {
   for (const std::string& text : options.overrides)
     if (options.config.empty() && text.find('=') == std::string::npos)
       throw UsageError(str("'", text, "' is not key=value; did you mean --config ", text, "?"));
-  if (options.config.empty() && options.dump.empty())
+  if (options.config.empty() && options.dump.empty() && options.init_only.empty())
     throw UsageError("no --config FILE; configs/ has examples, and --help explains");
   const ConfigUse use = !options.dump.empty()        ? ConfigUse::kAny
                         : !options.init_only.empty() ? ConfigUse::kInitOnly
@@ -97,9 +97,7 @@ int main(int argc, char** argv) {
       ->type_name("FORMAT")
       ->required()
       ->check(CLI::IsMember({"openpi", "lerobot"}));
-  exporter->add_option("--horizon", options.horizon, "action steps, where the checkpoint does not say it")
-      ->type_name("H")
-      ->check(CLI::Range(1, 1024));
+  add_horizon(*exporter, options.horizon);
   exporter->add_option("out", options.out, "new folder")->type_name("OUT")->required();
   add_examples(app, kExamples + config_help());
 

@@ -24,7 +24,6 @@ struct Options {
   OfflineOptions offline;
   DemoOptions demos;
   LayerStudyOptions study;  ///< of similarity and skip, without `offline`
-  std::string rank_by = "velocity";
 };
 
 /// What every measurement on demonstrations takes.
@@ -34,17 +33,12 @@ void add_data_options(CLI::App& command, Options& options) {
   command.add_option("--frames", offline.frames, "measure this many frames, evenly spread; 0: all")
       ->type_name("N")
       ->capture_default_str();
-  command.add_option("--steps", offline.measure.steps, "Euler steps")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
+  add_steps(command, offline.measure.steps);
   command.add_option("--batch-size", offline.measure.batch_size, "frames per forward pass")
       ->type_name("N")
-      ->check(CLI::Range(1, 4096))
+      ->check(within(1, 4096))
       ->capture_default_str();
-  command.add_option("--horizon", offline.horizon, "action steps, where a checkpoint does not say it")
-      ->type_name("H")
-      ->check(CLI::Range(1, 1024));
+  add_horizon(command, offline.horizon, "action steps, where a checkpoint does not say it");
   command.add_option("--out", offline.out, "write the report as JSON")
       ->type_name("FILE.json")
       ->check(kOutputFile);
@@ -53,7 +47,7 @@ void add_data_options(CLI::App& command, Options& options) {
 void add_draws(CLI::App& command, OfflineOptions& offline) {
   command.add_option("--draws", offline.measure.draws, "draws of noise and time per frame")
       ->type_name("R")
-      ->check(CLI::Range(1, 256))
+      ->check(within(1, 256))
       ->capture_default_str();
 }
 
@@ -104,9 +98,9 @@ CLI::App* add_skip(CLI::App& app, Options& options, CommonOptions& common) {
   CLI::App* command =
       add_layer_study(app, options, common, "skip", "what a policy's output loses without single layers");
   add_draws(*command, options.offline);
-  command->add_option("--rank-by", options.rank_by, "velocity (against the whole policy) or action (error)")
-      ->type_name("NAME")
-      ->capture_default_str();
+  add_enum_option(*command, "--rank-by", options.study.rank_by,
+                  "velocity (against the whole policy) or action (error)")
+      ->type_name("NAME");
   command->add_flag("!--no-greedy", options.study.greedy, "only the ranking by single layers: much faster");
   return command;
 }
@@ -120,11 +114,10 @@ void finish_options(Options& options, const CommonOptions& common) {
   offline.measure.seed = common.seed.value_or(offline.measure.seed);
 }
 
-int run_study(Options& options, const CommonOptions& common, int (*run)(const LayerStudyOptions&)) {
+void run_study(Options& options, const CommonOptions& common, void (*run)(const LayerStudyOptions&)) {
   finish_options(options, common);
   options.study.offline = options.offline;
-  options.study.rank_by = parse_enum<SkipMetric>(options.rank_by, "--rank-by");
-  return run(options.study);
+  run(options.study);
 }
 
 }  // namespace
@@ -142,12 +135,17 @@ int main(int argc, char** argv) {
   CompareCommand compare(app, options.common);
   add_examples(app, kExamples);
   return parse_and_run(app, argc, argv, options.common, [&] {
+    if (rollout.parsed()) return rollout.run();
     if (offline->parsed()) {
       finish_options(options, options.common);
-      return run_offline(options.offline);
+      run_offline(options.offline);
+    } else if (similarity->parsed()) {
+      run_study(of_similarity, options.common, run_similarity);
+    } else if (skip->parsed()) {
+      run_study(of_skip, options.common, run_skip);
+    } else {
+      compare.run();
     }
-    if (similarity->parsed()) return run_study(of_similarity, options.common, run_similarity);
-    if (skip->parsed()) return run_study(of_skip, options.common, run_skip);
-    return rollout.parsed() ? rollout.run() : compare.run();
+    return static_cast<int>(ExitCode::kDone);
   });
 }

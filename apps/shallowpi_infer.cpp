@@ -21,21 +21,23 @@ constexpr const char* kExamples = R"(Examples:
   shallowpi-infer bench --random-weights --model pi05 --sweep layers=4,6,9,18 --json speed.json
 )";
 
-/// The program reads the name, so that its message lists the valid ones.
-void add_engine_option(CLI::App& command, EngineKind& engine) {
-  command
-      .add_option_function<std::string>(
-          "--engine",
-          [&engine](const std::string& name) { engine = parse_enum<EngineKind>(name, "--engine"); },
-          "auto (graph on a GPU, else eager), eager or graph: one CUDA graph per chunk")
-      ->type_name("ENGINE");
+constexpr const char* kInspectNotes = R"(
+The last line says whether serve takes the folder. The exit code does not: it is 3 where files are damaged, 2 where the
+folder is no checkpoint, and 0 whatever else is missing or looks wrong.
+
+Example:
+  shallowpi-infer inspect runs/l6/last)";
+
+void add_engine(CLI::App& command, EngineKind& engine) {
+  add_enum_option(command, "--engine", engine,
+                  "auto (graph on a GPU, else eager), eager or graph: one CUDA graph per chunk")
+      ->type_name("ENGINE")
+      ->default_str("");
 }
 
 CLI::App* add_run(CLI::App& app, RunOptions& options) {
   CLI::App* run = app.add_subcommand("run", "sample one action chunk for each observation of a tensor file");
-  run->add_option("--checkpoint", options.checkpoint, "our, openpi's or LeRobot's folder")
-      ->type_name("DIR")
-      ->required();
+  add_checkpoint(*run, options.checkpoint);
   run->add_option("--input", options.input, "tensors in.image_0, in.tokens, ... (docs/runtime.md)")
       ->type_name("FILE.safetensors")
       ->required();
@@ -43,25 +45,18 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
                   "file to write: out.sampled_actions, out.velocity, out.prefix_embeddings")
       ->type_name("FILE.safetensors")
       ->required();
-  run->add_option("--steps", options.steps, "Euler steps")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  run->add_option("--horizon", options.horizon, "action steps, where the checkpoint does not say it")
-      ->type_name("H")
-      ->check(CLI::Range(1, 1024));
-  add_engine_option(*run, options.engine);
+  add_steps(*run, options.steps);
+  add_horizon(*run, options.horizon);
+  add_engine(*run, options.engine);
   return run;
 }
 
 CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   CLI::App* serve = app.add_subcommand("serve", "answer openpi's clients over websockets (docs/serve.md)");
-  serve->add_option("--checkpoint", options.checkpoint, "our, openpi's or LeRobot's folder")
-      ->type_name("DIR")
-      ->required();
+  add_checkpoint(*serve, options.checkpoint);
   const auto number = [&](const char* flag, auto& value, const char* help, std::int64_t low,
                           std::int64_t high) {
-    return serve->add_option(flag, value, help)->type_name("N")->check(CLI::Range(low, high));
+    return serve->add_option(flag, value, help)->type_name("N")->check(within(low, high));
   };
   serve->add_option("--host", options.host, "address to listen on; others than 127.0.0.1 need a key")
       ->type_name("IP")
@@ -72,11 +67,9 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   serve->add_flag("--insecure", options.insecure, "listen on another host without a key");
   serve->add_option("--default-prompt", options.default_prompt, "where an observation brings none")
       ->type_name("TEXT");
-  serve->add_option("--tokenizer", options.tokenizer, "tokenizer.model, where the checkpoint has none")
-      ->type_name("FILE");
-  number("--horizon", options.horizon, "action steps, where the checkpoint does not say it", 1, 1024);
-  number("--steps", options.steps, "Euler steps where a client asks for none", 1, 1000)
-      ->capture_default_str();
+  add_tokenizer(*serve, options.tokenizer);
+  add_horizon(*serve, options.horizon);
+  add_steps(*serve, options.steps, "Euler steps where a client asks for none");
   number("--max-queue", options.max_queue, "observations that may wait; more are refused", 1, 4096)
       ->capture_default_str();
   number("--max-batch", options.max_batch, "observations inferred together", 1, 256)->capture_default_str();
@@ -89,7 +82,7 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   number("--max-age-ms", options.max_age_ms, "refuse observations whose timestamp is older", 1, 3600000);
   number("--max-connections", options.max_connections, "websockets open at a time", 1, 4096)
       ->capture_default_str();
-  add_engine_option(*serve, options.engine);
+  add_engine(*serve, options.engine);
   return serve;
 }
 
@@ -109,30 +102,34 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
       ->capture_default_str();
   loop->add_option("--control-hz", options.control_hz, "ticks per second")
       ->type_name("HZ")
-      ->check(CLI::Range(0.1, 10000.0))
+      ->check(within(0.1, 10000.0))
       ->capture_default_str();
   loop->add_option("--execute", options.execute, "ticks from one request to the next")
       ->type_name("K")
       ->capture_default_str();
-  loop->add_option("--mode", options.mode, "all, ensemble, receding or rtc")
+  const std::vector<ChunkMode> all = options.modes;
+  loop->add_option_function<std::string>(
+          "--mode",
+          [&options, all](const std::string& name) {
+            const std::optional<ChunkMode> mode = find_enum<ChunkMode>(name);
+            if (!mode && name != "all")
+              throw UsageError(
+                  str("--mode: '", name, "' is not one of all, ", join(enum_names<ChunkMode>(), ", ")));
+            options.modes = mode ? std::vector{*mode} : all;
+          },
+          "all, ensemble, receding or rtc")
       ->type_name("MODE")
-      ->capture_default_str();
+      ->default_str("all");
   loop->add_option("--ensemble-decay", options.ensemble_decay,
                    "ACT's m; below 0 the newest chunk weighs most")
       ->type_name("M")
       ->capture_default_str();
-  loop->add_option("--horizon", options.horizon, "actions per chunk, where the checkpoint does not say it")
-      ->type_name("H")
-      ->check(CLI::Range(1, 1024));
-  loop->add_option("--tokenizer", options.tokenizer, "tokenizer.model, where the checkpoint has none")
-      ->type_name("FILE");
+  add_horizon(*loop, options.horizon, "actions per chunk, where the checkpoint does not say it");
+  add_tokenizer(*loop, options.tokenizer);
   loop->add_option("--episodes", options.episodes, "only the first N of each file; 0: all")
       ->type_name("N")
       ->capture_default_str();
-  loop->add_option("--steps", options.steps, "Euler steps")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
+  add_steps(*loop, options.steps);
   loop->add_option("--json", options.json, "also write the numbers here")
       ->type_name("FILE.json")
       ->check(kOutputFile);
@@ -142,7 +139,6 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
 struct BenchCommand {
   BenchOptions options;
   bool random_weights = false;
-  std::string size = "full";
 };
 
 CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
@@ -155,16 +151,18 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
       ->add_flag("--random-weights", command.random_weights,
                  "measure random weights instead, of these sizes:")
       ->excludes(checkpoint);
-  const auto size = [&](const char* name, auto& value, const char* help, const char* type) {
-    bench->add_option(name, value, help)->type_name(type)->capture_default_str()->excludes(checkpoint);
-  };
-  size("--model", options.model, "pi0 or pi05", "MODEL");
-  size("--layers", options.layers, "layers of both stacks", "N");
-  size("--size", command.size, "full, or tiny to try the program", "SIZE");
+  add_enum_option(*bench, "--model", options.model, "pi0 or pi05")->type_name("MODEL")->excludes(checkpoint);
+  bench->add_option("--layers", options.layers, "layers of both stacks")
+      ->type_name("N")
+      ->capture_default_str()
+      ->excludes(checkpoint);
+  add_enum_option(*bench, "--size", options.size, "full, or tiny to try the program")
+      ->type_name("SIZE")
+      ->excludes(checkpoint);
   const auto count = [&](const char* name, auto& value, const char* help, std::int64_t least = 1) {
     bench->add_option(name, value, help)
         ->type_name("N")
-        ->check(CLI::Range(least, std::int64_t{1000000}))
+        ->check(within<std::int64_t>(least, 1000000))
         ->capture_default_str();
   };
   count("--cameras", options.cameras, "images per observation; default: the checkpoint's, else 2", 0);
@@ -177,7 +175,7 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
   bench->add_option("--sweep", options.sweeps, "layers=4,6,9,18 or vision-tokens=64,128,256; may be repeated")
       ->type_name("AXIS=N,...")
       ->allow_extra_args(false);
-  add_engine_option(*bench, options.engine);
+  add_engine(*bench, options.engine);
   bench->add_flag("--compare", options.compare, "time the policy without the engine too");
   bench->add_flag("!--no-kernels", options.kernels,
                   "use LibTorch's operators alone, not this project's CUDA kernels");
@@ -200,20 +198,18 @@ CLI::App* add_gate(CLI::App& app, GateCommand& command) {
   CLI::App* gate = app.add_subcommand(
       "gate",
       "say whether a faster path (--dtype, --engine) may stand in for float32 eager: exit code 0 or 1");
-  gate->add_option("--checkpoint", options.checkpoint, "our, openpi's or LeRobot's folder")
-      ->type_name("DIR")
-      ->required();
+  add_checkpoint(*gate, options.checkpoint);
   add_demo_options(*gate, command.demos);
   const auto whole = [&](const char* flag, auto& value, const char* help, std::int64_t low,
                          std::int64_t high) {
-    return gate->add_option(flag, value, help)->type_name("N")->check(CLI::Range(low, high));
+    return gate->add_option(flag, value, help)->type_name("N")->check(within(low, high));
   };
   whole("--frames", options.frames, "compare on this many, evenly spread; 0: all", 0, 1000000)
       ->capture_default_str();
-  whole("--steps", options.steps, "Euler steps", 1, 1000)->capture_default_str();
+  add_steps(*gate, options.steps);
   whole("--batch-size", options.batch_size, "frames per forward pass", 1, 4096)->capture_default_str();
-  whole("--horizon", options.horizon, "action steps, where the checkpoint does not say it", 1, 1024);
-  add_engine_option(*gate, options.engine);
+  add_horizon(*gate, options.horizon);
+  add_engine(*gate, options.engine);
   const auto limit = [&](const char* flag, double& value, const char* help) {
     gate->add_option(flag, value, help)->type_name("X")->capture_default_str();
   };
@@ -237,11 +233,10 @@ int run_gate_command(GateCommand& command) {
   return run_gate(options);
 }
 
-int run_bench_command(BenchCommand& command) {
+void run_bench_command(const BenchCommand& command) {
   if (command.options.checkpoint.empty() && !command.random_weights)
     throw UsageError("bench needs --checkpoint DIR or --random-weights");
-  command.options.size = parse_enum<BenchSize>(command.size, "--size");
-  return run_bench(command.options);
+  run_bench(command.options);
 }
 
 }  // namespace
@@ -264,6 +259,7 @@ int main(int argc, char** argv) {
       app.add_subcommand("inspect", "say what a checkpoint is, what it lacks and what looks wrong");
   inspect->add_option("folder", inspect_options.folder, "checkpoint folder")->type_name("DIR")->required();
   inspect->add_flag("--json", inspect_options.json, "print JSON");
+  inspect->footer(kInspectNotes);
   add_common_options(*inspect, common);
   CLI::App* serve = add_serve(app, serve_options);
   add_common_options(*serve, common);
@@ -287,21 +283,22 @@ int main(int argc, char** argv) {
       place(serve_options);
       return serve_policy(serve_options);
     }
-    if (loop->parsed()) {
-      place(loop_options);
-      loop_options.quiet = common.quiet;
-      return run_simulate_loop(loop_options);
-    }
-    if (bench->parsed()) {
-      place(bench_command.options);
-      return run_bench_command(bench_command);
-    }
     if (gate->parsed()) {
       place(gate_command.options);
       gate_command.options.quiet = common.quiet;
       return run_gate_command(gate_command);
     }
-    place(run_options);
-    return run_policy_on_file(run_options);
+    if (loop->parsed()) {
+      place(loop_options);
+      loop_options.quiet = common.quiet;
+      run_simulate_loop(loop_options);
+    } else if (bench->parsed()) {
+      place(bench_command.options);
+      run_bench_command(bench_command);
+    } else {
+      place(run_options);
+      run_policy_on_file(run_options);
+    }
+    return static_cast<int>(ExitCode::kDone);
   });
 }

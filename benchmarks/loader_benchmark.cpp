@@ -12,7 +12,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/data/loader.h"
-#include "shallowpi/data/readers.h"
+#include "shallowpi/data/stats.h"
 
 using namespace shallowpi;
 
@@ -32,9 +32,9 @@ double cpu_seconds() {
 }
 
 Json measure(const Options& options) {
-  std::vector<Dataset::Source> sources;
-  for (const std::string& file : options.files) sources.push_back({open_episodes(file), 1.0});
-  const Dataset dataset(std::move(sources));
+  std::vector<std::pair<std::string, double>> files;
+  for (const std::string& file : options.files) files.emplace_back(file, 1.0);
+  const Dataset dataset = open_dataset(files, "auto");
   const std::vector<Dataset::Sample> samples = dataset.split(0.0, 0).train;
   PolicySpec spec;
   spec.horizon = 10;

@@ -1,18 +1,16 @@
 // Times a training step (task loss only) or sample_actions of a policy on a tensor file, and measures the
-// process's memory. Prints one JSON object; benchmarks/lerobot/side_by_side.py runs it against LeRobot's
-// modules.
-//   policy_benchmark train|sample --checkpoint DIR --input FILE.safetensors [--draws R] [--repetitions N]
-//   [--warmup N]
+// process's memory. Prints one JSON object; benchmarks/lerobot/side_by_side.py runs LeRobot's beside it.
+//   policy_benchmark train|sample --checkpoint DIR --input FILE [--draws R] [--repetitions N] [--warmup N]
 #include <CLI/CLI.hpp>
 #include <ctime>
 #include <iostream>
 
+#include "distill/flat_parameters.h"
+#include "distill/optimizer.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/base/memory.h"
 #include "shallowpi/distill/distiller.h"
-#include "shallowpi/distill/flat_parameters.h"
-#include "shallowpi/distill/optimizer.h"
 #include "shallowpi/distill/setup.h"
 #include "shallowpi/model/checkpoint.h"
 #include "shallowpi/runtime/engine.h"
@@ -51,7 +49,7 @@ class TrainingStep {
   double operator()() {
     const TrainingBatch batch{inputs_.observation, inputs_.actions_bhd};
     const FlowDraw draw = draws_ == 1 ? make_flow(batch.actions_bhd, inputs_.noise_bhd, inputs_.time_b)
-                                      : draw_flow(batch.actions_bhd, draws_, 1);
+                                      : draw_flow(batch.actions_bhd, {.draws = draws_}, 1);
     parameters_.zero_gradient();
     const torch::Tensor loss = objective(distiller_.losses(batch, draw));
     loss.backward();

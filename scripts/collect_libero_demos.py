@@ -16,7 +16,6 @@ import multiprocessing
 import pathlib
 import signal
 import sys
-import time
 import zlib
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +23,8 @@ from itertools import islice
 
 import libero_worker as simulator  # sets the variables of the renderer and of the threads: before numpy
 import numpy as np
-from libero_demos import Disturbance, NoFreePlace, Recording, Replaced, TaskFile, claim_folder, displacements, wilson
+from libero_demos import (Disturbance, NoFreePlace, Progress, Recording, Replaced, TaskFile, claim_folder,
+                          displacements, wilson)
 
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 SETTLE_STEPS = 10
@@ -53,10 +53,7 @@ class Simulator:
         self.worker.gate.open = False
         self.worker.load(self.suite, task, IMAGE_SIZE)
         self.env = self.worker.env
-        # An earlier episode must not shift the sampling clocks, and with them the images.
-        for observable in self.env.env._observables.values():
-            observable.reset()
-            observable._sampled = False
+        self.worker.reset_sampling()
         self.env.env.hard_reset = init is None  # a soft one is faster, but equal only to 1e-5
         self.env.seed(seed)
         self.env.reset()
@@ -232,23 +229,16 @@ def check_one(job):
 
 def run(function, jobs, args):
     """Yields results as they come, with progress on stderr. An interruption waits for the episodes under way only."""
-    started, last, done = time.monotonic(), 0.0, 0
+    progress = Progress(len(jobs))
     context = multiprocessing.get_context("spawn")  # rendering contexts do not survive a fork
     with ProcessPoolExecutor(min(args.workers, len(jobs)), context, start_pool_worker, (args,)) as pool:
         waiting, running = iter(jobs), set()
-        while done < len(jobs):
+        while progress.done < len(jobs):
             running |= {pool.submit(function, job) for job in islice(waiting, args.workers - len(running))}
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for job in finished:
                 yield job.result()
-                done += 1
-                left = (time.monotonic() - started) / done * (len(jobs) - done)
-                text = f"{done}/{len(jobs)} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
-                if sys.stderr.isatty():
-                    print(f"\r{text} ", end="\n" if done == len(jobs) else "", file=sys.stderr, flush=True)
-                elif done == len(jobs) or time.monotonic() - last > 30:
-                    print(text, file=sys.stderr, flush=True)
-                    last = time.monotonic()
+                progress.advance()
 
 
 def collect(args, tasks, names):

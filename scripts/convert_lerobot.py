@@ -4,30 +4,22 @@
     scripts/convert_lerobot.py DATASET --out FOLDER [--episodes 0-9,12] [--camera KEY=NAME ...]
 
 The files have ALOHA's layout (docs/data.md): action, observations/qpos, observations/images/<camera>, and the task as
-language_instruction. Frames from videos are stored as JPEG, frames from PNGs losslessly. Finished episodes are kept
+language_instruction, one for each step where it changes within an episode. Frames from videos are stored as JPEG, frames from PNGs losslessly. Finished episodes are kept
 when the command is repeated; with another source or other settings (conversion.json) it is refused. Needs numpy, h5py,
 pyarrow, Pillow, and ffmpeg for videos; LeRobot itself is not needed.
 """
 import argparse
+import fractions
+import functools
 import io
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-import time
-
-try:
-    import h5py
-    import numpy as np
-    import pyarrow.parquet as parquet
-    from PIL import Image
-except ModuleNotFoundError as error:
-    sys.exit(f"error: {error}; pip install numpy h5py pyarrow Pillow")
-from libero_demos import claim_folder
 
 STATE_KEYS = ("observation.state", "state")
+SPLIT_STATE = ("joint_position", "gripper_position")  # as openpi stores DROID's
 ACTION_KEYS = ("action", "actions")
 # What common data sets call the policies' cameras, as in src/model/lerobot_config.cpp; other names are kept.
 CAMERA_NAMES = {"image": "base_0_rgb", "image2": "left_wrist_0_rgb", "wrist_image": "left_wrist_0_rgb",
@@ -35,12 +27,37 @@ CAMERA_NAMES = {"image": "base_0_rgb", "image2": "left_wrist_0_rgb", "wrist_imag
                 "top": "base_0_rgb", "front": "base_0_rgb", "wrist": "left_wrist_0_rgb", "left_wrist": "left_wrist_0_rgb",
                 "right_wrist": "right_wrist_0_rgb", "exterior_image_1_left": "base_0_rgb",
                 "wrist_image_left": "left_wrist_0_rgb"}
-MAX_DIMS = 32
+MAX_ACTION_DIMS = 32
+MAX_STATE_DIMS = 1024  # pi0.5 reads its state as text
 JPEG_QUALITY = 95
+NO_FFMPEG = "ffmpeg is not installed; on Debian and Ubuntu: apt install ffmpeg"
 
 
 def fail(message):
     sys.exit(f"error: {message}")
+
+
+def import_packages():
+    """After the arguments are read, so that --help needs none of them."""
+    global h5py, np, parquet, Image, libero_demos
+    try:
+        import h5py
+        import numpy as np
+        import pyarrow.parquet as parquet
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        fail(f"{error}; pip install numpy h5py pyarrow Pillow")
+    import libero_demos
+
+
+def read(path, how):
+    """how(path), with what goes wrong as one message."""
+    if not path.is_file():
+        fail(f"{path} is missing; copy the data set again")
+    try:
+        return how(path)
+    except (OSError, ValueError) as error:  # pyarrow's are ValueErrors
+        fail(f"{path} cannot be read: {error}")
 
 
 class Dataset:
@@ -51,7 +68,7 @@ class Dataset:
         info_path = root / "meta" / "info.json"
         if not info_path.is_file():
             fail(f"{root} is no LeRobotDataset: it has no meta/info.json")
-        self.info = json.loads(info_path.read_text())
+        self.info = read(info_path, lambda path: json.loads(path.read_text()))
         self.version = self.info["codebase_version"]
         if self.version.startswith("v3."):
             self.episodes, self.tasks = self._read_v3()
@@ -63,7 +80,8 @@ class Dataset:
 
     def _read_v2(self):
         def lines(name):
-            return [json.loads(line) for line in (self.root / "meta" / name).read_text().splitlines() if line.strip()]
+            return read(self.root / "meta" / name,
+                        lambda path: [json.loads(line) for line in path.read_text().splitlines() if line.strip()])
 
         episodes = {row["episode_index"]: row for row in lines("episodes.jsonl")}
         return episodes, {row["task_index"]: row["task"] for row in lines("tasks.jsonl")}
@@ -71,32 +89,41 @@ class Dataset:
     def _read_v3(self):
         episodes = {}
         for path in sorted((self.root / "meta" / "episodes").glob("*/*.parquet")):
-            columns = [name for name in parquet.read_schema(path).names if not name.startswith("stats/")]
-            for row in parquet.read_table(path, columns=columns).to_pylist():
+            columns = [name for name in read(path, parquet.read_schema).names if not name.startswith("stats/")]
+            for row in read(path, lambda path: parquet.read_table(path, columns=columns)).to_pylist():
                 episodes[row["episode_index"]] = row
+        if not episodes:
+            fail(f"{self.root / 'meta' / 'episodes'} holds no episodes; copy the data set again")
         # The task is the table's index, which pandas names in several ways.
-        table = parquet.read_table(self.root / "meta" / "tasks.parquet").to_pydict()
+        table = read(self.root / "meta" / "tasks.parquet", parquet.read_table).to_pydict()
         texts = next(values for name, values in table.items() if name != "task_index")
         return episodes, dict(zip(table["task_index"], texts))
 
     def feature(self, candidates, chosen, what):
+        """The first candidate that there is; several keys with commas between them count as one."""
         features = self.info["features"]
-        for key in (chosen,) if chosen else candidates:
-            if key in features:
-                return key
+        for keys in (chosen,) if chosen else candidates:
+            if all(key in features for key in keys.split(",")):
+                return keys
         fail(f"{self.root} has no {what} among {', '.join(features)}; name it with --{what}")
 
     def cameras(self):
         """{key: (height, width, kind)} of the colour cameras."""
         found = {}
         for key, feature in self.info["features"].items():
-            if feature["dtype"] not in ("image", "video") or "depth" in key:
+            if feature["dtype"] not in ("image", "video") or "depth" in key or is_depth(feature):
                 continue
             shape = list(feature["shape"])
             channels_first = shape[0] == 3 and shape[-1] != 3
             height, width = shape[1:] if channels_first else shape[:2]
             found[key] = (height, width, feature["dtype"])
         return found
+
+    def task(self, index):
+        """The text of a task in UTF-8."""
+        if index not in self.tasks:
+            fail(f"{self.root}: the data names task {index}, which meta/tasks does not have")
+        return self.tasks[index].encode()
 
     def _chunk(self, episode):
         return {"episode_chunk": episode // self.info.get("chunks_size", 1000), "episode_index": episode}
@@ -108,7 +135,7 @@ class Dataset:
             name = self.info["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
         else:
             name = self.info["data_path"].format(**self._chunk(episode))
-        table = parquet.read_table(self.root / name, filters=[("episode_index", "=", episode)])
+        table = read(self.root / name, lambda path: parquet.read_table(path, filters=[("episode_index", "=", episode)]))
         table = table.sort_by("frame_index")
         if table.num_rows != row["length"]:
             fail(f"{name} has {table.num_rows} rows of episode {episode}, but the metadata says {row['length']}")
@@ -122,6 +149,29 @@ class Dataset:
         at = f"videos/{key}/"
         path = template.format(video_key=key, chunk_index=row[at + "chunk_index"], file_index=row[at + "file_index"])
         return self.root / path, round(row[at + "from_timestamp"] * self.fps)
+
+
+def is_depth(feature):
+    """As LeRobot marks depth images, in any of its versions."""
+    notes = (feature.get("info") or {}, feature.get("video_info") or {})
+    return any(note.get(key) for note in notes for key in ("is_depth_map", "video.is_depth_map"))
+
+
+@functools.cache
+def probe_video(path):
+    """(width, height, frames per second); the last is None where the file does not say."""
+    command = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "stream=width,height,avg_frame_rate",
+               "-of", "json", str(path)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        fail(NO_FFMPEG)
+    streams = json.loads(result.stdout or "{}").get("streams")
+    if result.returncode != 0 or not streams:
+        fail(f"{path}: is no video that can be read: {result.stderr.strip() or 'it has no picture'}")
+    count, _, seconds = streams[0].get("avg_frame_rate", "0/0").partition("/")
+    fps = float(fractions.Fraction(int(count), int(seconds))) if int(count) and int(seconds or 1) else None
+    return streams[0]["width"], streams[0]["height"], fps
 
 
 class VideoReader:
@@ -139,8 +189,17 @@ class VideoReader:
             self.errors.close()
         self.process = None
 
+    def _check(self, path):
+        """Frames are taken by their number, so size and rate have to be what info.json says."""
+        width, height, fps = probe_video(path)
+        if (width, height) != (self.width, self.height):
+            fail(f"{path}: its frames are {width} x {height}, but meta/info.json says {self.width} x {self.height}")
+        if fps and abs(fps - self.fps) > 0.01 * self.fps:
+            fail(f"{path}: has {fps:g} frames per second, but meta/info.json says {self.fps:g}")
+
     def _open(self, path, first):
         self.close()
+        self._check(path)
         # Half a frame early, so that rounding of time stamps cannot skip the first frame.
         seek = ["-ss", f"{(first - 0.5) / self.fps:.6f}"] if first > 0 else []
         command = ["ffmpeg", "-nostdin", "-v", "error", *seek, "-i", str(path), "-an", "-vsync", "0",
@@ -149,7 +208,7 @@ class VideoReader:
         try:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors)
         except FileNotFoundError:
-            fail("ffmpeg is not installed; on Debian and Ubuntu: apt install ffmpeg")
+            fail(NO_FFMPEG)
         self.path, self.position = path, first
 
     def frames(self, path, first, count):
@@ -172,11 +231,12 @@ def png_frames(dataset, column):
         yield np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def table(rows, key, episode):
-    values = np.asarray(rows[key].to_pylist(), dtype=np.float32)
-    values = values.reshape(len(values), -1)
-    if values.shape[1] > MAX_DIMS:
-        fail(f"{key} has {values.shape[1]} values, but policies take at most {MAX_DIMS}")
+def table(rows, keys, episode, most):
+    """[T, N] float32 of one key, or of several with commas between them, one beside the other."""
+    columns = [np.asarray(rows[key].to_pylist(), dtype=np.float32).reshape(rows.num_rows, -1) for key in keys.split(",")]
+    values, key = np.concatenate(columns, axis=1), keys
+    if values.shape[1] > most:
+        fail(f"{key} has {values.shape[1]} values, but policies take at most {most}")
     if not np.isfinite(values).all():
         fail(f"{key} of episode {episode} is not finite; leave that episode out with --episodes")
     return values
@@ -204,11 +264,13 @@ def write_frames(group, name, frames, count, shape, as_jpeg):
 def write_episode(out, dataset, episode, args, keys, cameras, readers):
     rows = dataset.rows(episode)
     state_key, action_key = keys
-    out["action"] = table(rows, action_key, episode)
-    out["observations/qpos"] = table(rows, state_key, episode)
-    tasks = [dataset.tasks[index] for index in rows["task_index"].to_pylist()]
+    out["action"] = table(rows, action_key, episode, MAX_ACTION_DIMS)
+    out["observations/qpos"] = table(rows, state_key, episode, MAX_STATE_DIMS)
+    tasks = [dataset.task(index) for index in rows["task_index"].to_pylist()]
     # Bytes of fixed length lie beside the root; texts of variable length would need a heap of their own.
-    out.attrs["language_instruction"] = np.bytes_(tasks[0].encode())
+    out.attrs["language_instruction"] = np.bytes_(tasks[0])
+    if len(set(tasks)) > 1:
+        out["language_instruction"] = np.array(tasks)
     out.attrs["fps"] = dataset.fps
     images = out.create_group("observations/images")
     for key, (name, height, width, kind) in cameras.items():
@@ -262,17 +324,8 @@ def claim(args, keys, cameras):
         fail(f"{args.out} holds episodes, but no conversion.json that says what they come from: choose another --out")
     settings = {"dataset": str(args.dataset.resolve()), "state": keys[0], "action": keys[1], "frames": args.frames,
                 "cameras": [f"{key}={camera[0]}" for key, camera in cameras.items()]}
-    if problem := claim_folder(args.out, settings, "conversion"):
+    if problem := libero_demos.claim_folder(args.out, settings, "conversion"):
         fail(problem)
-
-
-def report(done, total, started, last=False):
-    left = (time.monotonic() - started) / done * (total - done)
-    text = f"{done}/{total} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
-    if sys.stderr.isatty():
-        print(f"\r{text} ", end="\n" if last else "", file=sys.stderr, flush=True)
-    elif last or done == 1 or done % max(1, total // 20) == 0:
-        print(text, file=sys.stderr, flush=True)
 
 
 def main():
@@ -282,14 +335,17 @@ def main():
     parser.add_argument("--episodes", help="such as 0-9,12; default: all")
     parser.add_argument("--camera", action="append", default=[], metavar="KEY=NAME",
                         help="name a camera, such as observation.images.front=base_0_rgb")
-    parser.add_argument("--state", metavar="KEY", help=f"default: {' or '.join(STATE_KEYS)}")
+    parser.add_argument("--state", metavar="KEY[,KEY...]", help="several are put one beside the other; default: "
+                        f"{' or '.join(STATE_KEYS)} or {','.join(SPLIT_STATE)}")
     parser.add_argument("--action", metavar="KEY", help=f"default: {' or '.join(ACTION_KEYS)}")
     parser.add_argument("--frames", choices=("auto", "jpeg", "gzip"), default="auto",
                         help="auto: jpeg for videos, gzip (lossless) for PNGs")
     args = parser.parse_args()
+    import_packages()
 
     dataset = Dataset(args.dataset)
-    keys = dataset.feature(STATE_KEYS, args.state, "state"), dataset.feature(ACTION_KEYS, args.action, "action")
+    state_keys = (*STATE_KEYS, ",".join(SPLIT_STATE))
+    keys = dataset.feature(state_keys, args.state, "state"), dataset.feature(ACTION_KEYS, args.action, "action")
     cameras = name_cameras(dataset.cameras(), args.camera)
     episodes = parse_episodes(args.episodes, dataset.episodes)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -299,17 +355,11 @@ def main():
         print(f"{len(episodes) - len(todo)} episodes are there already", file=sys.stderr)
     readers = {key: VideoReader(height, width, dataset.fps)
                for key, (_, height, width, kind) in cameras.items() if kind == "video"}
-    frames, started = 0, time.monotonic()
-    for done, episode in enumerate(todo, start=1):
-        final = args.out / f"episode_{episode:06d}.hdf5"
-        temporary = final.with_suffix(".hdf5.tmp")
-        try:
-            with h5py.File(temporary, "w") as out:
-                frames += write_episode(out, dataset, episode, args, keys, cameras, readers)
-            os.replace(temporary, final)
-        finally:
-            temporary.unlink(missing_ok=True)
-        report(done, len(todo), started, last=done == len(todo))
+    frames, progress = 0, libero_demos.Progress(len(todo))
+    for episode in todo:
+        with libero_demos.Replaced(args.out / f"episode_{episode:06d}.hdf5") as temporary, h5py.File(temporary, "w") as out:
+            frames += write_episode(out, dataset, episode, args, keys, cameras, readers)
+        progress.advance()
     for reader in readers.values():
         reader.close()
     print(f"{args.out}: {len(todo)} episodes, {frames} frames, cameras {', '.join(c[0] for c in cameras.values())}")

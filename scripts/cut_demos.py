@@ -7,7 +7,6 @@ Images are reduced by averaging whole blocks of pixels. Frames are compressed in
 camera repays. Simulator states and MuJoCo models are left out: training does not read them. Needs h5py and numpy.
 """
 import argparse
-import os
 import pathlib
 import sys
 
@@ -16,6 +15,7 @@ try:
     import numpy as np
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; pip install numpy h5py")
+from libero_demos import Replaced
 
 KEPT = ("actions", "dones", "rewards", "obs/ee_states", "obs/gripper_states", "obs/joint_states")
 DRAWN = "obs/drawn"  # of collect_libero_demos.py --render-every: which frames are no repetitions
@@ -66,13 +66,9 @@ def main():
     args = parser.parse_args()
     if args.out.is_dir():
         sys.exit(f"error: --out {args.out} is a folder: name the file to write, such as {args.out / args.source.name}")
-    temporary = args.out.with_name(args.out.name + ".tmp")
-    try:
-        with h5py.File(args.source, "r") as source, h5py.File(temporary, "w") as out:
+    with h5py.File(args.source, "r") as source, Replaced(args.out) as temporary:
+        with h5py.File(temporary, "w") as out:
             demos, frames = cut(source, out, args.demos, args.size, args.chunk)
-        os.replace(temporary, args.out)
-    finally:
-        temporary.unlink(missing_ok=True)
     print(f"{args.out}: {demos} demos, {frames} frames, {args.out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -3,7 +3,12 @@
 # the path of its python.   usage: scripts/lerobot_env.sh [--no-install]
 #   LEROBOT_TORCH_SITE=DIR   a site-packages folder of the same Python that has torch 2.11.0, instead of downloading it
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-if [ "${1:-}" = --no-install ]; then install=0; fi
+case ${1:-} in
+  '') ;;
+  --no-install) install=0 ;;
+  -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
+  *) die "unknown option $1 (see --help)" ;;
+esac
 env_dir=$cache/lerobot-0.6.1
 
 # LeRobot asks for Python 3.12, but all that it needs of it are two pieces of syntax in four files.

@@ -2,6 +2,8 @@
 import json
 import os
 import pathlib
+import sys
+import time
 
 import h5py
 import numpy as np
@@ -107,6 +109,24 @@ class Replaced:
             os.replace(self.temporary, self.path)
         else:
             self.temporary.unlink(missing_ok=True)
+
+
+class Progress:
+    """Episodes done, on stderr: one line that is redrawn on a terminal; in a log one line per half minute, and the last."""
+
+    def __init__(self, total):
+        self.total, self.done, self.started, self.last = total, 0, time.monotonic(), float("-inf")
+
+    def advance(self):
+        self.done += 1
+        now, at_end = time.monotonic(), self.done == self.total
+        left = (now - self.started) / self.done * (self.total - self.done)
+        text = f"{self.done}/{self.total} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
+        if sys.stderr.isatty():
+            print(f"\r{text} ", end="\n" if at_end else "", file=sys.stderr, flush=True)
+        elif at_end or now - self.last > 30:
+            print(text, file=sys.stderr, flush=True)
+            self.last = now
 
 
 class TaskFile:

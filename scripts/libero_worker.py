@@ -243,15 +243,18 @@ class Environment:
             raise
         self.init_states, self.key = suite.get_task_init_states(task_index), key
 
+    def reset_sampling(self):
+        """What an earlier episode left in the sampling clocks must not shift the next one's images."""
+        for observable in self.env.env._observables.values():
+            observable.reset()
+            observable._sampled = False
+
     def reset(self, request):
         self.gate.open = self.always = bool(request["always"])
         self.load(request["suite"], request["task"], request["size"])
         self.size, self.record, self.move = request["size"], request["record"], []
         self.gate.open = self.always
-        # What an earlier episode left in the sampling clocks must not shift this one's images.
-        for observable in self.env.env._observables.values():
-            observable.reset()
-            observable._sampled = False
+        self.reset_sampling()
         self.env.seed(request["seed"])
         self.env.reset()
         self.obs = self.env.set_init_state(self.init_states[request["init"] % len(self.init_states)])

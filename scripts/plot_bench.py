@@ -4,16 +4,15 @@ number of vision tokens. Usage: plot_bench.py FILE.json OUT.png (needs matplotli
 import json
 import sys
 
-try:
-    import matplotlib
-except ModuleNotFoundError as error:
-    sys.exit(f"error: {error}; pip install matplotlib")
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 
 def main(source: str, target: str) -> None:
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}; pip install matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
     with open(source) as file:
         report = json.load(file)
     lines: dict[int, list[tuple[int, float]]] = {}
@@ -33,6 +32,9 @@ def main(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit()
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     main(*sys.argv[1:])

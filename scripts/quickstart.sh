@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the programs, distils a small 18-layer policy into 6 layers on real LIBERO demonstrations, and reports.
-# At most 15 minutes on 2 cores beyond the downloads; seconds where nothing changed.
+# Builds the programs, distils a small 18-layer policy into 6 layers on eight demonstrations of a scripted expert, recorded
+# in the LIBERO simulator, and reports. At most 15 minutes on 2 cores beyond the downloads; seconds where nothing changed.
 #   usage: scripts/quickstart.sh [--cuda|--cpu] [--no-install]
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"

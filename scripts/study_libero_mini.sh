@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The study of docs/results.md: a small 18-layer pi0 teacher, its students and its layer-skipped selections, in the
 # LIBERO simulator. Training wants a GPU (minutes); the rest runs on a CPU. Every cell is MODEL.CONDITION; its episodes
-# are docs/results/MODEL.CONDITION.json, and a cell that has all of them is not run again. Interrupted, it goes on where
-# it was.
+# are docs/results/MODEL.CONDITION.json, written when the run is complete, and such a cell is not run again, unless TRIALS
+# asks for more than it has. Interrupted, it goes on where it was.
 #   usage: scripts/study_libero_mini.sh [--list | --table | CELL...]
 #   --list    the cells in order of value, what each is and how long it takes; runs nothing
 #   --table   the tables of docs/results.md from docs/results
 #   CELL...   only these, such as l6.official; default: all
-#   JOBS=2 plays two episodes at once (default: 1); TRIALS=20 plays fewer than 50 official initial states per task
+#   JOBS=2 plays two episodes at once (default: 1); TRIALS=10 plays so many initial states per task in every cell
+#   (default: all 50 official ones; 20 where objects are displaced or move, or answers are late)
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
 runs=runs/libero_mini results=docs/results tasks=0,5,6
@@ -16,16 +17,16 @@ distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval
 
 cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official skip_least.official
   skip_cosine.official replay.official mean_action.official teacher.displaced l6.displaced skip_uniform.displaced
-  teacher.moving l6.moving teacher.latency0 teacher.latency364 teacher.latency110 l6.latency110 l6.latency0
+  teacher.moving l6.moving teacher.latency364 l6.latency110 teacher.latency110 teacher.latency0 l6.latency0
   teacher_pi05.official l6_seed2.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states.
 condition_options() {
   case $1 in
     official) echo --trials "${TRIALS:-50}" ;;
-    displaced) echo --trials 20 --perturb target_xy=0.02 ;;
-    moving) echo --trials 20 --move target=0.008 ;;
-    latency*) echo --trials 20 --latency-ms "${1#latency}" ;;
+    displaced) echo --trials "${TRIALS:-20}" --perturb target_xy=0.02 ;;
+    moving) echo --trials "${TRIALS:-20}" --move target=0.008 ;;
+    latency*) echo --trials "${TRIALS:-20}" --latency-ms "${1#latency}" ;;
     *) die "unknown condition $1" ;;
   esac
 }
@@ -108,31 +109,37 @@ run_cell() {
 
 wanted_episodes() { echo $(($(condition_options "${1#*.}" | cut -d' ' -f2) * 3)); }
 
-# is_done CELL: has it all its episodes?
+played_episodes() {
+  python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["summary"]["episodes"])' "$results/$1.json"
+}
+
+# is_done CELL: has it the episodes that it was run for, and those that TRIALS asks for now?
 is_done() {
-  local file=$results/$1.json
-  [ -e "$file" ] && [ "$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["summary"]["episodes"])' "$file")" -ge \
-    "$(wanted_episodes "$1")" ]
+  [ -e "$results/$1.json" ] && { [ -z "${TRIALS:-}" ] || [ "$(played_episodes "$1")" -ge "$(wanted_episodes "$1")" ]; }
 }
 
 # Minutes on one core: an episode is about 9 s of simulation with the policy's own time, a failed one up to 14 s.
 list_cells() {
   local cell episodes
   for cell in "${cells[@]}"; do
+    if is_done "$cell"; then
+      printf '%-24s %4d episodes, done\n' "$cell" "$(played_episodes "$cell")"
+      continue
+    fi
     episodes=$(wanted_episodes "$cell")
-    printf '%-24s %4d episodes, about %2d min on one core%s\n' "$cell" $episodes $((episodes * 9 / 60)) \
-      "$(! is_done "$cell" || echo ', done')"
+    printf '%-24s %4d episodes, about %2d min on one core\n' "$cell" "$episodes" $((episodes * 9 / 60))
   done
   echo "before the first of each: demonstrations 35 min on 2 cores, the teacher's choice 10 min; on an H200 the teacher 6 min, a student 2 min"
 }
 
-# Each condition's cells against its teacher's.
+# Each condition's cells against its teacher's; those of all latencies against the teacher's with its own.
 tables() {
   local condition cell runs_of
-  for condition in official displaced moving; do
+  for condition in official displaced moving latency; do
     runs_of=()
     for cell in "${cells[@]}"; do
-      [ "${cell#*.}" != $condition ] || [ ! -e "$results/$cell.json" ] || runs_of+=("${cell%.*}=$results/$cell.json")
+      [[ $cell == *.$condition* ]] && [ -e "$results/$cell.json" ] || continue
+      runs_of+=("${cell%."$condition"}=$results/$cell.json")
     done
     [ ${#runs_of[@]} -lt 2 ] || { say "$condition"; $eval compare "${runs_of[@]}"; }
   done
@@ -141,7 +148,7 @@ tables() {
 case ${1:-} in
   --list) list_cells; exit ;;
   --table) tables; exit ;;
-  -h | --help) sed -n '2,10s/^# \?//p' "$0"; exit ;;
+  -h | --help) sed -n '2,11s/^# \?//p' "$0"; exit ;;
 esac
 for cell in "${@:-${cells[@]}}"; do
   [[ " ${cells[*]} " == *" $cell "* ]] || die "unknown cell $cell (see --list)"

@@ -6,19 +6,22 @@
 #include <torch/cuda.h>
 #include <torch/version.h>
 
+#include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <iostream>
 #include <new>
 
+#include "shallowpi/base/enum_names.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/text.h"
 
 namespace shallowpi {
 namespace {
 
-/// Every demonstration file stays open while it is used, and a dataset may have thousands; the usual limit is
-/// 1024.
+/// Every demonstration file stays open while it is used, and a dataset may have
+/// thousands; the usual limit is 1024.
 void allow_many_open_files() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -31,19 +34,17 @@ int fail(const std::string& message, ExitCode code) {
   return static_cast<int>(code);
 }
 
-log::Level parse_level(const std::string& name) {
-  if (name == "debug") return log::Level::kDebug;
-  if (name == "info") return log::Level::kInfo;
-  if (name == "warning") return log::Level::kWarning;
-  if (name == "error") return log::Level::kError;
-  if (name == "off") return log::Level::kOff;
-  throw UsageError(str("--log-level: '", name, "' is not one of debug, info, warning, error, off"));
+/// `code`, or where it is 0 and not all of stdout could be written, 1.
+int check_output(int code) {
+  if (std::cout.flush() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  fail("cannot write to stdout: is the disk full, or what reads it gone?", ExitCode::kFailed);
+  return code != 0 ? code : static_cast<int>(ExitCode::kFailed);
 }
 
 }  // namespace
 
 void apply_common_options(const CommonOptions& options) {
-  const log::Level level = parse_level(options.log_level);
+  const auto level = parse_enum<log::Level>(options.log_level, "--log-level");
   log::set_level(options.quiet && level < log::Level::kWarning ? log::Level::kWarning : level);
   const std::int64_t threads = options.threads.value_or(0);
   if (threads < 0 || threads > 1024)
@@ -52,13 +53,11 @@ void apply_common_options(const CommonOptions& options) {
 }
 
 torch::Device parse_device(const std::string& name) {
-  const bool has_gpu = torch::cuda::is_available();
-  if (name == "cpu" || ((name == "auto" || name.empty()) && !has_gpu)) return torch::kCPU;
-  if (name == "auto" || name.empty()) return torch::Device(torch::kCUDA, 0);
-  const std::string number = name == "cuda" ? "0" : name.rfind("cuda:", 0) == 0 ? name.substr(5) : "";
-  if (number.empty() || number.size() > 2 || number.find_first_not_of("0123456789") != std::string::npos)
-    throw UsageError(str("device: '", name, "' is not auto, cpu or cuda:N"));
-  const int index = std::stoi(number);
+  const bool is_auto = name == "auto" || name.empty(), has_gpu = torch::cuda::is_available();
+  if (name == "cpu" || (is_auto && !has_gpu)) return torch::kCPU;
+  if (is_auto) return torch::Device(torch::kCUDA, 0);
+  if (!is_device_name(name)) throw UsageError(str("device: '", name, "' is not auto, cpu or cuda:N"));
+  const int index = name == "cuda" ? 0 : std::stoi(name.substr(5));
   const int count = has_gpu ? static_cast<int>(torch::cuda::device_count()) : 0;
   if (index >= count)
     throw UsageError(
@@ -87,14 +86,14 @@ std::string version_text() {
 int run_main(const std::function<int()>& body) {
   allow_many_open_files();
   try {
-    return body();
+    return check_output(body());
   } catch (const Error& error) {
     return fail(error.what(), error.code());
   } catch (const c10::OutOfMemoryError& error) {
-    return fail(str("out of GPU memory: ", error.what_without_backtrace(),
-                    "\nUse a smaller batch (train.accumulate, "
-                    "train.activation_checkpointing) or another device"),
-                ExitCode::kFailed);
+    return fail(
+        str("out of GPU memory: ", error.what_without_backtrace(),
+            "\nUse a smaller batch (train.accumulate, train.activation_checkpointing) or another device"),
+        ExitCode::kFailed);
   } catch (const c10::Error& error) {
     return fail(str("LibTorch: ", error.what_without_backtrace()), ExitCode::kFailed);
   } catch (const std::bad_alloc&) {

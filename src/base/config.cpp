@@ -30,6 +30,15 @@ std::string ConfigRange::text() const {
   return join(parts, " and ");
 }
 
+std::string ConfigRange::whole_text() const {
+  using Limits = std::numeric_limits<std::int64_t>;
+  std::vector<std::string> parts;
+  if (min == -std::numeric_limits<double>::infinity()) parts.push_back(str(">= ", Limits::min()));
+  if (const std::string own = text(); !own.empty()) parts.push_back(own);
+  if (max == std::numeric_limits<double>::infinity()) parts.push_back(str("<= ", Limits::max()));
+  return join(parts, " and ");
+}
+
 void ConfigTable::section(std::string prefix, std::string help, bool inherited) {
   sections_.push_back({std::move(prefix), std::move(help), inherited, {}});
 }
@@ -94,7 +103,7 @@ bool ConfigTable::is_group(const std::string& key) const {
   const std::string prefix = key + ".";
   for (const ConfigSection& section : sections_)
     for (const ConfigField& field : section.fields)
-      if (field.key.rfind(prefix, 0) == 0) return true;
+      if (field.key.starts_with(prefix)) return true;
   return false;
 }
 
@@ -113,8 +122,7 @@ std::string ConfigTable::hint(const std::string& key) const {
   const std::string leaf = "." + key.substr(key.rfind('.') + 1);
   std::vector<std::string> same_leaf;
   for (const std::string& other : candidates)
-    if (other.size() > leaf.size() && other.compare(other.size() - leaf.size(), leaf.size(), leaf) == 0)
-      same_leaf.push_back(other);
+    if (other.size() > leaf.size() && other.ends_with(leaf)) same_leaf.push_back(other);
   const std::string near = same_leaf.empty() ? nearest(key, candidates) : join(same_leaf, " or ");
   return near.empty() ? "--help lists all keys" : str("did you mean ", near, "?");
 }
@@ -160,7 +168,7 @@ void ConfigReader::read_document(const std::filesystem::path& file, bool is_base
       note(place, "base", str("there is no file ", base.string()));
       is_complete_ = false;
     } else
-      read_document(file.parent_path() / name.text, true);
+      read_document(base, true);
   }
   seen_.clear();
   read_map(root, "", file.string());
@@ -183,6 +191,7 @@ void ConfigReader::read_map(const YamlNode& map, const std::string& prefix, cons
     } else if (value.kind == YamlNode::Kind::kMap) {
       read_map(value, key, source);
     } else if (value.kind != YamlNode::Kind::kNull) {
+      is_complete_ = false;  // that its keys are not set is no problem of its own
       note(place, key, "is a group of keys, not a value");
     }
   }

@@ -1,4 +1,4 @@
-#include "base/file_descriptor.h"
+#include "shallowpi/base/file_descriptor.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -30,7 +30,7 @@ void throw_errno(std::string_view action, const std::filesystem::path& path) {
 }
 
 FileDescriptor::~FileDescriptor() {
-  if (fd_ >= 0) ::close(fd_);
+  close();
 }
 
 FileDescriptor::FileDescriptor(FileDescriptor&& other) noexcept
@@ -42,8 +42,8 @@ FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
   return *this;
 }
 
-int FileDescriptor::release() {
-  return std::exchange(fd_, -1);
+void FileDescriptor::close() {
+  if (fd_ >= 0) ::close(std::exchange(fd_, -1));
 }
 
 std::uint64_t FileDescriptor::size() const {
@@ -60,14 +60,13 @@ std::size_t FileDescriptor::read(void* to, std::size_t size) const {
   }
 }
 
-bool read_fully_at(int fd, const std::filesystem::path& path, void* to, std::size_t size,
-                   std::uint64_t offset) {
+bool FileDescriptor::read_at(void* to, std::size_t size, std::uint64_t offset) const {
   char* at = static_cast<char*>(to);
   while (size > 0) {
-    const ssize_t got = ::pread(fd, at, std::min(size, kMaxTransfer), static_cast<off_t>(offset));
+    const ssize_t got = ::pread(fd_, at, std::min(size, kMaxTransfer), static_cast<off_t>(offset));
     if (got == 0) return false;
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw_errno("cannot read", path);
+    if (got < 0) throw_errno("cannot read", path_);
     at += got;
     size -= static_cast<std::size_t>(got);
     offset += static_cast<std::uint64_t>(got);
@@ -85,8 +84,10 @@ void FileDescriptor::write(std::string_view bytes) const {
 }
 
 void FileDescriptor::sync() const {
-  while (::fsync(fd_) != 0)
+  while (::fsync(fd_) != 0) {
+    if (errno == EINVAL) return;  // a pipe or a terminal
     if (errno != EINTR) throw_errno("cannot write (fsync)", path_);
+  }
 }
 
 FileDescriptor open_file(const std::filesystem::path& path, int flags) {

@@ -11,15 +11,17 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <csignal>
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <system_error>
+#include <thread>
 
-#include "base/file_descriptor.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/base/text.h"
@@ -64,16 +66,24 @@ bool path_exists(const fs::path& path) {
   return ::lstat(path.c_str(), &status) == 0;
 }
 
-/// A name beside `path` that nobody uses; what is there when this object dies is removed.
+/// The process that the name of a temporary carries.
+std::optional<int> writer_of(std::string_view name) {
+  const std::size_t mark = name.rfind(kTemporaryMark);
+  if (mark == std::string_view::npos) return std::nullopt;
+  const char* const end = name.data() + name.size();
+  int pid = 0;
+  std::uint64_t count = 0;
+  const auto [pid_end, pid_error] = std::from_chars(name.data() + mark + kTemporaryMark.size(), end, pid);
+  if (pid_error != std::errc() || pid_end == end || *pid_end != '-') return std::nullopt;
+  const auto [count_end, count_error] = std::from_chars(pid_end + 1, end, count);
+  if (count_error != std::errc() || count_end != end) return std::nullopt;
+  return pid;
+}
+
+/// A temporary_path(); what is there when this object dies is removed.
 class Temporary {
  public:
-  explicit Temporary(const fs::path& path) {
-    static std::atomic<std::uint64_t> counter{0};
-    do {
-      path_ = path.parent_path() / str(path.filename().string(), kTemporaryMark, ::getpid(), "-", counter++);
-    } while (path_exists(path_));
-    live_temporaries().insert(path_);
-  }
+  explicit Temporary(const fs::path& path) : path_(temporary_path(path)) {}
   ~Temporary() {
     std::error_code ignored;
     fs::remove_all(path_, ignored);
@@ -94,6 +104,36 @@ fs::path with_parent(const fs::path& path) {
   return named.has_parent_path() ? named : fs::path(".") / named;
 }
 
+/// Whether `path` is a file that a process has open under a number: /dev/stdout leads to one.
+bool is_open_descriptor(const fs::path& path) {
+  std::error_code ignored;
+  return fs::weakly_canonical(path.parent_path(), ignored).string().starts_with("/proc/");
+}
+
+/// What the symbolic links at `path` lead to, which need not exist.
+fs::path follow_links(const fs::path& path) {
+  constexpr int kMaxLinks = 40;  // as many as Linux follows
+  fs::path target = path;
+  std::error_code error;
+  for (int links = 0; fs::is_symlink(fs::symlink_status(target, error)) && !is_open_descriptor(target);
+       ++links) {
+    const fs::path next = fs::read_symlink(target, error);
+    if (error || links == kMaxLinks)
+      throw IoError(str("cannot write ", path.string(), ": ",
+                        error ? error.message() : std::string("its links lead nowhere")));
+    target = target.parent_path() / next;
+  }
+  return target;
+}
+
+/// Whether `path` is a device, a pipe or the like, which is written into and never replaced.
+bool is_special(const fs::path& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  const bool is_plain = fs::is_regular_file(status) || fs::is_directory(status);
+  return fs::exists(status) && (!is_plain || is_open_descriptor(path));
+}
+
 void sync_path(const fs::path& path) {
   open_file(path, O_RDONLY).sync();
 }
@@ -108,7 +148,7 @@ void swap_in(const fs::path& temporary, const fs::path& path, bool replace) {
   // Some file systems (NFS, older FUSE) know no flags. A plain rename replaces a file, but not a folder.
   const bool no_flags = errno == EINVAL || errno == ENOSYS;
   const fs::path aside = temporary.string() + "-old";
-  const bool move_aside = no_flags && replace && fs::is_directory(path);
+  const bool move_aside = no_flags && replace && fs::is_directory(fs::symlink_status(path));
   if (move_aside && !rename_with(0, path, aside)) throw_errno("cannot replace", path);
   if (no_flags && rename_with(0, temporary, path)) {
     if (move_aside) (void)rename_with(0, aside, temporary);
@@ -130,6 +170,15 @@ void put_in_place(const fs::path& temporary, const fs::path& path) {
     (void)rename_with(replace ? RENAME_EXCHANGE : RENAME_NOREPLACE, replace ? temporary : path,
                       replace ? path : temporary);
     throw;
+  }
+}
+
+/// Does `work`, which writes `target`; what std::filesystem throws becomes IoError.
+void write_with(const fs::path& target, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const fs::filesystem_error& error) {
+    throw IoError(str("cannot write ", target.string(), ": ", error.what()));
   }
 }
 
@@ -200,6 +249,58 @@ void check_manifest_name(const fs::path& file, const fs::path& manifest) {
         str(manifest.string(), ": the file name ", in_quotes(file.string()), " leaves the folder"));
 }
 
+/// One file of a manifest.
+struct Listed {
+  fs::path file;
+  std::int64_t bytes = 0;
+  std::string hash;
+};
+
+void check_listed(const Listed& listed) {
+  const std::string file = listed.file.string();
+  if (!fs::is_regular_file(listed.file))
+    throw CorruptError(str(file, ": listed in manifest.json, but missing"));
+  const auto found = static_cast<std::int64_t>(open_file(listed.file, O_RDONLY).size());
+  if (found != listed.bytes)
+    throw CorruptError(str(file, ": has ", found, " bytes, but manifest.json says ", listed.bytes));
+  if (sha256_file(listed.file) != listed.hash)
+    throw CorruptError(str(file, ": its SHA-256 is not the one in manifest.json; the file was changed"));
+}
+
+/// Checks several files at once where that is worth a thread. Throws what is wrong with the first bad one.
+void check_all(const std::vector<Listed>& files) {
+  constexpr std::int64_t kBytesPerThread = std::int64_t{64} << 20;
+  std::vector<std::exception_ptr> failures(files.size());
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (std::size_t i = next++; i < files.size(); i = next++) {
+      try {
+        check_listed(files[i]);
+      } catch (...) {
+        failures[i] = std::current_exception();
+      }
+    }
+  };
+  std::int64_t bytes = 0;
+  for (const Listed& listed : files)
+    bytes += std::clamp<std::int64_t>(listed.bytes, 0, std::int64_t{1} << 40);
+  const auto cores = static_cast<std::int64_t>(std::max(std::thread::hardware_concurrency(), 1u));
+  const std::int64_t useful = std::min<std::int64_t>(bytes / kBytesPerThread, std::ssize(files));
+  std::vector<std::jthread> helpers;
+  for (std::int64_t i = 1; i < std::min(cores, useful); ++i) helpers.emplace_back(work);
+  work();
+  helpers.clear();
+  for (const std::exception_ptr& failure : failures)
+    if (failure) std::rethrow_exception(failure);
+}
+
+FileDescriptor open_lock_file(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw IoError(str("cannot create folder ", folder.string(), ": ", error.message()));
+  return open_file(folder / ".lock", O_RDWR | O_CREAT);
+}
+
 }  // namespace
 
 std::string read_file(const fs::path& path, std::uint64_t max_bytes) {
@@ -218,11 +319,19 @@ std::string read_file(const fs::path& path, std::uint64_t max_bytes) {
 }
 
 void write_file_atomically(const fs::path& path, std::string_view bytes) {
-  write_atomically(path, [&](const fs::path& temporary) {
-    const FileDescriptor out = open_file(temporary, O_WRONLY | O_CREAT | O_EXCL);
+  write_named_file(path, [&](const fs::path& to) {
+    const FileDescriptor out = open_file(to, O_WRONLY | (path_exists(to) ? O_APPEND : O_CREAT | O_EXCL));
     out.write(bytes);
     out.sync();
   });
+}
+
+void write_named_file(const fs::path& path, const std::function<void(const fs::path&)>& write) {
+  const fs::path target = follow_links(path);
+  if (is_special(target))
+    write_with(target, [&] { write(target); });
+  else
+    write_atomically(target, write);
 }
 
 void write_atomically(const fs::path& path, const std::function<void(const fs::path&)>& write) {
@@ -230,9 +339,11 @@ void write_atomically(const fs::path& path, const std::function<void(const fs::p
   std::error_code ignored;
   if (fs::is_directory(fs::symlink_status(target, ignored)))  // a link to a folder is replaced like a file
     throw UsageError(target.string() + " is a folder, but a file is to be written there");
-  const Temporary temporary(target);
-  write(temporary.path());
-  put_in_place(temporary.path(), target);
+  write_with(target, [&] {
+    const Temporary temporary(target);
+    write(temporary.path());
+    put_in_place(temporary.path(), target);
+  });
 }
 
 void publish_folder(const fs::path& path, const std::function<void(const fs::path&)>& fill, bool replace) {
@@ -242,7 +353,7 @@ void publish_folder(const fs::path& path, const std::function<void(const fs::pat
   std::error_code ignored;
   if (path_exists(target) && !fs::is_directory(target, ignored))
     throw UsageError(target.string() + " is not a folder, but a folder is to be written there");
-  try {
+  write_with(target, [&] {
     fs::create_directories(target.parent_path());
     const Temporary temporary(target);
     if (::mkdir(temporary.path().c_str(), 0777) != 0) throw_errno("cannot create folder", temporary.path());
@@ -250,49 +361,61 @@ void publish_folder(const fs::path& path, const std::function<void(const fs::pat
     write_manifest(temporary.path());
     sync_folders(temporary.path());
     put_in_place(temporary.path(), target);
-  } catch (const fs::filesystem_error& error) {
-    throw IoError(str("cannot write ", target.string(), ": ", error.what()));
-  }
+  });
 }
 
-void verify_manifest(const fs::path& folder) {
+void discard_folder(const fs::path& folder) {
+  const fs::path target = with_parent(folder);
+  const Temporary doomed(target);
+  if (!rename_with(0, target, doomed.path())) throw_errno("cannot remove", target);
+  std::error_code error;
+  fs::remove_all(doomed.path(), error);
+  if (error) throw IoError(str("cannot remove ", doomed.path().string(), ": ", error.message()));
+}
+
+fs::path temporary_path(const fs::path& path) {
+  static std::atomic<std::uint64_t> counter{0};
+  fs::path temporary;
+  do {
+    temporary =
+        path.parent_path() / str(path.filename().string(), kTemporaryMark, ::getpid(), "-", counter++);
+  } while (path_exists(temporary));
+  live_temporaries().insert(temporary);
+  return temporary;
+}
+
+bool verify_manifest(const fs::path& folder, const std::string& optional, OptionalFiles which) {
   const fs::path manifest = folder / kManifest;
   std::error_code ignored;
   if (!fs::is_regular_file(manifest, ignored))
     throw CorruptError(str(folder.string(), ": has no manifest.json, so it was not completely written"));
   const auto files = json_get<Json>(read_json(manifest), "files", manifest.string());
   if (!files.is_object()) throw CorruptError(str(manifest.string(), ": \"files\" must be an object"));
+  const bool missing = !optional.empty() && !fs::exists(folder / optional);
+  const bool may_skip = missing || (!optional.empty() && which == OptionalFiles::kUnchecked);
+  bool skipped = false;
+  std::vector<Listed> listed;
   for (const auto& [name, entry] : files.items()) {
     check_manifest_name(name, manifest);
+    if (may_skip && name.starts_with(optional + "/")) {
+      skipped = missing;
+      continue;
+    }
     const auto bytes = json_get<std::int64_t>(entry, "bytes", str(manifest.string(), ": ", name));
-    const auto hash = json_get<std::string>(entry, "sha256", str(manifest.string(), ": ", name));
-    const fs::path file = folder / name;
-    if (!fs::is_regular_file(file))
-      throw CorruptError(str(file.string(), ": listed in manifest.json, but missing"));
-    const auto found = static_cast<std::int64_t>(open_file(file, O_RDONLY).size());
-    if (found != bytes)
-      throw CorruptError(str(file.string(), ": has ", found, " bytes, but manifest.json says ", bytes));
-    if (sha256_file(file) != hash)
-      throw CorruptError(
-          str(file.string(), ": its SHA-256 is not the one in manifest.json; the file was changed"));
+    listed.push_back(
+        {folder / name, bytes, json_get<std::string>(entry, "sha256", str(manifest.string(), ": ", name))});
   }
+  check_all(listed);
+  return skipped;
 }
 
 void remove_stale_temporaries(const fs::path& parent) {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(parent, ignored)) {
-    const std::string name = entry.path().filename().string();
-    const std::size_t mark = name.rfind(kTemporaryMark);
-    if (mark == std::string::npos) continue;
-    int pid = 0;
-    unsigned long long count = 0;
-    int used = 0;
-    const std::string owner = name.substr(mark + kTemporaryMark.size());
-    if (std::sscanf(owner.c_str(), "%d-%llu%n", &pid, &count, &used) != 2 ||
-        std::size_t(used) != owner.size())
-      continue;
-    const bool alive = pid == ::getpid() ? live_temporaries().contains(entry.path())
-                                         : pid > 0 && (::kill(pid, 0) == 0 || errno != ESRCH);
+    const std::optional<int> pid = writer_of(entry.path().filename().string());
+    if (!pid) continue;
+    const bool alive = *pid == ::getpid() ? live_temporaries().contains(entry.path())
+                                          : *pid > 0 && (::kill(*pid, 0) == 0 || errno != ESRCH);
     if (!alive) fs::remove_all(entry.path(), ignored);
   }
 }
@@ -311,14 +434,26 @@ std::string sha256_file(const fs::path& path) {
   return hash.hex();
 }
 
-std::uint64_t free_disk_bytes(const fs::path& path) {
+fs::path nearest_existing(const fs::path& path) {
   std::error_code ignored;
   fs::path existing = fs::absolute(path);
   while (!fs::exists(existing, ignored) && existing != existing.parent_path())
     existing = existing.parent_path();
+  return existing;
+}
+
+std::uint64_t free_disk_bytes(const fs::path& path) {
+  const fs::path existing = nearest_existing(path);
   struct statvfs status;
   if (::statvfs(existing.c_str(), &status) != 0) throw_errno("cannot ask for free space at", existing);
   return std::uint64_t{status.f_bavail} * status.f_frsize;
+}
+
+fs::path user_cache_folder() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && *cache != '\0') return cache;
+  const char* home = std::getenv("HOME");
+  return fs::path(home != nullptr && *home != '\0' ? home : "/") / ".cache";
 }
 
 std::vector<fs::path> expand_globs(const std::vector<std::string>& patterns) {
@@ -338,24 +473,15 @@ std::vector<fs::path> expand_globs(const std::vector<std::string>& patterns) {
   return {found.begin(), found.end()};
 }
 
-FolderLock::FolderLock(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) throw IoError(str("cannot create folder ", folder.string(), ": ", error.message()));
-  const fs::path path = folder / ".lock";
-  FileDescriptor file = open_file(path, O_RDWR | O_CREAT);
-  if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+FolderLock::FolderLock(const fs::path& folder) : file_(open_lock_file(folder)) {
+  const fs::path& path = file_.path();
+  if (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) throw_errno("cannot lock", path);
     throw UsageError(str(folder.string(), " is in use by process ", trim(read_file(path, 64)),
                          "; wait for it to end or choose another folder"));
   }
-  if (::ftruncate(file.get(), 0) != 0) throw_errno("cannot write", path);
-  file.write(str(::getpid(), "\n"));
-  fd_ = file.release();
-}
-
-FolderLock::~FolderLock() {
-  ::close(fd_);
+  if (::ftruncate(file_.get(), 0) != 0) throw_errno("cannot write", path);
+  file_.write(str(::getpid(), "\n"));
 }
 
 }  // namespace shallowpi

@@ -171,8 +171,8 @@ Json parse_json(std::string_view text, std::string_view where) {
     const auto line = 1 + std::count(text.data(), seen, '\n');
     return CorruptError(str(where, ": line ", line, ": ", problem));
   };
-  // nlohmann-json takes a NUL byte for the end of the text and skips a byte order mark; both could hide other
-  // content.
+  // nlohmann-json takes a NUL byte for the end of the text and skips a byte order mark;
+  // both could hide other content.
   if (const std::size_t nul = text.find('\0'); nul != std::string_view::npos) {
     seen += nul;
     throw refuse("NUL byte");

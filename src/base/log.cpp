@@ -6,6 +6,8 @@
 
 #include <memory>
 
+#include "shallowpi/base/status_line.h"
+
 namespace shallowpi::log {
 namespace {
 
@@ -43,8 +45,11 @@ void set_level(Level level) {
 }
 
 void write(Level level, std::string_view message) {
-  // The message is an argument, never the format: it may hold braces.
-  logger().log(spdlog_level(level), "{}", spdlog::string_view_t(message.data(), message.size()));
+  if (!logger().should_log(spdlog_level(level))) return;
+  StatusLine::without([&] {
+    // The message is an argument, never the format: it may hold braces.
+    logger().log(spdlog_level(level), "{}", spdlog::string_view_t(message.data(), message.size()));
+  });
 }
 
 }  // namespace shallowpi::log

@@ -16,7 +16,7 @@ std::uint64_t proc_bytes(const std::string& file, const std::string& name) {
   std::istringstream status(read_file(file));
   std::string line;
   while (std::getline(status, line))
-    if (line.compare(0, name.size(), name) == 0) return std::stoull(line.substr(name.size() + 1)) * 1024;
+    if (line.starts_with(name)) return std::stoull(line.substr(name.size() + 1)) * 1024;
   return 0;
 }
 

@@ -2,14 +2,12 @@
 
 #include <fcntl.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
 #include <utility>
 
-#include "base/file_descriptor.h"
 #include "base/safetensors_header.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
@@ -63,11 +61,10 @@ std::vector<std::pair<std::string, TensorInfo>> lay_out(const fs::path& path, co
 
 }  // namespace
 
-SafetensorsFile::SafetensorsFile(const fs::path& path) : path_(path) {
-  FileDescriptor file = open_file(path, O_RDONLY);
-  const std::uint64_t file_bytes = file.size();
+SafetensorsFile::SafetensorsFile(const fs::path& path) : file_(open_file(path, O_RDONLY)) {
+  const std::uint64_t file_bytes = file_.size();
   std::uint64_t header_bytes = 0;
-  if (file_bytes < kLengthBytes || !file.read_at(&header_bytes, kLengthBytes, 0))
+  if (file_bytes < kLengthBytes || !file_.read_at(&header_bytes, kLengthBytes, 0))
     throw CorruptError(str(path.string(), ": too short for a safetensors file (", file_bytes, " bytes)"));
   if (header_bytes > kMaxSafetensorsHeader)
     throw CorruptError(str(path.string(), ": the header claims ", header_bytes,
@@ -77,38 +74,17 @@ SafetensorsFile::SafetensorsFile(const fs::path& path) : path_(path) {
                            file_bytes - kLengthBytes, " follow; the file is truncated"));
   std::string text(header_bytes, '\0');
   data_start_ = kLengthBytes + header_bytes;
-  if (!file.read_at(text.data(), text.size(), kLengthBytes))
+  if (!file_.read_at(text.data(), text.size(), kLengthBytes))
     throw CorruptError(path.string() + ": became shorter while it was read");
   SafetensorsHeader header = parse_safetensors_header(text, file_bytes - data_start_, path.string());
   tensors_ = std::move(header.tensors);
   metadata_ = std::move(header.metadata);
-  fd_ = file.release();
-}
-
-SafetensorsFile::~SafetensorsFile() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
-SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      tensors_(std::move(other.tensors_)),
-      metadata_(std::move(other.metadata_)),
-      fd_(std::exchange(other.fd_, -1)),
-      data_start_(other.data_start_) {}
-
-SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&& other) noexcept {
-  path_.swap(other.path_);
-  tensors_.swap(other.tensors_);
-  metadata_.swap(other.metadata_);
-  std::swap(fd_, other.fd_);
-  std::swap(data_start_, other.data_start_);
-  return *this;
 }
 
 void SafetensorsFile::read_bytes(const TensorInfo& info, std::uint64_t skip, char* to,
                                  std::size_t size) const {
-  if (!read_fully_at(fd_, path_, to, size, data_start_ + info.begin + skip))
-    throw CorruptError(path_.string() + ": became shorter since it was opened");
+  if (!file_.read_at(to, size, data_start_ + info.begin + skip))
+    throw CorruptError(path().string() + ": became shorter since it was opened");
   if (info.dtype == torch::kBool) clean_booleans(to, size);
 }
 
@@ -124,7 +100,7 @@ void SafetensorsFile::read_into(const std::string& name, torch::Tensor destinati
   check_name(*this, name);
   const TensorInfo& info = tensors_.at(name);
   if (destination.sizes() != info.shape)
-    throw UsageError(str(path_.string(), ": tensor ", in_quotes(name), " has shape ", shape_text(info.shape),
+    throw UsageError(str(path().string(), ": tensor ", in_quotes(name), " has shape ", shape_text(info.shape),
                          ", but ", shape_text(destination.sizes().vec()), " was expected"));
   const torch::NoGradGuard no_grad;
   if (!destination.is_contiguous()) {
@@ -180,7 +156,7 @@ void write_safetensors(const fs::path& path, const NamedTensors& tensors,
 
 void save_safetensors(const fs::path& path, const NamedTensors& tensors,
                       const std::map<std::string, std::string>& metadata) {
-  write_atomically(path, [&](const fs::path& temporary) { write_safetensors(temporary, tensors, metadata); });
+  write_named_file(path, [&](const fs::path& to) { write_safetensors(to, tensors, metadata); });
 }
 
 NamedTensors load_safetensors(const fs::path& path) {

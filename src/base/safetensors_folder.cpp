@@ -10,9 +10,6 @@ namespace shallowpi {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr const char* kSingleName = "model.safetensors";
-constexpr const char* kIndexName = "model.safetensors.index.json";
-
 /// {tensor name: shard file name} of an index file.
 std::map<std::string, std::string> read_index(const fs::path& path) {
   const auto weight_map = json_get<Json>(read_json(path), "weight_map", path.string());
@@ -34,15 +31,17 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
 
 }  // namespace
 
+bool SafetensorsFolder::exists(const fs::path& folder) {
+  return fs::exists(folder / kFile) || fs::exists(folder / kIndex);
+}
+
 SafetensorsFolder::SafetensorsFolder(const fs::path& folder) {
-  const fs::path index_path = folder / kIndexName;
-  if (fs::exists(folder / kSingleName)) {
-    paths_.push_back(folder / kSingleName);
-  } else if (!fs::exists(index_path)) {
-    throw UsageError(str(folder.string(), ": holds neither ", kSingleName, " nor ", kIndexName));
-  }
-  std::map<std::string, std::string> listed;
-  if (paths_.empty()) {
+  if (!exists(folder)) throw UsageError(str(folder.string(), ": holds neither ", kFile, " nor ", kIndex));
+  const fs::path index_path = folder / kIndex;
+  std::map<std::string, std::string> listed;  // of the index
+  if (fs::exists(folder / kFile)) {
+    paths_.push_back(folder / kFile);
+  } else {
     listed = read_index(index_path);
     std::set<std::string> names;
     for (const auto& [tensor, shard] : listed) names.insert(shard);

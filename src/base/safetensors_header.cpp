@@ -45,8 +45,8 @@ struct RawTensor {
   std::optional<std::vector<std::uint64_t>> shape, offsets;
 };
 
-/// Reads the header's events without building a tree, so that a hostile header costs little more than its
-/// size.
+/// Reads the header's events without building a tree, so that a hostile header
+/// costs little more than its size.
 class HeaderReader : public nlohmann::json_sax<Json> {
  public:
   bool null() override {
@@ -271,8 +271,8 @@ void check_coverage(const std::map<std::string, TensorInfo>& tensors, std::uint6
 
 SafetensorsHeader parse_safetensors_header(std::string_view text, std::uint64_t data_bytes,
                                            const std::string& where) {
-  // As the format demands; nlohmann-json would also skip a byte order mark, and take a NUL for the end of the
-  // text.
+  // As the format demands; nlohmann-json would also skip a byte order mark, and take
+  // a NUL for the end of the text.
   if (text.empty() || text.front() != '{') throw CorruptError(where + ": the header does not begin with '{'");
   if (text.find('\0') != std::string_view::npos) throw CorruptError(where + ": the header holds a NUL byte");
   HeaderReader reader;

@@ -18,8 +18,8 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
 };
 
-/// Parses and checks `text` against the `data_bytes` that follow it. Throws CorruptError that begins with
-/// `where`.
+/// Parses and checks `text` against the `data_bytes` that follow it. Throws
+/// CorruptError that begins with `where`.
 SafetensorsHeader parse_safetensors_header(std::string_view text, std::uint64_t data_bytes,
                                            const std::string& where);
 

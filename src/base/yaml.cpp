@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -138,11 +139,12 @@ void check_characters(std::string_view text, std::vector<YamlProblem>& problems)
   throw UsageError(str(node.quoted ? "the quoted text '" : "'", node.text, "' is not ", wanted));
 }
 
+/// errc() where all of `text` is a T, result_out_of_range where it is one of too many digits.
 template <typename T>
-bool parse_whole(const std::string& text, T& value) {
+std::errc parse_whole(const std::string& text, T& value) {
   const char* end = text.data() + text.size();
   auto result = std::from_chars(text.data(), end, value);
-  return result.ec == std::errc() && result.ptr == end;
+  return result.ptr == end ? result.ec : std::errc::invalid_argument;
 }
 
 template <typename Range, typename Write>
@@ -183,9 +185,17 @@ YamlDocument parse_yaml(std::string_view text) {
 }
 
 std::int64_t yaml_integer(const YamlNode& node) {
+  using Limits = std::numeric_limits<std::int64_t>;
+  return yaml_integer_within(node, str(">= ", Limits::min(), " and <= ", Limits::max()));
+}
+
+std::int64_t yaml_integer_within(const YamlNode& node, std::string_view limits) {
+  if (node.kind != YamlNode::Kind::kScalar || node.quoted) wrong(node, "a whole number");
   std::int64_t value = 0;
-  if (node.kind != YamlNode::Kind::kScalar || node.quoted || !parse_whole(node.text, value))
-    wrong(node, "a whole number");
+  const std::errc error = parse_whole(node.text, value);
+  if (error == std::errc::result_out_of_range)
+    throw UsageError(str(node.text, " is out of range; it must be ", limits));
+  if (error != std::errc()) wrong(node, "a whole number");
   return value;
 }
 
@@ -196,9 +206,9 @@ double yaml_number(const YamlNode& node) {
   const std::string word = node.text.substr(node.text.find_first_not_of("+-") == 1 ? 1 : 0);
   const bool yaml_special = word == ".inf" || word == ".Inf" || word == ".INF" || word == ".nan" ||
                             word == ".NaN" || word == ".NAN";
-  if (yaml_special || (parse_whole(node.text, value) && !std::isfinite(value)))
+  if (yaml_special || (parse_whole(node.text, value) == std::errc() && !std::isfinite(value)))
     throw UsageError(str("'", node.text, "' is not finite"));
-  if (!parse_whole(node.text, value)) wrong(node, "a number");
+  if (parse_whole(node.text, value) != std::errc()) wrong(node, "a number");
   return value;
 }
 

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "data/hdf5_episodes.h"
-#include "shallowpi/base/error.h"
+#include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/readers.h"
 
@@ -12,12 +12,8 @@ namespace shallowpi {
 namespace {
 
 const char* const kImages = "observations/images";
+const char* const kInstruction = "language_instruction";
 const char* const kMendEpisode = "record the episode again or leave the file out";
-
-const std::vector<std::string>& canonical_cameras() {
-  static const std::vector<std::string> names = {"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"};
-  return names;
-}
 
 // ALOHA's names as openpi maps them ("top" is the simulated robot's); other names stay as they are.
 std::string canonical_camera(const std::string& name) {
@@ -29,13 +25,7 @@ std::string canonical_camera(const std::string& name) {
   return found == names.end() ? name : found->second;
 }
 
-std::size_t camera_rank(const std::string& name) {
-  const auto& order = canonical_cameras();
-  return static_cast<std::size_t>(std::find(order.begin(), order.end(), name) - order.begin());
-}
-
-// (canonical name, dataset): the three canonical cameras first, then the others by name. Depth images are no
-// pictures.
+// (canonical name, dataset), sorted. Depth images are no pictures.
 std::vector<std::pair<std::string, std::string>> find_cameras(const hdf5::File& file) {
   if (!file.is_group(kImages)) {
     file.fail(kImages, "is missing", "give a file in ALOHA's layout (docs/data.md)");
@@ -46,9 +36,7 @@ std::vector<std::pair<std::string, std::string>> find_cameras(const hdf5::File& 
     cameras.emplace_back(canonical_camera(name), str(kImages, "/", name));
   }
   if (cameras.empty()) file.fail(kImages, "holds no camera", kMendEpisode);
-  std::sort(cameras.begin(), cameras.end(), [](const auto& a, const auto& b) {
-    return std::pair(camera_rank(a.first), a) < std::pair(camera_rank(b.first), b);
-  });
+  std::sort(cameras.begin(), cameras.end());
   for (std::size_t i = 1; i < cameras.size(); ++i) {
     if (cameras[i].first == cameras[i - 1].first) {
       file.fail(kImages, str("has two cameras for ", cameras[i].first), "keep one of them");
@@ -58,17 +46,31 @@ std::vector<std::pair<std::string, std::string>> find_cameras(const hdf5::File& 
 }
 
 std::string read_prompt(const hdf5::File& file) {
-  for (const char* attribute : {"language_instruction", "task"}) {
+  for (const char* attribute : {kInstruction, "task"}) {
     if (const auto text = file.text_attribute("/", attribute)) return std::string(trim(*text));
   }
   return "";
+}
+
+// The dataset beside the attribute: one text per step where the task changes within the episode.
+void read_step_prompts(const hdf5::File& file, Hdf5Episode& episode) {
+  if (!file.has(kInstruction)) return;
+  std::vector<std::string> texts = file.read_texts(kInstruction);
+  for (std::string& text : texts) text = std::string(trim(text));
+  if (texts.size() == episode.actions.size())
+    episode.step_prompts = texts;
+  else if (texts.size() != 1)
+    file.fail(kInstruction,
+              str("has ", texts.size(), " texts, but there are ", episode.actions.size(), " actions"),
+              kMendEpisode);
+  if (episode.prompt.empty()) episode.prompt = texts.front();
 }
 
 Hdf5Content read_aloha(const hdf5::File& file) {
   Hdf5Content content;
   Hdf5Episode& episode = content.episodes.emplace_back();
   episode.actions = file.read_matrix("action", 0);
-  episode.states = file.read_matrix("observations/qpos", 0);
+  episode.states = file.read_matrix("observations/qpos", 0, kMaxTextStateDim);
   if (episode.states.size() != episode.actions.size()) {
     file.fail(
         "observations/qpos",
@@ -83,6 +85,7 @@ Hdf5Content read_aloha(const hdf5::File& file) {
   for (std::int64_t row = 0; row < steps; ++row) episode.frame_rows.push_back(row);
   episode.name = file.path().stem().string();
   episode.prompt = read_prompt(file);
+  read_step_prompts(file, episode);
   return content;
 }
 

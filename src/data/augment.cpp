@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <vector>
 
 #include "data/image_resize.h"
@@ -14,7 +15,6 @@ namespace {
 constexpr double kCropFraction = 0.95;
 constexpr double kMaxDegrees = 5.0;
 constexpr double kLeastDegrees = 0.1;  // openpi leaves smaller rotations out
-constexpr double kPi = 3.14159265358979323846;
 
 // torch's grid_sample (bilinear, zeros outside, align_corners=False) at one point of one plane.
 inline float sample_or_zero(const float* plane, std::int64_t size, float y, float x) {
@@ -35,8 +35,8 @@ inline float sample_or_zero(const float* plane, std::int64_t size, float y, floa
 // openpi builds its grid from linspace(-1, 1) although it samples with align_corners=False; kept, it is what
 // the policies were trained with.
 void rotate(const float* in, float* out, std::int64_t size, double degrees) {
-  const float cosine = static_cast<float>(std::cos(degrees * kPi / 180.0));
-  const float sine = static_cast<float>(std::sin(degrees * kPi / 180.0));
+  const float cosine = static_cast<float>(std::cos(degrees * std::numbers::pi / 180.0));
+  const float sine = static_cast<float>(std::sin(degrees * std::numbers::pi / 180.0));
   const float step = size > 1 ? 2.0f / static_cast<float>(size - 1) : 0.0f;
   const float half = static_cast<float>(size) / 2.0f;
   for (std::int64_t row = 0; row < size; ++row) {

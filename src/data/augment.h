@@ -1,5 +1,5 @@
-// The drawn numbers of openpi's training augmentation, apart from their application, so that both can be
-// tested.
+// The drawn numbers of openpi's training augmentation, apart from their
+// application, so that both can be tested.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace shallowpi {
 
-/// One draw for one image. Defaults change nothing but for the crop, which `crop_side` = image side leaves
-/// out.
+/// One draw for one image. Defaults change nothing but for the crop, which
+/// `crop_side` = image side leaves out.
 struct ImageAugmentation {
   std::int64_t crop_side = 0, crop_top = 0, crop_left = 0;
   double degrees = 0;

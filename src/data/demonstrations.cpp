@@ -2,20 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 #include <map>
 #include <numeric>
 #include <set>
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
+#include "shallowpi/base/policy_spec.h"
+#include "shallowpi/base/problems.h"
+#include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 
 namespace shallowpi {
 namespace {
-
-// pi's camera order (openpi IMAGE_KEYS); other cameras follow in the order of the first file.
-const std::vector<std::string> kCanonicalCameras{"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"};
 
 bool contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -31,23 +30,6 @@ void hold_out(std::vector<Episode> group, double fraction, Random random, std::s
   for (std::size_t i = 0; i < count; ++i) {
     std::swap(group[i], group[i + random.below(group.size() - i)]);
     held_out.insert(group[i]);
-  }
-}
-
-// `first` where it is the only problem, else one Error of its kind that lists them.
-void throw_all(std::vector<std::string> problems, const std::exception_ptr& first) {
-  if (problems.empty()) return;
-  try {
-    std::rethrow_exception(first);
-  } catch (const Error& error) {
-    constexpr std::size_t kListed = 20;
-    const std::size_t count = problems.size();
-    if (count == 1) throw;
-    if (count > kListed) {
-      problems.resize(kListed);
-      problems.push_back(str("and ", count - kListed, " more"));
-    }
-    throw Error(str(count, " demonstration files cannot be used:\n  ", join(problems, "\n  ")), error.code());
   }
 }
 
@@ -84,6 +66,19 @@ std::vector<std::string> Dataset::camera_names() const {
   for (const std::string& name : candidates)
     if (files_without(name).empty()) common.push_back(name);
   return common;
+}
+
+std::vector<float> Dataset::state(const Sample& sample) const {
+  return file(sample).states(sample.episode)[sample.step];
+}
+
+RobotActions Dataset::chunk(const Sample& sample, std::int64_t horizon) const {
+  const RobotActions& episode = file(sample).actions(sample.episode);
+  RobotActions actions;
+  actions.reserve(horizon);
+  for (std::int64_t h = 0; h < horizon; ++h)
+    actions.push_back(episode[std::min<std::size_t>(sample.step + h, episode.size() - 1)]);
+  return actions;
 }
 
 std::vector<const EpisodeFile*> Dataset::files_without(const std::string& camera) const {
@@ -132,23 +127,19 @@ Dataset open_dataset(const std::vector<std::pair<std::string, double>>& patterns
     throw UsageError(str("data.format: '", format, "' is not one of auto, libero, aloha"));
   std::map<std::filesystem::path, std::string> pattern_of;
   std::vector<Dataset::Source> sources;
-  std::vector<std::string> problems;
-  std::exception_ptr first;
+  Problems problems;
   for (const auto& [pattern, weight] : patterns_and_weights)
     for (const std::filesystem::path& path : expand_globs({pattern})) {
       const auto [earlier, is_new] = pattern_of.emplace(std::filesystem::weakly_canonical(path), pattern);
       if (!is_new)
         throw UsageError(str("data.files: both '", earlier->second, "' and '", pattern, "' match ",
                              path.string(), "; name each file once"));
-      try {
+      problems.attempt([&, weight = weight] {
         const std::string layout = format == "auto" ? detect_layout(path) : format;
         sources.push_back({layout == "libero" ? open_libero(path, options) : open_aloha(path), weight});
-      } catch (const Error& error) {
-        if (!first) first = std::current_exception();
-        problems.emplace_back(error.what());
-      }
+      });
     }
-  throw_all(problems, first);
+  problems.throw_all("demonstration files cannot be used");
   return Dataset(std::move(sources));
 }
 

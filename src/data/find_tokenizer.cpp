@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/tokenizer.h"
 
@@ -15,10 +16,6 @@ fs::path environment_path(const char* name, const fs::path& fallback) {
   return value != nullptr && *value != '\0' ? fs::path(value) : fallback;
 }
 
-fs::path user_cache() {
-  return environment_path("XDG_CACHE_HOME", environment_path("HOME", "/") / ".cache");
-}
-
 // Where `openpi.shared.download` keeps gs://big_vision/paligemma_tokenizer.model (it does not read
 // XDG_CACHE_HOME).
 fs::path openpi_cache_file() {
@@ -29,8 +26,8 @@ fs::path openpi_cache_file() {
 
 // The Hub's layout is models--<owner>--<name>/snapshots/<commit>/<file>.
 fs::path hub_cache_file() {
-  const fs::path hub =
-      environment_path("HF_HUB_CACHE", environment_path("HF_HOME", user_cache() / "huggingface") / "hub");
+  const fs::path hub = environment_path(
+      "HF_HUB_CACHE", environment_path("HF_HOME", user_cache_folder() / "huggingface") / "hub");
   std::vector<fs::path> found;
   std::error_code error;
   for (const auto& entry :

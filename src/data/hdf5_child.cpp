@@ -13,11 +13,12 @@
 #include <fstream>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "base/file_descriptor.h"
 #include "data/hdf5_raw_file.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/file_descriptor.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi::hdf5 {
@@ -89,13 +90,32 @@ std::string read_answer(const FileDescriptor& pipe) {
   return bytes;
 }
 
-int wait_for(pid_t child) {
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) throw_errno("cannot wait for the process that reads", "demonstrations");
+/// A started process. One that is not waited for is killed.
+class Child {
+ public:
+  explicit Child(pid_t pid) : pid_(pid) {}
+  ~Child() {
+    if (pid_ < 0) return;
+    ::kill(pid_, SIGKILL);
+    while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+    }
   }
-  return status;
-}
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+  /// Its status, once it has ended.
+  int wait() {
+    const pid_t pid = std::exchange(pid_, -1);
+    int status = 0;
+    while (::waitpid(pid, &status, 0) < 0) {
+      if (errno != EINTR) throw_errno("cannot wait for the process that reads", "demonstrations");
+    }
+    return status;
+  }
+
+ private:
+  pid_t pid_;
+};
 
 }  // namespace
 
@@ -104,13 +124,14 @@ nlohmann::json in_child(const std::filesystem::path& path, const std::function<n
   if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("cannot open a pipe to read", path);
   FileDescriptor from_child(ends[0], path);
   FileDescriptor to_parent(ends[1], path);
-  const pid_t child = ::fork();
-  if (child < 0) throw_errno("cannot start a process to read", path);
-  if (child == 0) run_child(to_parent, work);
-  ::close(to_parent.release());
+  const pid_t pid = ::fork();
+  if (pid < 0) throw_errno("cannot start a process to read", path);
+  if (pid == 0) run_child(to_parent, work);
+  Child child(pid);
+  to_parent.close();
   const std::string answer = read_answer(from_child);
-  ::close(from_child.release());
-  const int status = wait_for(child);
+  from_child.close();
+  const int status = child.wait();
   if (answer.size() > kMaxAnswerBytes)
     throw CorruptError(
         str(path.string(), ": holds tables of more than ", kMaxAnswerBytes >> 20, " MiB; ", kRecopy));

@@ -1,10 +1,10 @@
 // Runs libhdf5 in a process of its own.
 //
-// libhdf5 has memory errors on damaged files, above all in old packaged versions: it crashes, loops or asks
-// for all memory. So no byte of a demonstration file is parsed by it in this process. A forked child opens
-// the file, checks it and sends back what was found: the tables, the texts, and where in the file each frame
-// lies. The frames are then read here by own, checked code (hdf5_rows.h). A child that dies is a damaged
-// file.
+// libhdf5 has memory errors on damaged files, above all in old packaged versions: it crashes, loops
+// or asks for all memory. So no byte of a demonstration file is parsed by it in this process. A
+// forked child opens the file, checks it and sends back what was found: the tables, the texts, and
+// where in the file each frame lies. The frames are then read here by own, checked code
+// (hdf5_rows.h). A child that dies is a damaged file.
 #pragma once
 
 #include <filesystem>

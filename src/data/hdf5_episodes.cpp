@@ -51,8 +51,8 @@ Hdf5Episodes::Hdf5Episodes(const std::filesystem::path& path,
   content_ = hdf5::in_child(path, [&] { return nlohmann::json(read(hdf5::File(path))); }).get<Hdf5Content>();
   if (!content_.warning.empty()) log::warning(path.string(), ": ", content_.warning);
   for (const Hdf5Episode& episode : content_.episodes) {
-    infos_.push_back(
-        {episode.name, episode.prompt, static_cast<std::int64_t>(episode.actions.size()), episode.repeats});
+    infos_.push_back({episode.name, episode.prompt, static_cast<std::int64_t>(episode.actions.size()),
+                      episode.repeats, episode.step_prompts});
   }
 }
 
@@ -112,7 +112,7 @@ const std::vector<std::vector<float>>& Hdf5Episodes::states(std::int64_t episode
   return at(episode).states;
 }
 
-const std::vector<std::vector<float>>& Hdf5Episodes::actions(std::int64_t episode) const {
+const RobotActions& Hdf5Episodes::actions(std::int64_t episode) const {
   return at(episode).actions;
 }
 

@@ -15,7 +15,8 @@ struct Hdf5Episode {
   std::vector<std::int64_t> frame_rows;  ///< per pair, the row that its images have in the file
   hdf5::Matrix states, actions;          ///< per pair
   std::vector<hdf5::RowIndex> cameras;
-  std::vector<bool> repeats;  ///< as in EpisodeInfo
+  std::vector<bool> repeats;              ///< as in EpisodeInfo
+  std::vector<std::string> step_prompts;  ///< the same
 };
 
 /// What the child finds in a file.
@@ -26,7 +27,8 @@ struct Hdf5Content {
 };
 
 // NOLINTBEGIN: the child sends these as CBOR
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Episode, name, prompt, frame_rows, states, actions, cameras, repeats)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Episode, name, prompt, frame_rows, states, actions, cameras, repeats,
+                                   step_prompts)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Content, camera_names, episodes, warning)
 // NOLINTEND
 
@@ -49,7 +51,7 @@ class Hdf5Episodes final : public EpisodeFile {
   Frame frame(std::int64_t episode, std::int64_t step,
               const std::vector<std::size_t>& cameras) const override;
   const std::vector<std::vector<float>>& states(std::int64_t episode) const override;
-  const std::vector<std::vector<float>>& actions(std::int64_t episode) const override;
+  const RobotActions& actions(std::int64_t episode) const override;
 
  private:
   const Hdf5Episode& at(std::int64_t episode) const;

@@ -11,7 +11,6 @@
 namespace shallowpi::hdf5 {
 namespace {
 
-constexpr std::int64_t kMaxRows = 1'000'000;  // fourteen hours at 20 Hz
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxChildren = 100'000;
 constexpr std::uint64_t kMaxDeflateRatio = 1032;  // zlib's own bound
@@ -41,6 +40,17 @@ std::vector<std::int64_t> shape_of(hid_t dataset) {
   std::vector<hsize_t> dims(static_cast<std::size_t>(rank));
   H5Sget_simple_extent_dims(space.get(), dims.data(), nullptr);
   return {dims.begin(), dims.end()};
+}
+
+std::vector<H5Z_filter_t> filters_of(hid_t plist) {
+  std::vector<H5Z_filter_t> filters;
+  for (int i = 0; i < H5Pget_nfilters(plist); ++i) {
+    unsigned flags = 0;
+    std::size_t values = 0;
+    filters.push_back(
+        H5Pget_filter2(plist, static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, nullptr));
+  }
+  return filters;
 }
 
 File::File(std::filesystem::path path) : raw_(std::move(path)) {
@@ -142,12 +152,7 @@ Handle File::open_dataset(const std::string& name) const {
   if (!plist) fail(name, str("has no readable properties (", last_error(), ")"), kRecopy);
   if (H5Pget_layout(plist.get()) == H5D_VIRTUAL) fail(name, "is a virtual dataset", kPlainData);
   if (H5Pget_external_count(plist.get()) > 0) fail(name, "is stored in another file", kPlainData);
-  const int filters = H5Pget_nfilters(plist.get());
-  for (int i = 0; i < filters; ++i) {
-    unsigned flags = 0;
-    std::size_t values = 0;
-    const H5Z_filter_t filter =
-        H5Pget_filter2(plist.get(), static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, nullptr);
+  for (const H5Z_filter_t filter : filters_of(plist.get())) {
     if (filter != H5Z_FILTER_DEFLATE && filter != H5Z_FILTER_SHUFFLE) {
       fail(name,
            str("is compressed with filter ", filter, ", but only gzip (with or without shuffle) is read"),
@@ -163,6 +168,37 @@ Handle File::open_dataset(const std::string& name) const {
     fail(name, "claims more data than the file holds", kRecopy);
   }
   return dataset;
+}
+
+// As for attributes, texts may be of fixed or of variable length.
+std::vector<std::string> File::read_texts(const std::string& name) const {
+  const Handle dataset = open_dataset(name);
+  const Handle type(H5Dget_type(dataset.get()));
+  const std::vector<std::int64_t> shape = shape_of(dataset.get());
+  if (H5Tget_class(type.get()) != H5T_STRING) fail(name, "does not hold texts", "store it as UTF-8 texts");
+  if (shape.size() > 1 || (shape.size() == 1 && shape[0] > kMaxRows))
+    fail(name, str("has shape ", shape_text(shape), " where [steps] is expected"), "store one text per step");
+  const auto read = [&](hid_t memory_type, void* to) {
+    if (H5Dread(dataset.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, to) < 0)
+      fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
+  };
+  std::vector<std::string> texts(shape.empty() ? 1 : static_cast<std::size_t>(shape[0]));
+  if (H5Tis_variable_str(type.get()) > 0) {
+    std::vector<HeapReference> references(texts.size());
+    read(heap_reference_type().get(), references.data());
+    for (std::size_t row = 0; row < texts.size(); ++row) {
+      const auto bytes = read_heap(raw_, references[row], str(name, " step ", row), kMaxTextBytes);
+      texts[row].assign(bytes.begin(), bytes.end());
+    }
+  } else {
+    const std::size_t size = H5Tget_size(type.get());
+    if (size > kMaxTextBytes) fail(name, "holds texts of unreasonable length", "store shorter texts");
+    std::string all(texts.size() * size, '\0');
+    read(type.get(), all.data());
+    for (std::size_t row = 0; row < texts.size(); ++row) texts[row] = all.substr(row * size, size);
+  }
+  for (std::string& text : texts) text.resize(std::strlen(text.c_str()));
+  return texts;
 }
 
 Matrix File::read_matrix(const std::string& name, std::int64_t columns, std::int64_t max_columns) const {

@@ -1,5 +1,5 @@
-// HDF5 files read with distrust: only plain datasets that lie in the file itself, of the expected types and
-// sizes.
+// HDF5 files read with distrust: only plain datasets that lie in the file itself,
+// of the expected types and sizes.
 //
 // All calls into libhdf5 belong into the child process of hdf5_child.h, which has one thread: the library
 // crashes on damaged files and Debian's is not thread-safe. Filter plug-ins are switched off and the
@@ -20,6 +20,9 @@
 #include "data/hdf5_raw_file.h"
 
 namespace shallowpi::hdf5 {
+
+/// The most steps of one demonstration: fourteen hours at 20 Hz.
+inline constexpr std::int64_t kMaxRows = 1'000'000;
 
 /// Rows of a small table, [rows][columns].
 using Matrix = std::vector<std::vector<float>>;
@@ -42,8 +45,8 @@ class Handle {
   hid_t id_ = -1;
 };
 
-/// What HDF5 says about its last failure, such as "truncated file: eof = 800, ..."; empty where it says
-/// nothing.
+/// What HDF5 says about its last failure, such as "truncated file: eof = 800,
+/// ..."; empty where it says nothing.
 std::string last_error();
 
 class File {
@@ -54,7 +57,7 @@ class File {
   const std::filesystem::path& path() const { return raw_.path(); }
   const RawFile& raw() const { return raw_; }
 
-  /// Is there such an object? Throws where a link on the way to it leaves the file or is a soft link.
+  /// Whether there is such an object. Throws where a link on the way to it leaves the file or is a soft link.
   bool has(const std::string& name) const;
   bool is_group(const std::string& name) const;
   /// Names within a group, in the library's (lexicographic) order.
@@ -62,6 +65,8 @@ class File {
   /// A text attribute of an object ("/" for the root); nothing where it is missing or not one text. Throws
   /// CorruptError where it is damaged.
   std::optional<std::string> text_attribute(const std::string& object, const std::string& attribute) const;
+  /// A dataset of texts, [T] or a single one.
+  std::vector<std::string> read_texts(const std::string& name) const;
   /// Opens a dataset after checking links, storage (no external files, no virtual datasets) and filters.
   Handle open_dataset(const std::string& name) const;
   /// A table of floats, all finite: [T, columns], or [T, 1..max_columns] where `columns` is 0.
@@ -81,5 +86,7 @@ class File {
 
 /// The current extent of a dataset; empty for a scalar.
 std::vector<std::int64_t> shape_of(hid_t dataset);
+/// The filters of a dataset's property list, in the order of their bits in a chunk's mask.
+std::vector<H5Z_filter_t> filters_of(hid_t plist);
 
 }  // namespace shallowpi::hdf5

@@ -14,8 +14,8 @@ herr_t keep_reference(hid_t source, hid_t target, H5T_cdata_t* data, std::size_t
                       void*, void*, hid_t) {
   data->need_bkg = H5T_BKG_NO;
   if (data->command != H5T_CONV_INIT) return 0;
-  return H5Tget_size(source) == sizeof(HeapReference) && H5Tget_size(target) == sizeof(HeapReference) ? 0
-                                                                                                      : -1;
+  constexpr std::size_t kSize = sizeof(HeapReference);
+  return H5Tget_size(source) == kSize && H5Tget_size(target) == kSize ? 0 : -1;
 }
 
 std::uint64_t little_endian(const std::uint8_t* bytes, int count) {
@@ -38,9 +38,7 @@ Handle heap_reference_type() {
 
 std::vector<std::uint8_t> read_heap(const RawFile& file, const HeapReference& reference,
                                     std::string_view name, std::size_t max_bytes) {
-  const auto damaged = [&](std::string_view problem) {
-    file.fail(name, problem, "copy the file again from its source");
-  };
+  const auto damaged = [&](std::string_view problem) { file.fail(name, problem, kRecopy); };
   const std::uint64_t length = little_endian(reference.data(), 4);
   const std::uint64_t address = little_endian(reference.data() + 4, 8);
   const std::uint64_t index = little_endian(reference.data() + 12, 4);

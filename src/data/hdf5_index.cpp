@@ -7,7 +7,6 @@
 namespace shallowpi::hdf5 {
 namespace {
 
-constexpr std::int64_t kMaxRows = 1'000'000;
 // libhdf5 looks through all chunks for the address of one: this many take 20 s.
 constexpr std::int64_t kMaxChunks = 50'000;
 const char* const kRechunk = "store one frame per chunk: h5repack -l CHUNK=1xHEIGHTxWIDTHx3 IN OUT";
@@ -20,13 +19,9 @@ bool is_byte(hid_t type) {
 // elements changes nothing, so only gzip has to be undone.
 unsigned find_deflate(const File& file, const std::string& name, hid_t plist) {
   unsigned bit = 0;
-  const int filters = H5Pget_nfilters(plist);
-  for (int i = 0; i < filters; ++i) {
-    unsigned flags = 0;
-    std::size_t values = 0;
-    if (H5Pget_filter2(plist, static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, nullptr) !=
-        H5Z_FILTER_DEFLATE)
-      continue;
+  const std::vector<H5Z_filter_t> filters = filters_of(plist);
+  for (std::size_t i = 0; i < filters.size(); ++i) {
+    if (filters[i] != H5Z_FILTER_DEFLATE) continue;
     if (bit != 0) file.fail(name, "is compressed twice", "repack the file: h5repack -f GZIP=4 IN OUT");
     bit = 1u << i;
   }

@@ -6,8 +6,8 @@
 
 namespace shallowpi::hdf5 {
 
-/// Throws CorruptError where the dataset is missing, not of bytes, of unreasonable size, or beyond the file's
-/// end.
+/// Throws CorruptError where the dataset is missing, not of bytes, of unreasonable
+/// size, or beyond the file's end.
 RowIndex find_rows(const File& file, const std::string& name);
 
 }  // namespace shallowpi::hdf5

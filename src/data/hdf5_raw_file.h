@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <string_view>
 
-#include "base/file_descriptor.h"
+#include "shallowpi/base/file_descriptor.h"
 
 namespace shallowpi::hdf5 {
 
@@ -19,7 +19,7 @@ class RawFile {
 
   const std::filesystem::path& path() const { return path_; }
   std::uint64_t bytes() const { return bytes_; }
-  /// Does [address, address + size) lie in the file?
+  /// Whether [address, address + size) lies in the file.
   bool holds(std::uint64_t address, std::uint64_t size) const {
     return address <= bytes_ && size <= bytes_ - address;
   }

@@ -133,8 +133,7 @@ std::size_t chunk_bytes(const RowIndex& index) {
 }
 
 void fail_row(const RawFile& file, const RowIndex& index, std::int64_t row, std::string_view problem) {
-  file.fail(index.name, str("step ", row, ": ", problem),
-            "copy the file again from its source, or remove the demonstration");
+  file.fail(index.name, str("step ", row, ": ", problem), str(kRecopy, ", or remove the demonstration"));
 }
 
 std::vector<std::uint8_t> read_row(const RawFile& file, const RowIndex& index, std::int64_t row) {

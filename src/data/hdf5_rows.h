@@ -1,5 +1,5 @@
-// Datasets of bytes whose first axis is time (camera frames): where each row lies, and reading one without
-// libhdf5.
+// Datasets of bytes whose first axis is time (camera frames): where each row lies,
+// and reading one without libhdf5.
 #pragma once
 
 #include <array>
@@ -25,8 +25,8 @@ struct StoredChunk {
   bool is_deflated = false;
 };
 
-/// What find_rows (hdf5_index.h) learns about a dataset of uint8: [T, ...], or [T] of byte strings of any
-/// length.
+/// What find_rows (hdf5_index.h) learns about a dataset of uint8: [T, ...], or [T]
+/// of byte strings of any length.
 struct RowIndex {
   std::string name;
   std::vector<std::int64_t> shape;  ///< kRagged: [T]
@@ -50,8 +50,8 @@ std::int64_t chunk_count(const RowIndex& index, std::size_t axis);
 std::size_t row_bytes(const RowIndex& index);
 std::size_t chunk_bytes(const RowIndex& index);
 
-/// The bytes of one row; safe to call from several threads. Throws CorruptError where they are missing or
-/// damaged.
+/// The bytes of one row; safe to call from several threads. Throws CorruptError
+/// where they are missing or damaged.
 std::vector<std::uint8_t> read_row(const RawFile& file, const RowIndex& index, std::int64_t row);
 
 /// Throws CorruptError that names the file, the dataset and the row.

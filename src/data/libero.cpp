@@ -34,7 +34,7 @@ std::vector<std::string> demo_names(const hdf5::File& file) {
   for (const std::string& name : file.children("data")) {
     std::uint64_t number = 0;
     const char* end = name.data() + name.size();
-    if (name.rfind("demo_", 0) != 0 || name.size() == 5) continue;
+    if (!name.starts_with("demo_") || name.size() == 5) continue;
     const auto [stop, error] = std::from_chars(name.data() + 5, end, number);
     if (error == std::errc() && stop == end) numbered.emplace_back(number, name);
   }
@@ -49,7 +49,7 @@ std::vector<std::string> demo_names(const hdf5::File& file) {
 // LIBERO's own fallback: "KITCHEN_SCENE3_turn_on_the_stove_demo" -> "turn on the stove".
 std::string prompt_from_file_name(const std::filesystem::path& path) {
   std::string words = path.stem().string();
-  if (words.size() > 5 && words.compare(words.size() - 5, 5, "_demo") == 0) words.resize(words.size() - 5);
+  if (words.size() > 5 && words.ends_with("_demo")) words.resize(words.size() - 5);
   if (const auto scene = words.find("SCENE"); scene != std::string::npos) {
     if (const auto after = words.find('_', scene); after != std::string::npos) words.erase(0, after + 1);
   }
@@ -150,8 +150,7 @@ Hdf5Content read_libero(const hdf5::File& file, const LiberoOptions& options) {
       !file.text_attribute("data", "macros_image_convention"))
     content.warning =
         "looks like a regenerated file (no problem_info, no macros_image_convention), whose obs[j] comes "
-        "before "
-        "actions[j]; if so, say data.alignment=aligned, or every action is learned one step late";
+        "before actions[j]; if so, say data.alignment=aligned, or every action is learned one step late";
   const std::string prompt = read_prompt(file);
   for (const std::string& name : names) {
     content.episodes.push_back(read_demo(file, name, cameras, options));

@@ -1,14 +1,16 @@
 #include "shallowpi/data/loader.h"
 
 #include <algorithm>
-#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "data/sampling.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/stopwatch.h"
+#include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 
 namespace shallowpi {
@@ -47,16 +49,22 @@ struct Loader::Impl {
         next_to_make(start_batch),
         next_to_give(start_batch),
         ring(std::max(options.prefetch, options.workers)) {
-    for (std::int64_t i = 0; i < options.workers; ++i) threads.emplace_back([this] { work(); });
+    try {
+      for (std::int64_t i = 0; i < options.workers; ++i) threads.emplace_back([this] { work(); });
+    } catch (...) {
+      stop();  // those that did start
+      throw;
+    }
   }
+  ~Impl() { stop(); }
 
-  ~Impl() {
+  void stop() {
     {
       const std::lock_guard lock(mutex);
       stopping = true;
     }
     space.notify_all();
-    for (std::thread& thread : threads) thread.join();
+    threads.clear();
   }
 
   TrainingBatch make(std::int64_t number) const {
@@ -116,7 +124,7 @@ struct Loader::Impl {
   std::vector<Slot> ring;
   bool stopping = false;
   double wait_seconds = 0.0;
-  std::vector<std::thread> threads;
+  std::vector<std::jthread> threads;
 };
 
 Loader::Loader(std::shared_ptr<const SamplePipeline> pipeline, const Dataset& dataset,
@@ -128,14 +136,10 @@ Loader::Loader(std::shared_ptr<const SamplePipeline> pipeline, const Dataset& da
 Loader::~Loader() = default;
 
 TrainingBatch Loader::next() {
-  const auto start = std::chrono::steady_clock::now();
-  const auto count_wait = [&] {
-    const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - start;
-    const std::lock_guard lock(impl_->mutex);
-    impl_->wait_seconds += waited.count();
-  };
+  const Stopwatch watch;
   TrainingBatch batch = impl_->options.workers > 0 ? impl_->take() : impl_->make(impl_->next_to_give++);
-  count_wait();
+  const std::lock_guard lock(impl_->mutex);
+  impl_->wait_seconds += watch.seconds();
   return batch;
 }
 

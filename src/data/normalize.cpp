@@ -55,7 +55,7 @@ double spread_of(const FeatureStats& stats, NormMode mode, std::size_t dim) {
 
 std::string range_text(const FeatureStats& stats, NormMode mode, std::size_t dim) {
   return uses_quantiles(mode) ? str("q01 ", stats.q01[dim], ", q99 ", stats.q99[dim])
-                              : str("std ", stats.std[dim]);
+                              : str("mean ", stats.mean[dim], ", std ", stats.std[dim]);
 }
 
 std::string nearly_constant_warning(const FeatureStats& stats, NormMode mode, std::size_t dim,
@@ -64,11 +64,10 @@ std::string nearly_constant_warning(const FeatureStats& stats, NormMode mode, st
   const double half = quantiles ? spread_of(stats, mode, dim) / 2 : stats.std[dim];
   const bool heavy_tail = quantiles && dim < stats.std.size() && stats.std[dim] > kHeavyTail * half;
   if (half >= kNearlyConstant && !heavy_tail) return "";
-  const std::string range = quantiles ? str("q01..q99 is ", stats.q01[dim], " .. ", stats.q99[dim])
-                                      : str("mean is ", stats.mean[dim], ", std ", stats.std[dim]);
   const double reference = heavy_tail ? stats.std[dim] : 0.01;
-  return str("normalisation: ", what, " dim ", dim, " is nearly constant (", range, "): a value ", reference,
-             " away from its middle becomes ", fixed(reference / std::max(half, norm_epsilon(mode) / 2), 1),
+  return str("normalisation: ", what, " dim ", dim, " is nearly constant (", range_text(stats, mode, dim),
+             "): a value ", reference, " away from its middle becomes ",
+             fixed(reference / std::max(half, norm_epsilon(mode) / 2), 1),
              " after normalisation and will dominate the loss; recompute the statistics with "
              "data.min_norm_range (for instance 0.01), or widen this dim in norm_stats.json");
 }
@@ -128,8 +127,7 @@ void check_ranges(const FeatureStats& stats, NormMode mode, std::size_t width, s
     throw UsageError(str("normalisation statistics of ", what, ": dim ", dim, " has no range (",
                          range_text(stats, mode, dim),
                          "), so any other value would explode; recompute them (data.norm_stats=compute) with "
-                         "data.min_norm_range, or widen "
-                         "this dim in norm_stats.json"));
+                         "data.min_norm_range, or widen this dim in norm_stats.json"));
   }
 }
 

@@ -1,10 +1,12 @@
+#include "shallowpi/data/pipeline.h"
+
 #include <algorithm>
+#include <cmath>
 
 #include "data/policy_sample.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/data/image.h"
-#include "shallowpi/data/loader.h"
 #include "shallowpi/data/normalize.h"
 #include "shallowpi/data/random.h"
 
@@ -46,6 +48,46 @@ PolicySpec fit_to_data(const Dataset& dataset, PolicySpec spec) {
   return spec;
 }
 
+std::vector<std::size_t> dims_without_range(const FeatureStats& stats, NormMode mode) {
+  std::vector<std::size_t> dims;
+  const bool quantiles = uses_quantiles(mode);
+  for (std::size_t dim = 0; dim < (quantiles ? stats.q01 : stats.std).size(); ++dim)
+    if (quantiles ? stats.q01[dim] == stats.q99[dim] : stats.std[dim] == 0) dims.push_back(dim);
+  return dims;
+}
+
+// A policy may have been trained with a dim that never changed; data where it does would explode.
+void check_constant_dims(const Dataset& dataset, PolicySpec spec, const NormStats& stats) {
+  constexpr float kExplodes = 1e3f;
+  const auto state_dims = dims_without_range(stats.state, spec.norm_mode);
+  const auto action_dims = dims_without_range(stats.actions, spec.norm_mode);
+  if (state_dims.empty() && action_dims.empty()) return;
+  spec.horizon = 1;
+  for (const Dataset::Sample& sample : dataset.split(0, 0).train) {
+    const auto check = [&](const FeatureStats& of, const std::vector<std::size_t>& dims, const char* what,
+                           const std::vector<float>& values) {
+      std::vector<float> normalized = values;
+      normalize(of, spec.norm_mode, normalized);
+      for (const std::size_t dim : dims) {
+        if (std::abs(normalized[dim]) <= kExplodes) continue;
+        const EpisodeFile& file = dataset.file(sample);
+        throw UsageError(str(file.path().string(), ": ", file.episodes()[sample.episode].name, " step ",
+                             sample.step, ": ", what, " dim ", dim, " is ", values[dim],
+                             ", but in the policy's statistics it never changes, so it would be ",
+                             normalized[dim], " for the network; leave this file out"));
+      }
+    };
+    const PolicySample raw = policy_sample(dataset, sample, spec);
+    check(stats.state, state_dims, "state", raw.state);
+    check(stats.actions, action_dims, "action", raw.actions.front());
+  }
+}
+
+bool lacks_prompt(const EpisodeInfo& episode) {
+  const std::vector<std::string>& texts = episode.step_prompts;
+  return texts.empty() ? episode.prompt.empty() : std::find(texts.begin(), texts.end(), "") != texts.end();
+}
+
 void add_noise(const Augmentation& augmentation, std::int64_t position, std::vector<float>& state) {
   Random random({augmentation.seed, static_cast<std::uint64_t>(position), kStateStream});
   for (std::size_t dim = 0; dim < augmentation.state_noise.size(); ++dim)
@@ -55,14 +97,19 @@ void add_noise(const Augmentation& augmentation, std::int64_t position, std::vec
 }  // namespace
 
 SamplePipeline::SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStats stats,
-                               std::shared_ptr<const Tokenizer> tokenizer, std::int64_t vocab)
+                               std::shared_ptr<const Tokenizer> tokenizer, std::int64_t vocab,
+                               StatsOrigin origin)
     : dataset_(&dataset),
       transform_(fit_to_data(dataset, std::move(spec)), std::move(stats), std::move(tokenizer), vocab) {
-  check_ranges(this->stats().state, this->spec().norm_mode, this->spec().robot.state_dim, "state");
-  check_ranges(this->stats().actions, this->spec().norm_mode, this->spec().robot.action_dim, "actions");
+  if (origin == StatsOrigin::kPolicy) {
+    check_constant_dims(dataset, this->spec(), this->stats());
+  } else {
+    check_ranges(this->stats().state, this->spec().norm_mode, this->spec().robot.state_dim, "state");
+    check_ranges(this->stats().actions, this->spec().norm_mode, this->spec().robot.action_dim, "actions");
+  }
   for (const Dataset::Source& source : dataset.sources()) {
     for (const EpisodeInfo& episode : source.file->episodes())
-      if (episode.prompt.empty() && this->spec().default_prompt.empty())
+      if (lacks_prompt(episode) && this->spec().default_prompt.empty())
         throw UsageError(str(source.file->path().string(), ": ", episode.name,
                              " has no instruction; set policy.default_prompt"));
     const std::vector<std::string>& names = source.file->camera_names();
@@ -73,13 +120,13 @@ SamplePipeline::SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStat
 }
 
 RobotObservation SamplePipeline::robot_observation(const Dataset::Sample& sample) const {
-  const EpisodeFile& file = *dataset_->sources()[sample.source].file;
+  const EpisodeFile& file = dataset_->file(sample);
   Frame frame = file.frame(sample.episode, sample.step, cameras_[sample.source]);
   RobotObservation observation;
   for (std::size_t camera = 0; camera < spec().image_keys.size(); ++camera)
     observation.images[spec().image_keys[camera]] = std::move(frame.images[camera]);
-  observation.state = file.states(sample.episode)[sample.step];
-  observation.prompt = file.episodes()[sample.episode].prompt;
+  observation.state = dataset_->state(sample);
+  observation.prompt = file.episodes()[sample.episode].prompt_at(sample.step);
   return observation;
 }
 

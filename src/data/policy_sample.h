@@ -2,16 +2,17 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <vector>
 
+#include "shallowpi/base/policy_spec.h"
 #include "shallowpi/data/demonstrations.h"
 
 namespace shallowpi {
 
 struct PolicySample {
   std::vector<float> state;  ///< [state_dim]
-  std::vector<std::vector<float>>
-      actions;  ///< [horizon][action_dim]; after the episode's end the last one repeats
+  RobotActions actions;      ///< [horizon][action_dim]; after the episode's end the last one repeats
 };
 
 PolicySample policy_sample(const Dataset& dataset, const Dataset::Sample& sample, const PolicySpec& spec);
@@ -21,7 +22,7 @@ inline void write_padded(const std::vector<float>& values, float* row, std::int6
   std::fill(std::copy(values.begin(), values.end(), row), row + width, 0.0f);
 }
 
-/// Throws UsageError where horizon, widths or delta_mask of `spec` are out of range.
+/// Throws UsageError where horizon, widths or robot of `spec` are out of range.
 void check_spec(const PolicySpec& spec);
 
 /// check_spec, and throws UsageError where the robot of `spec` and the data differ in width.

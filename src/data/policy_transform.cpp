@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "data/policy_sample.h"
 #include "shallowpi/base/error.h"
@@ -142,6 +143,16 @@ void PolicyTransform::check(const RobotObservation& observation) const {
   prompt_of(observation);
 }
 
+void PolicyTransform::check_prompt(const RobotObservation& observation) const {
+  if (!prompt_reads_state(spec_.prompt_mode)) return;
+  PolicySpec uncut = spec_;
+  uncut.max_token_len = std::numeric_limits<std::int64_t>::max();
+  const std::size_t tokens =
+      encode_prompt(*tokenizer_, uncut, prompt_of(observation), policy_state(observation)).size();
+  if (static_cast<std::int64_t>(tokens) > spec_.max_token_len)
+    throw UsageError(str("prompt: ", tokens, " tokens, at most ", spec_.max_token_len));
+}
+
 Observation PolicyTransform::prepare(const std::vector<const RobotObservation*>& observations) const {
   return prepare_each(
       static_cast<std::int64_t>(observations.size()),
@@ -156,8 +167,8 @@ Observation PolicyTransform::prepare(std::int64_t count,
   });
 }
 
-// Tensors are only allocated here and filled through their pointers: a torch operation would start threads of
-// its own.
+// Tensors are only allocated here and filled through their pointers: a torch operation
+// would start threads of its own.
 Observation PolicyTransform::prepare_each(
     std::int64_t count, const std::function<const RobotObservation&(std::int64_t)>& observation_at) const {
   if (count < 1) throw UsageError("a batch needs at least one observation");
@@ -169,9 +180,11 @@ Observation PolicyTransform::prepare_each(
   for (std::int64_t position = 0; position < count; ++position) {
     const RobotObservation& observation = observation_at(position);
     check_cameras(observation);
-    const std::vector<float> state = policy_state(observation);
-    write_padded(state, result.state_bd.data_ptr<float>() + position * width, width);
+    std::vector<float> state = policy_state(observation);
     prompts.push_back(tokens_of(observation, state));
+    // A wider state (max_state_dim) is for the prompt alone.
+    if (static_cast<std::int64_t>(state.size()) > width) state.resize(width);
+    write_padded(state, result.state_bd.data_ptr<float>() + position * width, width);
     std::vector<ImageJob> jobs;
     for (std::size_t camera = 0; camera < cameras.size(); ++camera) {
       const auto image = observation.images.find(spec_.image_keys[camera]);

@@ -32,22 +32,23 @@ std::int64_t state_bin(double value) {
   return static_cast<std::int64_t>(std::floor(value * 128.0)) + 128;
 }
 
+std::vector<std::string> prompt_parts(const PolicySpec& spec, const std::string& text,
+                                      const std::vector<float>& state) {
+  if (spec.prompt_mode == PromptMode::kLeRobotPi0) return {text.ends_with('\n') ? text : text + "\n"};
+  if (prompt_reads_state(spec.prompt_mode)) {
+    const std::size_t dims = spec.prompt_mode == PromptMode::kPi05StatePadded32 ? 32 : state.size();
+    return {str("Task: ", clean(text), ", State: ", state_text(state, dims), ";\nAction: ")};
+  }
+  return {clean(text), "\n"};  // apart, as openpi does, so that the newline never merges with the text
+}
+
 std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const PolicySpec& spec,
                                         const std::string& text, const std::vector<float>& state,
                                         bool* truncated) {
   std::vector<std::int64_t> ids{tokenizer.bos()};
-  const auto append = [&](const std::string& part) {
+  for (const std::string& part : prompt_parts(spec, text, state)) {
     const std::vector<std::int64_t> pieces = tokenizer.encode(part);
     ids.insert(ids.end(), pieces.begin(), pieces.end());
-  };
-  if (spec.prompt_mode == PromptMode::kLeRobotPi0) {
-    append(text.ends_with('\n') ? text : text + "\n");
-  } else if (prompt_reads_state(spec.prompt_mode)) {
-    const std::size_t dims = spec.prompt_mode == PromptMode::kPi05StatePadded32 ? 32 : state.size();
-    append(str("Task: ", clean(text), ", State: ", state_text(state, dims), ";\nAction: "));
-  } else {
-    append(clean(text));
-    append("\n");  // apart, as openpi does, so that it never merges with the text
   }
   const std::size_t limit = static_cast<std::size_t>(spec.max_token_len);
   if (truncated != nullptr) *truncated = ids.size() > limit;

@@ -20,9 +20,4 @@ std::string detect_layout(const std::filesystem::path& path) {
   return hdf5::in_child(path, [&] { return layout_of(hdf5::File(path)); }).get<std::string>();
 }
 
-std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path,
-                                           const LiberoOptions& libero_options) {
-  return detect_layout(path) == "libero" ? open_libero(path, libero_options) : open_aloha(path);
-}
-
 }  // namespace shallowpi

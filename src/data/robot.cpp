@@ -45,19 +45,6 @@ void check_width(const std::vector<float>& row, std::int64_t expected, std::stri
   }
 }
 
-void check_spec(const RobotSpec& robot) {
-  if (robot.kind == RobotKind::kAloha && (robot.state_dim != kAlohaDim || robot.action_dim != kAlohaDim)) {
-    throw UsageError(str("the ALOHA robot has 14 state and action values, not ", robot.state_dim, " and ",
-                         robot.action_dim, "; use robot kind 'joints' for other robots"));
-  }
-  const auto last = std::find(robot.delta_mask.rbegin(), robot.delta_mask.rend(), true);
-  const std::int64_t reach = robot.delta_mask.rend() - last;
-  if (reach > std::min(robot.state_dim, robot.action_dim)) {
-    throw UsageError(str("the delta mask marks dimension ", reach - 1, ", but there are ", robot.state_dim,
-                         " state and ", robot.action_dim, " action values; shorten the mask"));
-  }
-}
-
 template <typename GripperMap>
 void convert_aloha(std::vector<float>& row, GripperMap gripper) {
   for (std::size_t joint = 0; joint < kAlohaDim; ++joint) row[joint] *= kAlohaFlips[joint];
@@ -75,14 +62,14 @@ void shift_by_state(const RobotSpec& robot, const std::vector<float>& state, flo
 }  // namespace
 
 void state_to_policy(const RobotSpec& robot, std::vector<float>& state) {
-  check_spec(robot);
+  check_robot_spec(robot);
   check_width(state, robot.state_dim, "state");
   if (robot.kind == RobotKind::kAloha) convert_aloha(state, gripper_state_to_policy);
 }
 
 void actions_to_policy(const RobotSpec& robot, const std::vector<float>& policy_state,
-                       std::vector<std::vector<float>>& actions) {
-  check_spec(robot);
+                       RobotActions& actions) {
+  check_robot_spec(robot);
   check_width(policy_state, robot.state_dim, "state");
   for (std::vector<float>& action : actions) {
     check_width(action, robot.action_dim, "action");
@@ -91,9 +78,8 @@ void actions_to_policy(const RobotSpec& robot, const std::vector<float>& policy_
   }
 }
 
-void actions_to_robot(const RobotSpec& robot, const std::vector<float>& policy_state,
-                      std::vector<std::vector<float>>& actions) {
-  check_spec(robot);
+void actions_to_robot(const RobotSpec& robot, const std::vector<float>& policy_state, RobotActions& actions) {
+  check_robot_spec(robot);
   check_width(policy_state, robot.state_dim, "state");
   for (std::vector<float>& action : actions) {
     check_width(action, robot.action_dim, "action");

@@ -1,5 +1,5 @@
-// Which sample stands at which position of the endless training sequence: a function of (seed, position), no
-// state.
+// Which sample stands at which position of the endless training sequence: a function
+// of (seed, position), no state.
 #pragma once
 
 #include <cstdint>

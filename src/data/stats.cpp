@@ -1,9 +1,11 @@
+#include "shallowpi/data/stats.h"
+
 #include <algorithm>
 #include <cmath>
 
 #include "data/policy_sample.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/data/normalize.h"
+#include "shallowpi/base/text.h"
 
 namespace shallowpi {
 namespace {

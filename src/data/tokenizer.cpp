@@ -6,6 +6,12 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 
+// libsentencepiece and LibTorch's libc10 both export a variable of this name: the former an object, the
+// latter an int. The program has one of them; where that is the int, the object's constructor overwrites what
+// lies behind it, among it the flag by which LibTorch throws or aborts where memory runs out. This one, which
+// both take, has room for either.
+alignas(64) [[gnu::weak, gnu::visibility("default")]] char FLAGS_minloglevel[256];
+
 namespace shallowpi {
 namespace fs = std::filesystem;
 

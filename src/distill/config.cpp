@@ -1,6 +1,6 @@
 #include "shallowpi/distill/config.h"
 
-#include "config_table.h"
+#include "distill/config_table.h"
 #include "shallowpi/base/log.h"
 
 namespace shallowpi {
@@ -82,7 +82,7 @@ train: {steps: 30000, batch_size: 64}
 
 Every key is checked before anything else happens, and all problems are reported together with file and line. Unknown
 and repeated keys, aliases, anchors, tags and tabs in the indentation are errors. Relative paths start at the current
-directory; `${VAR}` is not expanded.
+directory; `~` and `${VAR}` are not expanded, so paths with them are refused.
 
 `--dump-config` prints the resolved configuration, `--dry-run` the plan of the run. The resolved configuration is also
 written into the run's folder and repeats the run.
@@ -97,7 +97,7 @@ void apply_policy_overrides(const ResolvedConfig& resolved, PolicySpec& spec) {
   to.policy = spec;
   const ConfigTable from_table = distill_table(from), to_table = distill_table(to);
   for (const std::string& key : resolved.set_keys) {
-    if (key.rfind(kPolicyPrefix, 0) != 0) continue;
+    if (!key.starts_with(kPolicyPrefix)) continue;
     const std::string ours = from_table.find(key)->write(), theirs = to_table.find(key)->write();
     if (ours == theirs) continue;
     log::warning(key, ": ", ours, " of the configuration replaces the checkpoint's ", theirs);

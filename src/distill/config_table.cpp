@@ -1,4 +1,4 @@
-#include "config_table.h"
+#include "distill/config_table.h"
 
 #include <algorithm>
 
@@ -71,14 +71,13 @@ std::vector<double> read_deviations(const YamlNode& node) {
 void read_layer_map(const YamlNode& node, StudentConfig& student) {
   if (node.kind != YamlNode::Kind::kList) {
     const std::string name = yaml_text(node);
-    for (const auto& rule : kEnumNames<LayerMapRule>) {
-      if (rule.name != name) continue;
-      student.layer_map = rule.value;
-      student.layer_list.clear();
-      return;
-    }
-    throw UsageError(
-        str("'", name, "' is not one of ", join(enum_names<LayerMapRule>(), ", "), " or a list [0, 3, ...]"));
+    const auto rule = find_enum<LayerMapRule>(name);
+    if (!rule)
+      throw UsageError(str("'", name, "' is not one of ", join(enum_names<LayerMapRule>(), ", "),
+                           " or a list [0, 3, ...]"));
+    student.layer_map = *rule;
+    student.layer_list.clear();
+    return;
   }
   student.layer_list = read_integers(node);
   if (student.layer_list.empty()) throw UsageError("the list of kept layers is empty");
@@ -111,13 +110,6 @@ std::string write_mask(const std::vector<bool>& mask) {
   return to_yaml(runs);
 }
 
-void check_device(const std::string& device) {
-  const bool is_numbered = device.rfind("cuda:", 0) == 0 && device.size() > 5 && device.size() < 8 &&
-                           device.find_first_not_of("0123456789", 5) == std::string::npos;
-  if (device != "auto" && device != "cpu" && device != "cuda" && !is_numbered)
-    throw UsageError(str("'", device, "' is not auto, cpu or cuda:N"));
-}
-
 void add_general(ConfigTable& table, DistillConfig& config) {
   table.section("", "The run.");
   table.text("output_dir", config.output_dir,
@@ -127,14 +119,13 @@ void add_general(ConfigTable& table, DistillConfig& config) {
       table, "device", "auto, cpu or cuda:N", "Where to compute; auto takes a GPU where there is one.",
       [&config](const YamlNode& node) {
         std::string device = yaml_text(node);
-        check_device(device);
+        if (!is_device_name(device)) throw UsageError(str("'", device, "' is not auto, cpu or cuda:N"));
         config.device = std::move(device);
       },
       [&config] { return to_yaml(config.device); });
   table.choice("dtype", config.dtype, {"auto", "float32", "bfloat16"},
                "Precision of the student's computation; auto is bfloat16 on a GPU and float32 on a CPU. "
-               "Master weights "
-               "are always float32.");
+               "Master weights are always float32.");
   table.integer("threads", config.threads, "CPU threads for computation; 0 takes all cores.",
                 between(0, 1024));
 }
@@ -201,7 +192,7 @@ void add_policy(ConfigTable& table, PolicySpec& policy) {
                 "How the policy sees and acts. A teacher or checkpoint decides; only keys that are set here "
                 "override it.",
                 true);
-  table.integer("horizon", policy.horizon, "Action steps per chunk.", between(1, 1024));
+  table.integer("horizon", policy.horizon, "Action steps per chunk.", between(1, kMaxHorizon));
   table.integer("image_size", policy.image_size, "Side in pixels of the square image that the tower sees.",
                 between(1, 4096));
   table.texts(
@@ -217,7 +208,7 @@ void add_policy(ConfigTable& table, PolicySpec& policy) {
   table.choice("norm_mode", policy.norm_mode, "How state and actions are normalised.");
   table.choice("resize_mode", policy.resize_mode, "Image resizing as in openpi (pillow) or LeRobot (torch).");
   table.choice("robot.kind", policy.robot.kind, "Conversion between the robot's numbers and the policy's.");
-  table.integer("robot.state_dim", policy.robot.state_dim, "Real state dims.", between(1, 32));
+  table.integer("robot.state_dim", policy.robot.state_dim, "Real state dims.", between(1, kMaxTextStateDim));
   table.integer("robot.action_dim", policy.robot.action_dim, "Real action dims.", between(1, 32));
   add(
       table, "robot.delta_mask", "list of runs or of true and false",
@@ -257,8 +248,7 @@ void add_data(ConfigTable& table, DataConfig& data) {
       [&data] { return to_yaml(data.state_noise); });
   table.text("norm_stats", data.norm_stats,
              "A norm_stats.json, or compute; empty takes the teacher's or checkpoint's, else (or where "
-             "student.checkpoint "
-             "is for another robot than policy.*) computes them from the data.");
+             "student.checkpoint is for another robot than policy.*) computes them from the data.");
   table.number("min_norm_range", data.min_norm_range,
                "Smallest half-range (or standard deviation) in computed statistics, in raw units.",
                at_least(0));

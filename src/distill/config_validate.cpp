@@ -15,6 +15,7 @@ class Checker {
 
   std::vector<ConfigProblem> run() {
     check_needs();
+    if (use_ != ConfigUse::kAny) check_paths();
     check_student();
     check_scratch();
     check_policy();
@@ -42,6 +43,21 @@ class Checker {
       require(config_.student.checkpoint.empty(), "student.checkpoint",
               "is of no use with --init-only, which takes the teacher's layers; remove it");
     }
+  }
+
+  // Such a folder can be meant: then it is "./~name", and by its full name what a run's folder saves.
+  void check_path(const std::string& key, const std::string& path) {
+    require(!path.starts_with("~"), key, path, ": write the full path; ~ is not expanded here");
+    require(path.find("${") == std::string::npos, key, path,
+            ": write the full path; ${...} is not expanded here");
+  }
+  void check_paths() {
+    check_path("output_dir", config_.output_dir);
+    check_path("teacher.checkpoint", config_.teacher.checkpoint);
+    check_path("student.checkpoint", config_.student.checkpoint);
+    for (const DataFile& file : config_.data.files) check_path("data.files", file.path);
+    check_path("data.norm_stats", config_.data.norm_stats);
+    check_path("data.tokenizer", config_.data.tokenizer);
   }
 
   void check_student() {
@@ -84,7 +100,7 @@ class Checker {
     }
     if (is_scratch()) return;
     for (const std::string& key : resolved_.set_keys)
-      require(key.rfind("student.architecture.", 0) != 0, key,
+      require(!key.starts_with("student.architecture."), key,
               "the sizes come from the checkpoint; remove this key, or the checkpoint to train from scratch");
   }
 

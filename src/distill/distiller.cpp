@@ -7,15 +7,10 @@
 namespace shallowpi {
 namespace {
 
-bool is_tower(const ParameterGroup& group) {
-  const std::string& name = group.parts.front().name;
-  return name.rfind(names::kVision, 0) == 0 || name.rfind(names::kProjector, 0) == 0;
-}
-
 std::vector<ParameterGroup> tower_groups(Policy& policy) {
   std::vector<ParameterGroup> groups;
   for (const ParameterGroup& group : policy->parameter_groups())
-    if (is_tower(group)) groups.push_back(group);
+    if (names::is_tower(group.parts.front().name)) groups.push_back(group);
   return groups;
 }
 

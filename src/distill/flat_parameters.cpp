@@ -1,4 +1,4 @@
-#include "shallowpi/distill/flat_parameters.h"
+#include "distill/flat_parameters.h"
 
 #include <algorithm>
 

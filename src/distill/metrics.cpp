@@ -1,4 +1,4 @@
-#include "shallowpi/distill/metrics.h"
+#include "distill/metrics.h"
 
 #include <cmath>
 

@@ -1,4 +1,4 @@
-#include "shallowpi/distill/optimizer.h"
+#include "distill/optimizer.h"
 
 #include <torch/torch.h>
 

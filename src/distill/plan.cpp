@@ -1,6 +1,9 @@
-#include "shallowpi/distill/plan.h"
+#include "distill/plan.h"
 
-#include "cost.h"
+#include <algorithm>
+
+#include "distill/activation_memory.h"
+#include "distill/run_folder.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
@@ -14,18 +17,6 @@ namespace {
 // allocator holds beside the activations because freed blocks do not fit the next ones.
 constexpr std::uint64_t kComputeBytes = std::uint64_t{28} << 20;
 constexpr double kFragmentation = 1.1;
-
-std::uint64_t value_bytes(torch::Dtype dtype) {
-  return dtype == torch::kBFloat16 ? 2 : 4;
-}
-
-std::uint64_t group_bytes(const ParameterGroup& group) {
-  return static_cast<std::uint64_t>(group.parameter.numel()) * value_bytes(group.parameter.scalar_type());
-}
-
-bool starts_with(const std::string& text, const std::string& prefix) {
-  return text.rfind(prefix, 0) == 0;
-}
 
 // Which parts of the student have trained parameters.
 struct TrainedParts {
@@ -41,7 +32,7 @@ TrainedParts count_student(const TrainingSetup& setup, TrainingPlan& plan) {
   std::uint64_t saved_bytes = 0, header_bytes = 0;
   constexpr std::uint64_t kHeaderEntryBytes = 150;  // a tensor's name, dtype, shape and offsets
   for (const ParameterGroup& group : student->parameter_groups()) {
-    plan.weight_bytes += group_bytes(group);
+    plan.weight_bytes += group.parameter.nbytes();
     saved_bytes += static_cast<std::uint64_t>(group.parameter.numel()) * (group.keep_float32 ? 4 : 2);
     header_bytes += kHeaderEntryBytes * group.parts.size();
     if (group.dead) plan.dead += group.parameter.numel();
@@ -52,14 +43,12 @@ TrainedParts count_student(const TrainingSetup& setup, TrainingPlan& plan) {
     const auto count = static_cast<std::uint64_t>(group.parameter.numel());
     plan.trained += group.parameter.numel();
     header_bytes += kHeaderEntryBytes * group.parts.size() * (has_ema ? 4 : 3);
-    // Gradient, two moments, EMA; bfloat16 parameters have float32 master weights and a gradient of their
-    // own.
+    // Gradient, two moments, EMA; bfloat16 parameters also have master weights and their own gradient.
     plan.optimizer_bytes += count * (has_ema ? 16 : 12);
     if (group.parameter.scalar_type() != torch::kFloat32) plan.optimizer_bytes += count * (4 + 2);
     const std::string& name = group.parts.front().name;
-    const bool in_tower = starts_with(name, names::kVision) || starts_with(name, names::kProjector);
-    parts.tower |= in_tower;
-    parts.prefix |= in_tower || starts_with(name, names::kPaligemma);
+    parts.tower |= names::is_tower(name);
+    parts.prefix |= name.starts_with(names::kPaligemma);
   }
   const std::uint64_t state_bytes = static_cast<std::uint64_t>(plan.trained) * (has_ema ? 16 : 12);
   plan.checkpoint_bytes =
@@ -72,7 +61,8 @@ void count_teacher(const TrainingSetup& setup, TrainingPlan& plan) {
   if (!setup.teacher || (setup.config().loss.kd == 0 && setup.config().loss.attn == 0)) return;
   plan.teacher_layers = setup.teacher->config.depth();
   Policy teacher(setup.teacher->config, setup.teacher_dtype, torch::kMeta);
-  for (const ParameterGroup& group : teacher->parameter_groups()) plan.weight_bytes += group_bytes(group);
+  for (const ParameterGroup& group : teacher->parameter_groups())
+    plan.weight_bytes += group.parameter.nbytes();
 }
 
 }  // namespace
@@ -112,30 +102,34 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   sizes.tower_trained = parts.tower;
   sizes.backbone_trained = parts.prefix;
   sizes.recompute = config.train.activation_checkpointing;
-  sizes.bytes_per_value = static_cast<std::int64_t>(value_bytes(setup.dtype));
+  sizes.bytes_per_value = static_cast<std::int64_t>(torch::elementSize(setup.dtype));
   plan.activation_bytes = training_activation_bytes(setup.policy, shape, sizes);
 
   const PassCost student = forward_flops(setup.policy, shape);
   const double micro_batches = static_cast<double>(config.train.accumulate);
-  const double again =
-      sizes.recompute ? 1 : 0;  // a backward pass is two forward passes, and one more to recompute
+  // A backward pass is two forward passes, and one more to recompute.
+  const double again = sizes.recompute ? 1 : 0;
   plan.flops =
       micro_batches * (student.tower * (parts.tower ? 3 + again : 1) +
                        student.backbone * (parts.prefix ? 3 + again : 1) + student.expert * (3 + again));
   if (plan.teacher_layers > 0) {
     const PassCost teacher = forward_flops(setup.teacher->config, shape);
     plan.flops += micro_batches * (teacher.tower + teacher.backbone + teacher.expert);
-    plan.activation_bytes =
-        std::max(plan.activation_bytes,
-                 inference_activation_bytes(setup.teacher->config, shape,
-                                            static_cast<std::int64_t>(value_bytes(setup.teacher_dtype))));
+    plan.activation_bytes = std::max(
+        plan.activation_bytes,
+        inference_activation_bytes(setup.teacher->config, shape,
+                                   static_cast<std::int64_t>(torch::elementSize(setup.teacher_dtype))));
   }
   plan.activation_bytes =
       static_cast<std::uint64_t>(static_cast<double>(plan.activation_bytes) * kFragmentation);
   const std::int64_t image_values = 3 * setup.spec.image_size * setup.spec.image_size;
   const std::int64_t batches = std::max(config.data.prefetch, config.data.workers) + 2;
-  plan.host_bytes +=
-      static_cast<std::uint64_t>(batches * config.train.batch_size * cameras * image_values * 4);
+  const auto held_out = static_cast<std::int64_t>(setup.split.held_out.size());
+  const std::int64_t evaluated =
+      config.train.eval_every > 0 ? std::min(config.train.eval_frames, held_out) : 0;
+  const std::int64_t samples = batches * config.train.batch_size + evaluated;
+  plan.host_bytes += static_cast<std::uint64_t>(samples * cameras * image_values * 4);
+  plan.most_checkpoints = static_cast<std::uint64_t>(most_checkpoints(config.train));
   return plan;
 }
 
@@ -160,6 +154,8 @@ std::string plan_text(const TrainingPlan& plan) {
       human_bytes(plan.host_bytes));
   row("arithmetic per step", fixed(plan.flops / 1e9, 1) + " GFLOP");
   row("checkpoint", human_bytes(plan.checkpoint_bytes));
+  row("all checkpoints", str(human_bytes(plan.most_checkpoints * plan.checkpoint_bytes), ", up to ",
+                             plan.most_checkpoints, " at a time"));
   row("disk left", human_bytes(plan.free_disk_bytes));
   return text_table({"plan", ""}, rows);
 }

@@ -1,4 +1,4 @@
-#include "shallowpi/distill/progress.h"
+#include "distill/progress.h"
 
 #include <iomanip>
 #include <sstream>

@@ -1,17 +1,21 @@
-// run_distill: from a configuration to a finished run folder.
+#include "shallowpi/distill/run.h"
+
+#include <c10/util/Exception.h>
 #include <torch/torch.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <iostream>
+#include <memory>
+#include <new>
 #include <numeric>
 #include <utility>
 
+#include "distill/plan.h"
+#include "distill/trainer.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/distill/plan.h"
-#include "shallowpi/distill/trainer.h"
 
 namespace shallowpi {
 namespace fs = std::filesystem;
@@ -50,24 +54,38 @@ fs::path given_checkpoint(const fs::path& folder) {
     return newest->folder;
   }
   if (!fs::exists(folder / "training_state"))
-    throw UsageError(str("--resume: ", name,
-                         " is not a training checkpoint, as it has no training_state; to start from its "
-                         "weights, set student.checkpoint=",
-                         name));
+    throw UsageError(str("--resume: ", name, " is not a training checkpoint, as it has no training_state; ",
+                         "to start from its weights, set student.checkpoint=", name));
   verify_manifest(folder);
   return folder;
 }
 
+// What lies in a folder that is not a run's, hidden files apart.
+std::vector<std::string> other_files(const fs::path& folder) {
+  if (!fs::is_directory(folder) || fs::exists(folder / "config.yaml") || fs::exists(folder / "checkpoints"))
+    return {};
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (std::string name = entry.path().filename().string(); !name.starts_with('.'))
+      names.push_back(std::move(name));
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 // Can the run's folder be made, or written to where it is there?
 void check_output_dir(const fs::path& run_folder) {
-  std::error_code ignored;
-  fs::path existing = fs::absolute(run_folder);
-  while (!fs::exists(existing, ignored) && existing != existing.parent_path())
-    existing = existing.parent_path();
+  const fs::path existing = nearest_existing(run_folder);
   if (!fs::is_directory(existing))
     throw UsageError(str("output_dir: ", existing.string(), " is a file; name a folder"));
   if (::access(existing.c_str(), W_OK | X_OK) != 0)
     throw UsageError(str("output_dir: ", existing.string(), " cannot be written to; name another folder"));
+  constexpr std::size_t kShown = 3;
+  std::vector<std::string> others = other_files(run_folder);
+  if (others.empty()) return;
+  if (others.size() > kShown) others[kShown] = "...";
+  others.resize(std::min(others.size(), kShown + 1));
+  throw UsageError(str("output_dir: ", run_folder.string(), " is not the folder of a run, but holds ",
+                       join(others, ", "), "; name a new or an empty folder"));
 }
 
 StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resume) {
@@ -99,8 +117,7 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
   return start_point(given);
 }
 
-// The metrics of the run that `checkpoint` lies in, up to its step: a run that goes on from there adopts
-// them.
+// The metrics of the run that `checkpoint` lies in, up to its step: who goes on from there adopts them.
 std::string metrics_until(const fs::path& checkpoint) {
   // Canonical, because RUN/last is a link and a completed path ends with a slash.
   const fs::path metrics = fs::canonical(checkpoint).parent_path().parent_path() / "metrics.jsonl";
@@ -137,12 +154,28 @@ void check_room(const TrainingPlan& plan, const DistillConfig& config, bool dry_
     log::warning(problem);
     return;
   }
-  const std::uint64_t wanted = plan.checkpoint_bytes * static_cast<std::uint64_t>(config.train.keep_last + 2);
+  const std::uint64_t there = run_checkpoints(config.output_dir).size();
+  const std::uint64_t wanted =
+      plan.checkpoint_bytes * (plan.most_checkpoints - std::min(plan.most_checkpoints, there));
   if (available < wanted)
     log::warning("output_dir has ", human_bytes(available),
-                 " left; with train.keep_last, best and the one being "
-                 "written, checkpoints may take ",
-                 human_bytes(wanted));
+                 " left; with train.keep_last, train.keep_every, best and the one being written, checkpoints "
+                 "may take ",
+                 human_bytes(wanted), there > 0 ? " more" : "");
+}
+
+// Where memory runs out on the host, of whatever allocates, says what helps.
+void train(Trainer& trainer, const StopSignal& stop) {
+  constexpr const char* kAdvice = "out of memory; raise train.accumulate or lower train.batch_size";
+  try {
+    trainer.run(stop);
+  } catch (const c10::Error& error) {
+    const std::string reason = error.what_without_backtrace();
+    if (reason.find("DefaultCPUAllocator") == std::string::npos) throw;
+    throw Error(str(kAdvice, " (", reason, ")"));
+  } catch (const std::bad_alloc&) {
+    throw Error(kAdvice);
+  }
 }
 
 }  // namespace
@@ -181,7 +214,9 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   write_file_atomically(path / "config.yaml", dump_config(setup.resolved));
   if (is_adopted) write_file_atomically(path / "metrics.jsonl", adopted_metrics);
   Trainer trainer(std::move(setup), std::move(models), *folder, start.checkpoint, run.quiet);
-  trainer.run(stop);
+  train(trainer, stop);
+  if (const std::int64_t skipped = trainer.state().guard.skipped; skipped > 0)
+    log::warning(skipped, " of ", trainer.state().step, " steps were skipped");
   if (trainer.state().step >= config.train.steps) {
     log::info("done: ", (path / "last").string());
     return static_cast<int>(ExitCode::kDone);
@@ -197,6 +232,7 @@ void run_init_only(const ResolvedConfig& resolved, const fs::path& out) {
   if (!teacher.horizon_known)
     log::warning(unknown_horizon(teacher), "; the student gets ", teacher.spec.horizon,
                  ": set policy.horizon if that is wrong");
+  verify_files(teacher, OptionalFiles::kUnchecked);
   teacher.spec = student_spec(resolved, teacher.spec, teacher.config);
   const DataConfig& data = resolved.config.data;
   if (auto given = given_stats(data)) teacher.stats = std::move(given);

@@ -1,16 +1,15 @@
-#include "shallowpi/distill/run_folder.h"
-
-#include <unistd.h>
+#include "distill/run_folder.h"
 
 #include <algorithm>
 #include <charconv>
 #include <iomanip>
+#include <numeric>
 
-#include "config_table.h"
+#include "distill/config_table.h"
+#include "distill/training_state.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/distill/training_state.h"
 
 namespace shallowpi {
 namespace fs = std::filesystem;
@@ -25,7 +24,7 @@ std::string step_name(std::int64_t step) {
 }
 
 std::optional<std::int64_t> parse_step(std::string_view name) {
-  if (name.substr(0, kStepPrefix.size()) != kStepPrefix) return std::nullopt;
+  if (!name.starts_with(kStepPrefix)) return std::nullopt;
   name.remove_prefix(kStepPrefix.size());
   std::int64_t step = 0;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), step);
@@ -58,7 +57,7 @@ bool may_change(const std::string& key) {
       "train.log_every",  "train.trace_step",  "train.eval_every",
       "train.save_every", "train.keep_last",   "train.keep_every",
       "train.keep_best",  "train.max_skipped", "train.activation_checkpointing"};
-  return kKeys.count(key) != 0;
+  return kKeys.contains(key);
 }
 
 }  // namespace
@@ -124,6 +123,16 @@ std::set<std::int64_t> steps_to_keep(const std::vector<std::int64_t>& steps, con
   return keep;
 }
 
+// They are most while the last one is written. Before it, every save_every-th step was saved.
+std::int64_t most_checkpoints(const TrainConfig& config) {
+  const std::int64_t saved = (config.steps - 1) / config.save_every;
+  const std::int64_t last = std::min(std::max<std::int64_t>(1, config.keep_last), saved);
+  const std::int64_t older_steps = (saved - last) * config.save_every;
+  std::int64_t older = config.keep_best && config.eval_every > 0 ? 1 : 0;
+  if (config.keep_every > 0) older += older_steps / std::lcm(config.keep_every, config.save_every);
+  return 1 + last + std::min(older, saved - last);
+}
+
 RunFolder::RunFolder(const fs::path& path) : path_(path), lock_(path) {
   fs::create_directories(path_ / "checkpoints");
   remove_stale_temporaries(path_);
@@ -148,20 +157,14 @@ void RunFolder::settle(std::int64_t step, std::int64_t best_step, const TrainCon
   for (const RunCheckpoint& checkpoint : run_checkpoints(path_))
     if (checkpoint.step <= step) steps.push_back(checkpoint.step);
   const auto keep = steps_to_keep(steps, config, best_step);
-  for (std::int64_t old : steps) {
-    if (keep.count(old)) continue;
-    // Out of sight first: a kill halfway must not leave half a checkpoint under a final name.
-    const fs::path folder = checkpoint_path(path_, old);
-    const fs::path doomed = str(folder.string(), ".tmp-", ::getpid(), "-", old);
-    fs::rename(folder, doomed);
-    fs::remove_all(doomed);
-  }
+  for (std::int64_t old : steps)
+    if (!keep.contains(old)) discard_folder(checkpoint_path(path_, old));
 }
 
 void RunFolder::link(const std::string& name, std::int64_t step) {
-  const fs::path temporary = path_ / str(name, ".tmp-", ::getpid(), "-0");
-  fs::create_directory_symlink(fs::path("checkpoints") / step_name(step), temporary);
-  fs::rename(temporary, path_ / name);
+  write_atomically(path_ / name, [&](const fs::path& temporary) {
+    fs::create_directory_symlink(fs::path("checkpoints") / step_name(step), temporary);
+  });
 }
 
 }  // namespace shallowpi

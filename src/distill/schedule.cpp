@@ -1,4 +1,4 @@
-#include "shallowpi/distill/schedule.h"
+#include "distill/schedule.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,46 +1,27 @@
 #include "shallowpi/distill/setup.h"
 
+#include <fnmatch.h>
+
 #include <numeric>
 
+#include "model/checkpoint_internal.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/problems.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/normalize.h"
+#include "shallowpi/data/stats.h"
 
 namespace shallowpi {
 namespace {
-
-// Runs each step, whatever went wrong with earlier ones, as long as those it needs went well.
-class ProblemList {
- public:
-  template <typename Step>
-  bool attempt(Step&& step) {
-    try {
-      step();
-      return true;
-    } catch (const Error& error) {
-      problems_.push_back(error);
-      return false;
-    }
-  }
-  void throw_all() const {
-    if (problems_.empty()) return;
-    if (problems_.size() == 1) throw problems_.front();
-    std::vector<std::string> messages;
-    for (const Error& problem : problems_) messages.push_back(problem.what());
-    throw Error(str(problems_.size(), " problems:\n  ", join(messages, "\n  ")), problems_.front().code());
-  }
-
- private:
-  std::vector<Error> problems_;
-};
 
 CheckpointInfo read_info(const std::string& folder, const ResolvedConfig& resolved) {
   std::optional<std::int64_t> horizon;
   if (resolved.is_set("policy.horizon")) horizon = resolved.config.policy.horizon;
   CheckpointInfo info = read_checkpoint_info(folder, horizon);
   if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": set policy.horizon"));
+  for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
   return info;
 }
 
@@ -104,7 +85,7 @@ void choose_architecture(TrainingSetup& setup) {
 }
 
 void choose_spec(TrainingSetup& setup) {
-  const auto& origin = setup.start ? setup.start : setup.teacher;
+  const CheckpointInfo* origin = setup.origin();
   setup.spec = student_spec(setup.resolved, origin ? origin->spec : setup.config().policy, setup.policy);
 }
 
@@ -122,23 +103,25 @@ bool is_for_another_robot(const TrainingSetup& setup) {
          now.state_dim != before.state_dim || now.action_dim != before.action_dim;
 }
 
-NormStats choose_stats(const TrainingSetup& setup) {
+std::pair<NormStats, StatsOrigin> choose_stats(const TrainingSetup& setup) {
   const DataConfig& data = setup.config().data;
-  const auto& origin = setup.start ? setup.start : setup.teacher;
+  const CheckpointInfo* origin = setup.origin();
   std::optional<NormStats> known = given_stats(data);
   std::string source = data.norm_stats;
+  StatsOrigin origin_of_stats = StatsOrigin::kData;
   if (!known && origin && data.norm_stats != kComputeStats && !is_for_another_robot(setup)) {
     known = origin->stats;
     source = origin->folder.string();
+    origin_of_stats = StatsOrigin::kPolicy;
   }
   if (known && !data.hidden_state_dims.empty())
     throw UsageError(str("data.hidden_state_dims: hides dims in statistics that are computed, but those of ",
                          source, " are used; remove this key"));
-  if (known) return *known;
+  if (known) return {*known, origin_of_stats};
   log::info("computing normalisation statistics from ", setup.split.train.size(), " training frames");
   NormStats stats = compute_norm_stats(*setup.dataset, setup.split.train, setup.spec, data.min_norm_range);
   hide_dims(stats.state, data.hidden_state_dims);
-  return stats;
+  return {stats, StatsOrigin::kData};
 }
 
 /// What the student sees and says must mean the same to its teacher.
@@ -156,11 +139,10 @@ void warn_of_another_language(const TrainingSetup& setup, const NormStats& stats
   compare(!setup.teacher->stats || norm_stats_json(stats) == norm_stats_json(*setup.teacher->stats),
           "normalisation statistics");
   if (!differences.empty())
-    log::warning(
-        "the student is given another ", join(differences, ", "), " than its teacher ",
-        setup.teacher->folder.string(),
-        " was trained with, which therefore teaches it something else; remove policy.* and data.norm_stats,"
-        " or set loss.kd and loss.attn to 0");
+    log::warning("the student differs from its teacher ", setup.teacher->folder.string(),
+                 " in: ", join(differences, ", "),
+                 ". The teacher was not trained that way and would teach it something else; remove policy.* "
+                 "and data.norm_stats, or set loss.kd and loss.attn to 0");
 }
 
 /// A camera that a checkpoint brings may be missing in the data; one that the configuration names may not.
@@ -184,11 +166,6 @@ void check_state_noise(const TrainingSetup& setup) {
 
 }  // namespace
 
-std::filesystem::path TrainingSetup::origin() const {
-  if (start) return start->folder;
-  return teacher ? teacher->folder : std::filesystem::path();
-}
-
 Dataset open_data(const DataConfig& data) {
   std::vector<std::pair<std::string, double>> patterns;
   for (const DataFile& file : data.files) patterns.emplace_back(file.path, file.weight);
@@ -210,6 +187,12 @@ PolicySpec student_spec(const ResolvedConfig& resolved, PolicySpec spec, const P
   apply_policy_overrides(resolved, spec);
   spec.image_size = sizes.vision.image_size;
   spec.action_width = sizes.action_dim;
+  std::vector<std::string> problems = checkpoint::spec_problems(spec, sizes);
+  const auto mask = static_cast<std::int64_t>(spec.robot.delta_mask.size());
+  if (resolved.is_set("policy.robot.delta_mask") && mask > spec.robot.action_dim)
+    problems.push_back(
+        str("robot.delta_mask covers ", mask, " dims, but robot.action_dim is ", spec.robot.action_dim));
+  if (!problems.empty()) throw UsageError(str("policy: ", join(problems, "; ")));
   return spec;
 }
 
@@ -225,7 +208,8 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
   TrainingSetup setup;
   setup.resolved = resolved;
   const DistillConfig& config = resolved.config;
-  ProblemList problems;
+  // Runs each step, whatever went wrong with earlier ones, as long as those it needs went well.
+  Problems problems;
   problems.attempt([&] {
     setup.device = parse_device(config.device);
     setup.dtype = parse_dtype(config.dtype, setup.device);
@@ -241,7 +225,7 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
   has_policy = has_policy && problems.attempt([&] { choose_architecture(setup); });
   bool has_inputs = problems.attempt([&] { choose_data(setup); });
   has_inputs &= knows_tokenizer && problems.attempt([&] {
-    const auto& origin = setup.start ? setup.start : setup.teacher;
+    const CheckpointInfo* origin = setup.origin();
     setup.tokenizer =
         find_tokenizer(config.data.tokenizer, origin ? origin->tokenizer : std::filesystem::path());
   });
@@ -251,19 +235,21 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
       check_state_noise(setup);
       check_cameras(setup);
       const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
-      const NormStats stats = choose_stats(setup);
+      const auto [stats, origin] = choose_stats(setup);
       warn_of_another_language(setup, stats);
       setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, stats, tokenizer,
-                                                              setup.policy.vocab);
+                                                              setup.policy.vocab, origin);
       setup.spec = setup.pipeline->spec();
     });
-  problems.throw_all();
+  problems.throw_all("problems");
   return setup;
 }
 
 TrainingModels load_models(const TrainingSetup& setup) {
   PolicyOptions options;
   options.activation_checkpointing = setup.config().train.activation_checkpointing;
+  for (const auto* given : {&setup.teacher, &setup.start})
+    if (*given) verify_files(**given, OptionalFiles::kUnchecked);
   TrainingModels models;
   if (setup.start) {
     models.student = setup.start_layers.empty()
@@ -286,13 +272,8 @@ TrainingModels load_models(const TrainingSetup& setup) {
   return models;
 }
 
-bool matches_pattern(std::string_view pattern, std::string_view name) {
-  if (pattern.empty()) return name.empty();
-  if (pattern.front() == '*')
-    return matches_pattern(pattern.substr(1), name) ||
-           (!name.empty() && matches_pattern(pattern, name.substr(1)));
-  if (name.empty() || (pattern.front() != '?' && pattern.front() != name.front())) return false;
-  return matches_pattern(pattern.substr(1), name.substr(1));
+bool matches_pattern(const std::string& pattern, const std::string& name) {
+  return ::fnmatch(pattern.c_str(), name.c_str(), FNM_NOESCAPE) == 0;
 }
 
 std::vector<ParameterGroup> trainable_groups(Policy& student, const std::vector<std::string>& freeze) {

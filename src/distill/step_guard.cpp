@@ -1,4 +1,4 @@
-#include "shallowpi/distill/step_guard.h"
+#include "distill/step_guard.h"
 
 #include <cmath>
 

@@ -1,4 +1,4 @@
-#include "shallowpi/distill/stop_signal.h"
+#include "distill/stop_signal.h"
 
 #include <unistd.h>
 

@@ -1,9 +1,9 @@
-#include "shallowpi/distill/tensorboard.h"
+#include "distill/tensorboard.h"
 
 #include <unistd.h>
 
-#include <array>
 #include <bit>
+#include <boost/crc.hpp>
 #include <chrono>
 #include <cstring>
 
@@ -11,16 +11,6 @@
 
 namespace shallowpi {
 namespace {
-
-constexpr std::array<std::uint32_t, 256> make_crc_table() {
-  std::array<std::uint32_t, 256> table{};
-  for (std::uint32_t i = 0; i < 256; ++i) {
-    std::uint32_t crc = i;
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) ? 0x82f63b78u : 0);
-    table[i] = crc;
-  }
-  return table;
-}
 
 // TFRecord stores CRCs rotated and shifted, so that a CRC over data that holds CRCs stays meaningful.
 std::uint32_t masked(std::uint32_t crc) {
@@ -73,10 +63,9 @@ std::filesystem::path new_event_file(const std::filesystem::path& folder, std::i
 }  // namespace
 
 std::uint32_t crc32c(std::string_view bytes) {
-  static constexpr auto kTable = make_crc_table();
-  std::uint32_t crc = ~0u;
-  for (char c : bytes) crc = (crc >> 8) ^ kTable[(crc ^ static_cast<std::uint8_t>(c)) & 0xff];
-  return ~crc;
+  boost::crc_optimal<32, 0x1EDC6F41, 0xFFFFFFFF, 0xFFFFFFFF, true, true> crc;
+  crc.process_bytes(bytes.data(), bytes.size());
+  return crc.checksum();
 }
 
 std::string tfrecord(std::string_view bytes) {

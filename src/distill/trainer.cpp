@@ -1,15 +1,15 @@
-#include "shallowpi/distill/trainer.h"
+#include "distill/trainer.h"
 
-#include <cmath>
+#include <algorithm>
 
+#include "distill/batches.h"
+#include "distill/schedule.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/memory.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/base/trace.h"
 #include "shallowpi/data/random.h"
-#include "shallowpi/distill/schedule.h"
-#include "trainer_internal.h"
 
 namespace shallowpi {
 namespace {
@@ -61,15 +61,15 @@ Trainer::Trainer(TrainingSetup setup, TrainingModels models, RunFolder& folder,
   options.seed = config_.seed;
   loader_ =
       std::make_unique<Loader>(setup_.pipeline, *setup_.dataset, setup_.split.train, options, state_.step);
-  timed_from_ = std::chrono::steady_clock::now();
   timed_from_step_ = state_.step;
+  stopwatch_ = {};
 }
 
 void Trainer::run(const StopSignal& stop) {
   while (state_.step < config_.train.steps && !stop.requested()) {
     writer_.check();
     const TrainingBatch batch = loader_->next();
-    const auto step = [&] { apply(compute_gradient(batch)); };
+    const auto step = [&] { apply(compute_gradient(batch), batch); };
     if (state_.step + 1 == config_.train.trace_step) {
       trace(folder_.path() / "trace.json", setup_.device, step);
     } else {
@@ -89,8 +89,7 @@ Trainer::StepResult Trainer::compute_gradient(const TrainingBatch& batch) {
   // Drawn for the whole batch, so that the result does not depend on how it is divided.
   const std::uint64_t seed =
       Random({config_.seed, kTrainFlow, static_cast<std::uint64_t>(state_.step)}).next();
-  const FlowDraw draw =
-      draw_flow(batch.actions_bhd, config_.flow.draws, seed, config_.flow.beta_alpha, config_.flow.beta_beta);
+  const FlowDraw draw = draw_flow(batch.actions_bhd, config_.flow, seed);
   parameters_.zero_gradient();
   torch::Tensor sums;
   std::vector<std::string> names;
@@ -119,18 +118,26 @@ Trainer::StepResult Trainer::compute_gradient(const TrainingBatch& batch) {
   return result;
 }
 
-void Trainer::apply(const StepResult& result) {
+void Trainer::skip(const StepResult& result, StepVerdict verdict, const TrainingBatch& batch) {
+  const double loss = result.losses.front().second;
+  std::string frames;
+  if (state_.guard.skipped == 1) {  // the others are often for the same ones
+    const std::vector<std::int64_t> extreme = extreme_samples(batch);
+    frames = str(extreme.empty() ? "; its frames: " : "; extreme actions: ",
+                 describe_batch(setup_, state_.step, extreme));
+  }
+  log::warning("step ", state_.step + 1, " skipped: ",
+               verdict == StepVerdict::kNonFinite ? "a value is not finite" : "the gradient is an outlier",
+               " (loss ", loss, ", gradient norm ", result.gradient_norm, ")", frames);
+  // A run too short for that many skipped steps must not end as if it had trained.
+  const bool learned_nothing = state_.updates == 0 && state_.step + 1 == config_.train.steps;
+  if (state_.guard.in_a_row >= config_.train.max_skipped || learned_nothing) give_up(result, verdict);
+}
+
+void Trainer::apply(const StepResult& result, const TrainingBatch& batch) {
   const double loss = result.losses.front().second;
   const StepVerdict verdict = state_.guard.judge(loss, result.gradient_norm, config_.train.outlier_sigma);
-  if (verdict != StepVerdict::kApply) {
-    log::warning("step ", state_.step + 1, " skipped: ",
-                 verdict == StepVerdict::kNonFinite ? "a value is not finite" : "the gradient is an outlier",
-                 " (loss ", loss, ", gradient norm ", result.gradient_norm, ")");
-    // A run too short for that many skipped steps must not end as if it had trained.
-    const bool learned_nothing = state_.updates == 0 && state_.step + 1 == config_.train.steps;
-    if (state_.guard.in_a_row >= config_.train.max_skipped || learned_nothing) give_up(result, verdict);
-    return;
-  }
+  if (verdict != StepVerdict::kApply) return skip(result, verdict, batch);
   torch::NoGradGuard no_grad;
   clip_gradient(parameters_.gradient(), result.gradient_norm, config_.optimizer.clip_norm);
   optimizer_.step(parameters_.master(), parameters_.gradient(),
@@ -179,8 +186,7 @@ void Trainer::log_if_due() {
 }
 
 StepTiming Trainer::take_timing() {
-  const auto now = std::chrono::steady_clock::now();
-  const double seconds = std::max(1e-9, std::chrono::duration<double>(now - timed_from_).count());
+  const double seconds = std::max(1e-9, stopwatch_.lap());
   const double steps = static_cast<double>(state_.step - timed_from_step_);
   StepTiming timing;
   timing.samples_per_second = steps * static_cast<double>(config_.train.batch_size) / seconds;
@@ -188,7 +194,6 @@ StepTiming Trainer::take_timing() {
   timing.seconds_left =
       static_cast<double>(config_.train.steps - state_.step) * seconds / std::max(1.0, steps);
   timing.memory_bytes = peak_memory(setup_.device);
-  timed_from_ = now;
   timed_from_step_ = state_.step;
   timed_wait_ = loader_->wait_seconds();
   return timing;
@@ -215,8 +220,7 @@ Scalars Trainer::held_out_losses() {
   for (std::size_t i = 0; i < held_out_.size(); ++i) {
     // The same noise and times at every evaluation.
     const std::uint64_t seed = Random({config_.seed, kHeldOutFlow, i}).next();
-    const FlowDraw draw = draw_flow(held_out_[i].actions_bhd, config_.flow.draws, seed,
-                                    config_.flow.beta_alpha, config_.flow.beta_beta);
+    const FlowDraw draw = draw_flow(held_out_[i].actions_bhd, config_.flow, seed);
     for (const LossTerm& term :
          distiller_.losses(to_device(held_out_[i], setup_.device), to_device(draw, setup_.device))) {
       auto& [sum, count] = sums[term.name];
@@ -257,7 +261,9 @@ void Trainer::save() {
   weights.merge(student_->named_tensors(/*with_dead=*/true));  // frozen and dead ones do not change
   writer_.start([this, weights = std::move(weights), tensors = by_name(copies), state = state_] {
     folder_.publish(state.step, state.best_step, config_.train, [&](const std::filesystem::path& folder) {
-      write_checkpoint_files(folder, contents(), weights, torch::kBFloat16, setup_.origin());
+      const CheckpointInfo* origin = setup_.origin();
+      write_checkpoint_files(folder, contents(), weights, torch::kBFloat16,
+                             origin ? origin->folder : std::filesystem::path());
       std::filesystem::create_directory(folder / "training_state");
       write_training_state(folder / "training_state", state, dump_config(setup_.resolved), tensors);
     });

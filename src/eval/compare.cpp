@@ -22,8 +22,8 @@ struct Run {
   RolloutResults results;
 };
 
-Run read_run(const std::string& text) {
-  const auto [label, folder] = read_labelled_path(text);
+Run read_run(const LabelledPath& path) {
+  const auto& [label, folder] = path;
   const fs::path file = fs::is_regular_file(folder) ? folder : folder / "results.json";
   if (!fs::exists(file))
     throw UsageError(str(folder.string(), ": there is no results.json; give the --out folders of rollouts"));
@@ -48,6 +48,10 @@ void warn_of_different_episodes(const Run& first, const Run& second) {
       log::warning(second.label, " was run with another ", key, " than ", first.label, " (",
                    second.results.settings.value(key, Json()).dump(), " instead of ",
                    first.results.settings.value(key, Json()).dump(), "): its episodes are not the same");
+}
+
+std::string probability(double p) {
+  return p < 1e-4 ? "< 0.0001" : fixed(p, 4);
 }
 
 std::string signed_percent(double value) {
@@ -75,10 +79,10 @@ void write_videos(const std::vector<Run>& runs, const fs::path& out) {
 
 }  // namespace
 
-int run_compare(const CompareOptions& options) {
+void run_compare(const CompareOptions& options) {
   if (options.runs.size() < 2) throw UsageError("compare needs at least two runs");
   std::vector<Run> runs;
-  for (const std::string& text : options.runs) runs.push_back(read_run(text));
+  for (const LabelledPath& path : read_labelled_paths(options.runs, "runs")) runs.push_back(read_run(path));
   std::vector<std::vector<std::string>> rows;
   Json report = Json::array();
   for (const Run& run : runs) {
@@ -102,7 +106,7 @@ int run_compare(const CompareOptions& options) {
                  {str(counts.n()), str(counts.only_first, " / ", counts.only_second),
                   signed_percent(paired_difference(counts)),
                   str("[", signed_percent(difference.low), ", ", signed_percent(difference.high), "]"),
-                  fixed(mcnemar_exact(counts), 4)});
+                  probability(mcnemar_exact(counts))});
       entry["against"] = runs.front().label;
       entry["paired"] = {{"episodes", counts.n()},
                          {"both", counts.both},
@@ -122,7 +126,6 @@ int run_compare(const CompareOptions& options) {
       rows);
   if (!options.out.empty()) write_file_atomically(options.out, report.dump(2) + "\n");
   if (!options.video.empty()) write_videos(runs, options.video);
-  return 0;
 }
 
 }  // namespace shallowpi

@@ -8,7 +8,7 @@ namespace shallowpi {
 DemoChoice choose_demos(const std::vector<std::string>& files, const std::string& held_out,
                         const std::vector<std::string>& settings) {
   for (const std::string& setting : settings)
-    if (setting.rfind("data.", 0) != 0 && setting.rfind("seed=", 0) != 0)
+    if (!setting.starts_with("data.") && !setting.starts_with("seed="))
       throw UsageError(str("--set ", setting, ": only data.* and the split's seed play a part here"));
   const DistillConfig run = load_distill_config(held_out, settings, ConfigUse::kAny).config;
   DemoChoice demos{run.data, !held_out.empty(), run.seed};

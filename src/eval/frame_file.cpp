@@ -7,7 +7,7 @@ namespace {
 
 /// One frame of one policy; the keys are the columns.
 Json frame_json(const Dataset& dataset, const PolicyReport& report, const FrameReport& frame) {
-  const EpisodeFile& file = *dataset.sources()[static_cast<std::size_t>(frame.sample.source)].file;
+  const EpisodeFile& file = dataset.file(frame.sample);
   const auto when_network = [&](double value) { return report.layers > 0 ? Json(value) : Json(nullptr); };
   Json line;
   line["policy"] = report.label;

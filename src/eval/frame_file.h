@@ -9,8 +9,8 @@
 namespace shallowpi {
 
 /// JSON lines, or CSV with a header row: policy, file, episode, step, loss_task, velocity_error, loss_kd,
-/// velocity_error_teacher, loss_attn, action_error, action_error_robot. What does not apply is null (empty in
-/// CSV).
+/// velocity_error_teacher, loss_attn, action_error, action_error_robot.
+/// What does not apply is null, in CSV empty.
 std::string frame_file(const Dataset& dataset, const std::vector<PolicyReport>& reports, bool csv);
 
 }  // namespace shallowpi

@@ -33,6 +33,12 @@ std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DemoCh
   return spread_samples(samples, count);
 }
 
+std::string frame_name(const Dataset& dataset, const Dataset::Sample& frame) {
+  const EpisodeFile& file = dataset.file(frame);
+  const std::string& episode = file.episodes()[static_cast<std::size_t>(frame.episode)].name;
+  return str(file.path().filename().string(), " ", episode, " step ", frame.step);
+}
+
 std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::Sample>& frames,
                                                      std::int64_t batch_size) {
   std::vector<std::vector<Dataset::Sample>> batches;
@@ -46,19 +52,21 @@ std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::
 SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data) {
   if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
   std::optional<NormStats> stats = given_stats(data);
+  const StatsOrigin origin = stats ? StatsOrigin::kData : StatsOrigin::kPolicy;
   if (!stats) stats = info.stats;  // also those that its run computed
   if (!stats)
     throw UsageError(str(info.folder.string(),
                          " has no normalisation statistics: name some with --set data.norm_stats=FILE"));
   const auto tokenizer = std::make_shared<Tokenizer>(find_tokenizer(data.tokenizer, info.tokenizer));
-  return SamplePipeline(dataset, info.spec, *stats, tokenizer, info.config.vocab);
+  return SamplePipeline(dataset, info.spec, *stats, tokenizer, info.config.vocab, origin);
 }
 
 FlowDraw draw_for_frames(const torch::Tensor& actions_bhd, const std::vector<Dataset::Sample>& frames,
                          const MeasureOptions& options) {
+  const FlowConfig flow{.draws = options.draws};
   std::vector<torch::Tensor> noise, t, x_t, target;
   for (std::size_t b = 0; b < frames.size(); ++b) {
-    const FlowDraw draw = draw_flow(actions_bhd.narrow(0, static_cast<std::int64_t>(b), 1), options.draws,
+    const FlowDraw draw = draw_flow(actions_bhd.narrow(0, static_cast<std::int64_t>(b), 1), flow,
                                     frame_seed(frames[b], options.seed));
     noise.push_back(draw.noise);
     t.push_back(draw.t);

@@ -1,7 +1,7 @@
 // The frames of demonstrations that a policy is measured on, and what is drawn for each of them.
 #pragma once
 
-#include "shallowpi/data/loader.h"
+#include "shallowpi/data/pipeline.h"
 #include "shallowpi/distill/flow.h"
 #include "shallowpi/eval/demo_choice.h"
 #include "shallowpi/eval/measure.h"
@@ -9,10 +9,13 @@
 
 namespace shallowpi {
 
-/// `count` frames (0: all) of `demos`, evenly spread over their episodes. Throws UsageError where there are
-/// none.
+/// `count` frames (0: all) of `demos`, evenly spread over their episodes.
+/// Throws UsageError where there are none.
 std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DemoChoice& demos,
                                             std::int64_t count);
+
+/// "soup.hdf5 demo_3 step 4", for messages.
+std::string frame_name(const Dataset& dataset, const Dataset::Sample& frame);
 
 /// `frames` in their order, `batch_size` (>= 1) at a time; the last batch may be smaller.
 std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::Sample>& frames,

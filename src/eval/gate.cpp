@@ -18,7 +18,24 @@ namespace {
 
 using Frames = std::vector<Dataset::Sample>;
 
+/// A limit that nothing can break, or that everything breaks, is a mistake.
+void check_limit(const char* option, double value, double low, double high) {
+  if (!(value >= low && value <= high))  // NaN neither
+    throw UsageError(
+        str(option, " ", value, ": must be ", low, std::isinf(high) ? " or more" : str(" to ", high)));
+}
+
+void check_limits(const GateLimits& limits) {
+  check_limit("--min-cosine", limits.min_cosine_mean, -1, 1);
+  check_limit("--min-cosine-worst", limits.min_cosine_worst, -1, 1);
+  check_limit("--max-abs", limits.max_abs_mean, 0, INFINITY);
+  check_limit("--max-abs-worst", limits.max_abs_worst, 0, INFINITY);
+  check_limit("--max-l2", limits.max_l2_mean, 0, INFINITY);
+  check_limit("--max-l2-worst", limits.max_l2_worst, 0, INFINITY);
+}
+
 void check_options(const GateOptions& options) {
+  check_limits(options.limits);
   if (options.frames < 0) throw UsageError(str("--frames ", options.frames, ": must not be negative"));
   if (options.batch_size < 1)
     throw UsageError(str("--batch-size ", options.batch_size, ": must be at least 1"));
@@ -115,7 +132,7 @@ std::vector<double> robot_differences(const Dataset& dataset, const SamplePipeli
                                       const torch::Tensor& candidate_nhd) {
   std::vector<double> worst(static_cast<std::size_t>(pipeline.spec().robot.action_dim), 0.0);
   for (std::size_t n = 0; n < frames.size(); ++n) {
-    const auto& state = dataset.sources()[frames[n].source].file->states(frames[n].episode)[frames[n].step];
+    const std::vector<float> state = dataset.state(frames[n]);
     const auto row = static_cast<std::int64_t>(n);
     const RobotActions a = pipeline.to_robot(reference_nhd[row], state),
                        b = pipeline.to_robot(candidate_nhd[row], state);
@@ -130,11 +147,7 @@ std::vector<double> robot_differences(const Dataset& dataset, const SamplePipeli
 
 Json names_of(const Dataset& dataset, const Frames& frames) {
   Json names = Json::array();
-  for (const Dataset::Sample& frame : frames) {
-    const EpisodeFile& file = *dataset.sources()[frame.source].file;
-    names.push_back(
-        str(file.path().filename().string(), " ", file.episodes()[frame.episode].name, " step ", frame.step));
-  }
+  for (const Dataset::Sample& frame : frames) names.push_back(frame_name(dataset, frame));
   return names;
 }
 
@@ -147,6 +160,7 @@ std::string number(const Json& value) {
 Json run_gate_json(const GateOptions& options) {
   check_options(options);
   const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
+  verify_files(info, OptionalFiles::kUnchecked);
   const Dataset dataset = open_data(options.demos.data);
   const Frames frames = choose_samples(dataset, options.demos, options.frames);
   const SamplePipeline pipeline = make_pipeline(dataset, info, options.demos.data);

@@ -11,13 +11,14 @@
 namespace shallowpi {
 namespace {
 
-Named read_checked(const LayerStudyOptions& options) {
+LabelledCheckpoint read_checked(const LayerStudyOptions& options) {
   const OfflineOptions& offline = options.offline;
   if (offline.checkpoints.size() != 1) throw UsageError("give one --checkpoint DIR");
   if (offline.demos.data.files.empty())
     throw UsageError("give --data FILE... (demonstrations), or --held-out CONFIG of a run");
   if (offline.frames < 0) throw UsageError(str("--frames ", offline.frames, ": must not be negative"));
-  Named named = read_named(offline.checkpoints.front(), offline);
+  LabelledCheckpoint named =
+      read_labelled_checkpoint(read_labelled_path(offline.checkpoints.front()), offline.horizon);
   const std::int64_t depth = named.info.config.depth();
   if (options.keep < 1 || options.keep > depth)
     throw UsageError(
@@ -48,11 +49,10 @@ Json LayerSubject::circumstances() const {
           {"keep", options_.keep}};
 }
 
-int finish_study(const Json& report, const std::string& tables, const LayerStudyOptions& options) {
+void finish_study(const Json& report, const std::string& tables, const LayerStudyOptions& options) {
   const std::string text = report.dump(2) + "\n";
   std::cout << (options.json ? text : tables);
   if (!options.offline.out.empty()) write_file_atomically(options.offline.out, text);
-  return static_cast<int>(ExitCode::kDone);
 }
 
 std::string layer_map_setting(const std::vector<std::int64_t>& kept) {

@@ -1,11 +1,12 @@
 // What the two commands about layers share: their input, and how they end.
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "eval/frames.h"
-#include "eval/named_checkpoint.h"
+#include "eval/labelled_path.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/eval/layers.h"
 
@@ -18,6 +19,7 @@ class LayerSubject {
   explicit LayerSubject(const LayerStudyOptions& options);
 
   Policy& policy() { return policy_; }
+  const std::filesystem::path& folder() const { return named_.info.folder; }
   const SamplePipeline& pipeline() const { return pipeline_; }
   const std::vector<Dataset::Sample>& samples() const { return samples_; }
   /// What a report says of the measurement: policy, frames, seed, ...
@@ -25,7 +27,7 @@ class LayerSubject {
 
  private:
   const LayerStudyOptions& options_;
-  Named named_;
+  LabelledCheckpoint named_;
   Dataset dataset_;
   std::vector<Dataset::Sample> samples_;
   SamplePipeline pipeline_;
@@ -33,7 +35,7 @@ class LayerSubject {
 };
 
 /// Prints the tables, or the report where options.json is set, and writes the report to options.offline.out.
-int finish_study(const Json& report, const std::string& tables, const LayerStudyOptions& options);
+void finish_study(const Json& report, const std::string& tables, const LayerStudyOptions& options);
 
 /// As shallowpi-distill takes it: "student.layer_map=[0,3,6]".
 std::string layer_map_setting(const std::vector<std::int64_t>& kept);

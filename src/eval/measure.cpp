@@ -1,6 +1,7 @@
 #include "shallowpi/eval/measure.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "eval/frames.h"
@@ -12,8 +13,6 @@
 
 namespace shallowpi {
 namespace {
-
-using Chunk = std::vector<std::vector<float>>;  // [H][robot or policy dims]
 
 /// The teacher layer that the student's layer floor(L / 2) was copied from; nothing where that is not known.
 std::optional<std::int64_t> matching_teacher_layer(MeasuredPolicy& student, Policy& teacher) {
@@ -56,22 +55,8 @@ torch::Tensor mean_per_sample(const torch::Tensor& values, std::int64_t batch) {
   return values.reshape({batch, -1}).mean(1).to(torch::kCPU, torch::kFloat64);
 }
 
-/// The demonstrated chunk at `sample` in robot units; beyond the episode's end its last action repeats.
-Chunk demonstrated_chunk(const Dataset& dataset, const Dataset::Sample& sample, std::int64_t horizon) {
-  const Chunk& actions = dataset.sources()[sample.source].file->actions(sample.episode);
-  Chunk chunk;
-  for (std::int64_t h = 0; h < horizon; ++h)
-    chunk.push_back(
-        actions[std::min<std::size_t>(static_cast<std::size_t>(sample.step + h), actions.size() - 1)]);
-  return chunk;
-}
-
-const std::vector<float>& raw_state(const Dataset& dataset, const Dataset::Sample& sample) {
-  return dataset.sources()[sample.source].file->states(sample.episode)[static_cast<std::size_t>(sample.step)];
-}
-
 /// Mean absolute error per dim over the steps of two chunks.
-std::vector<double> error_per_dim(const Chunk& a, const Chunk& b) {
+std::vector<double> error_per_dim(const RobotActions& a, const RobotActions& b) {
   std::vector<double> error(a.at(0).size(), 0.0);
   for (std::size_t h = 0; h < a.size(); ++h)
     for (std::size_t d = 0; d < error.size(); ++d)
@@ -113,6 +98,7 @@ class Measurement {
         subject_.policy->sample_actions(pass.cache, observation.state_bd, noise_bhd, options_.steps)
             .to(torch::kCPU);
     action_errors(sampled_bhd, batch.actions_bhd, first);
+    check_finite(first);
   }
 
   /// Milliseconds from one observation to one chunk, repeated after a warm-up.
@@ -140,6 +126,19 @@ class Measurement {
     return static_cast<std::int64_t>(reports_.size() - first);
   }
   std::int64_t real_dims() const { return pipeline_.spec().robot.action_dim; }
+
+  /// No mean over frames means anything with one of these.
+  void check_finite(std::size_t first) const {
+    const auto bad = [](const std::optional<double>& value) { return value && !std::isfinite(*value); };
+    for (std::size_t i = first; i < reports_.size(); ++i) {
+      const FrameReport& report = reports_[i];
+      const bool own = bad(report.loss_task) || bad(report.velocity_error) || bad(report.action_error) ||
+                       bad(report.action_error_robot);
+      if (own || bad(report.loss_kd) || bad(report.velocity_error_teacher) || bad(report.loss_attn))
+        throw CorruptError(str(own ? subject_.label : "the teacher", ": its outputs are not finite (",
+                               frame_name(dataset_, report.sample), ")"));
+    }
+  }
 
   void velocity_errors(const FlowPass& pass, const FlowDraw& draw, std::size_t first) {
     const torch::Tensor squared = (pass.velocity_bhd - draw.target).square();
@@ -176,9 +175,9 @@ class Measurement {
     for (std::int64_t b = 0; b < batch_size(first); ++b) {
       FrameReport& report = reports_[first + b];
       report.action_error = mean[b].item<double>();
-      const Chunk sampled = pipeline_.to_robot(sampled_bhd[b], raw_state(dataset_, report.sample));
+      const RobotActions sampled = pipeline_.to_robot(sampled_bhd[b], dataset_.state(report.sample));
       const std::vector<double> robot =
-          error_per_dim(sampled, demonstrated_chunk(dataset_, report.sample, sampled_bhd.size(1)));
+          error_per_dim(sampled, dataset_.chunk(report.sample, sampled_bhd.size(1)));
       report.action_error_robot = mean_of(robot);
       add_to(robot_error_sums_, robot);
     }
@@ -236,6 +235,7 @@ BatchLosses batch_losses(MeasuredPolicy& student, Policy* teacher, const Observa
   const FlowPass pass = run_flow(student.policy, observation, draw, student.policy->config().depth() / 2);
   BatchLosses losses;
   losses.loss_task = velocity_loss(pass.velocity_bhd, draw.target, dims).mean().item<double>();
+  if (!std::isfinite(losses.loss_task)) throw CorruptError(student.label + ": its outputs are not finite");
   if (teacher == nullptr) return losses;
   const std::optional<std::int64_t> layer = matching_teacher_layer(student, *teacher);
   if (!layer)
@@ -246,6 +246,8 @@ BatchLosses batch_losses(MeasuredPolicy& student, Policy* teacher, const Observa
   const FlowPass reference = run_flow(*teacher, observation, draw, *layer);
   losses.loss_kd = velocity_loss(pass.velocity_bhd, reference.velocity_bhd, dims).mean().item<double>();
   losses.loss_attn = attention_loss(reference.tap, pass.tap).mean().item<double>();
+  if (!std::isfinite(*losses.loss_kd) || !std::isfinite(*losses.loss_attn))
+    throw CorruptError("the teacher: its outputs are not finite");
   return losses;
 }
 
@@ -289,15 +291,15 @@ PolicyReport repeat_last_action(const Dataset& dataset, const SamplePipeline& pi
   const std::int64_t horizon = pipeline.spec().horizon;
   for (const Dataset::Sample& sample : samples) {
     if (sample.step == 0) continue;  // nothing was executed before it
-    const auto& actions = dataset.sources()[sample.source].file->actions(sample.episode);
-    const Chunk repeated(static_cast<std::size_t>(horizon),
-                         actions[static_cast<std::size_t>(sample.step) - 1]);
-    const Chunk truth = demonstrated_chunk(dataset, sample, horizon);
-    const std::vector<float>& state = raw_state(dataset, sample);
+    const RobotActions& actions = dataset.file(sample).actions(sample.episode);
+    const RobotActions repeated(static_cast<std::size_t>(horizon),
+                                actions[static_cast<std::size_t>(sample.step) - 1]);
+    const RobotActions truth = dataset.chunk(sample, horizon);
+    const std::vector<float> state = dataset.state(sample);
     const std::vector<double> robot = error_per_dim(repeated, truth);
     FrameReport frame;
     frame.sample = sample;
-    const auto normalised = [&](const Chunk& chunk) {
+    const auto normalised = [&](const RobotActions& chunk) {
       return policy_actions(pipeline.spec(), pipeline.stats().actions, chunk, state);
     };
     frame.action_error = mean_of(error_per_dim(normalised(repeated), normalised(truth)));

@@ -5,7 +5,7 @@
 
 #include "eval/frame_file.h"
 #include "eval/frames.h"
-#include "eval/named_checkpoint.h"
+#include "eval/labelled_path.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
@@ -19,15 +19,10 @@
 namespace shallowpi {
 namespace {
 
-std::vector<Named> read_all(const OfflineOptions& options) {
-  std::vector<Named> all;
-  std::set<std::string> labels;
-  for (const std::string& text : options.checkpoints) {
-    all.push_back(read_named(text, options));
-    if (!labels.insert(all.back().label).second)
-      throw UsageError(
-          str("two checkpoints are called '", all.back().label, "': name them, as in before=DIR after=DIR"));
-  }
+std::vector<LabelledCheckpoint> read_all(const OfflineOptions& options) {
+  std::vector<LabelledCheckpoint> all;
+  for (const LabelledPath& path : read_labelled_paths(options.checkpoints, "checkpoints"))
+    all.push_back(read_labelled_checkpoint(path, options.horizon));
   return all;
 }
 
@@ -45,7 +40,7 @@ void check_options(const OfflineOptions& options) {
 }
 
 /// A student's losses mean nothing against a teacher that it did not come from.
-void warn_of_foreign_teacher(const Named& student, const std::string& teacher_fingerprint) {
+void warn_of_foreign_teacher(const LabelledCheckpoint& student, const std::string& teacher_fingerprint) {
   if (student.info.teacher_fingerprint.empty() || student.info.teacher_fingerprint == teacher_fingerprint)
     return;
   log::warning(student.label, " was distilled from another teacher (",
@@ -53,7 +48,7 @@ void warn_of_foreign_teacher(const Named& student, const std::string& teacher_fi
                teacher_fingerprint.substr(0, 12), ")");
 }
 
-MeasuredPolicy load(const Named& named, const OfflineOptions& options) {
+MeasuredPolicy load(const LabelledCheckpoint& named, const OfflineOptions& options) {
   return {named.label, load_policy(named.info, options.dtype, options.measure.device),
           named.info.kept_layers};
 }
@@ -66,14 +61,14 @@ Json losses_json(const BatchLosses& losses) {
   return out;
 }
 
-int run_on_batch(const OfflineOptions& options) {
-  const std::vector<Named> all = read_all(options);
+void run_on_batch(const OfflineOptions& options) {
+  const std::vector<LabelledCheckpoint> all = read_all(options);
   Policy teacher{nullptr};
   if (!options.teacher.empty())
     teacher = load_policy(read_checkpoint_info(options.teacher, options.horizon), options.dtype,
                           options.measure.device);
   Json out;
-  for (const Named& named : all) {
+  for (const LabelledCheckpoint& named : all) {
     const PolicyInputs inputs =
         read_policy_inputs(options.batch, named.info.config).to(options.measure.device);
     if (!inputs.actions_bhd.defined() || !inputs.noise_bhd.defined() || !inputs.time_b.defined())
@@ -90,7 +85,6 @@ int run_on_batch(const OfflineOptions& options) {
   const std::string text = out.dump(2) + "\n";
   std::cout << text;
   if (!options.out.empty()) write_file_atomically(options.out, text);
-  return static_cast<int>(ExitCode::kDone);
 }
 
 /// Measures all policies of one call and collects their reports.
@@ -99,12 +93,12 @@ class Comparison {
   Comparison(const OfflineOptions& options, const Dataset& dataset, std::vector<Dataset::Sample> samples)
       : options_(options), dataset_(dataset), samples_(std::move(samples)) {}
 
-  void run(const std::vector<Named>& all) {
+  void run(const std::vector<LabelledCheckpoint>& all) {
     if (!options_.teacher.empty()) load_teacher(all);
     std::set<std::vector<std::int64_t>> skipped;
-    for (const Named& named : all) {
+    for (const LabelledCheckpoint& named : all) {
       const SamplePipeline pipeline = make_pipeline(dataset_, named.info, options_.demos.data);
-      const bool is_teacher = teacher_ && same_folder(named.info.folder, options_.teacher);
+      const bool is_teacher = teacher_ && std::filesystem::equivalent(named.info.folder, options_.teacher);
       const auto& kept = named.info.kept_layers;
       if (teacher_ && !is_teacher) warn_of_foreign_teacher(named, teacher_fingerprint_);
       if (options_.skipped && !is_teacher && !kept.empty() && skipped.insert(kept).second)
@@ -118,16 +112,13 @@ class Comparison {
   const std::vector<PolicyReport>& reports() const { return reports_; }
 
  private:
-  static bool same_folder(const std::filesystem::path& a, const std::filesystem::path& b) {
-    return std::filesystem::equivalent(a, b);
-  }
-
   /// The teacher gets a row of its own where it is not one of the checkpoints anyway.
-  void load_teacher(const std::vector<Named>& all) {
-    const Named named = read_named(str("teacher=", options_.teacher.string()), options_);
+  void load_teacher(const std::vector<LabelledCheckpoint>& all) {
+    const LabelledCheckpoint named =
+        read_labelled_checkpoint({"teacher", options_.teacher}, options_.horizon);
     bool is_listed = false;
-    for (const Named& other : all) {
-      const bool is_same = same_folder(other.info.folder, options_.teacher);
+    for (const LabelledCheckpoint& other : all) {
+      const bool is_same = std::filesystem::equivalent(other.info.folder, options_.teacher);
       is_listed |= is_same;
       if (!is_same && other.label == named.label)
         throw UsageError(str("--checkpoint ", other.info.folder.string(),
@@ -180,8 +171,8 @@ Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::S
   return out;
 }
 
-int run_on_data(const OfflineOptions& options) {
-  const std::vector<Named> all = read_all(options);
+void run_on_data(const OfflineOptions& options) {
+  const std::vector<LabelledCheckpoint> all = read_all(options);
   const Dataset dataset = open_data(options.demos.data);
   const std::vector<Dataset::Sample> samples = choose_samples(dataset, options.demos, options.frames);
   Comparison comparison(options, dataset, samples);
@@ -193,14 +184,16 @@ int run_on_data(const OfflineOptions& options) {
   if (!options.per_frame.empty())
     write_file_atomically(options.per_frame,
                           frame_file(dataset, comparison.reports(), options.per_frame.extension() == ".csv"));
-  return static_cast<int>(ExitCode::kDone);
 }
 
 }  // namespace
 
-int run_offline(const OfflineOptions& options) {
+void run_offline(const OfflineOptions& options) {
   check_options(options);
-  return options.batch.empty() ? run_on_data(options) : run_on_batch(options);
+  if (options.batch.empty())
+    run_on_data(options);
+  else
+    run_on_batch(options);
 }
 
 }  // namespace shallowpi

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <deque>
 #include <iostream>
+#include <set>
 #include <tuple>
 
+#include "distill/progress.h"
+#include "distill/stop_signal.h"
 #include "eval/rollout_episode.h"
 #include "eval/video.h"
 #include "shallowpi/base/cli.h"
@@ -14,8 +17,6 @@
 #include "shallowpi/base/status_line.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/distill/progress.h"
-#include "shallowpi/distill/stop_signal.h"
 #include "shallowpi/runtime/api_key.h"
 
 namespace shallowpi {
@@ -114,7 +115,19 @@ class Rollout {
   static const fs::path& prepared(const fs::path& out) {
     if (out.empty()) throw UsageError("no --out DIR");
     fs::create_directories(out);
+    check_own(out);
     return out;
+  }
+  /// Not among other files: those of a training run, say.
+  static void check_own(const fs::path& out) {
+    static const std::set<std::string> kOwn{"results.json", "report.html", "logs", "videos"};
+    if (fs::exists(out / "results.json")) return;  // resume_from() looks at that
+    for (const auto& entry : fs::directory_iterator(out)) {
+      const std::string name = entry.path().filename().string();
+      if (!name.starts_with('.') && kOwn.count(name.substr(0, name.find(".tmp-"))) == 0)
+        throw UsageError(str("--out ", out.string(), " is no rollout's folder, it holds ", name,
+                             "; name an empty or a new one"));
+    }
   }
   fs::path results_file() const { return options_.out / "results.json"; }
 
@@ -129,7 +142,8 @@ class Rollout {
       const auto count = static_cast<std::int64_t>(suites.at(suite).size());
       for (std::int64_t task : chosen_tasks(suite, suites.at(suite))) {
         const Json& described = suites.at(suite)[static_cast<std::size_t>(task)];
-        tasks_[{suite, task}] = {described.at("name"), described.at("language"), described.at("init_states")};
+        tasks_[{suite, task}] = {described.at("language"), described.at("init_states")};
+        policy_.check_task(tasks_.at({suite, task}).language);
         for (std::int64_t trial = 0; trial < options_.trials; ++trial, ++asked)
           if (!results_.episodes.count({suite, task, trial})) waiting_.push_back({suite, task, trial});
       }

@@ -8,8 +8,7 @@ namespace shallowpi {
 namespace {
 
 constexpr const char* kWhere = "a simulator's answer";
-constexpr const char* kCameras[] = {"base_0_rgb", "left_wrist_0_rgb"};
-const Action kStandStill = {0, 0, 0, 0, 0, 0, -1};  // openpi's dummy action: gripper open
+constexpr std::size_t kImages = 2;  // of an answer, the scene and the wrist: the first of kCanonicalCameras
 
 std::vector<double> state_of(const Json& json) {
   const auto state = json_get<std::vector<double>>(json, "state", kWhere);
@@ -81,10 +80,10 @@ RobotObservation Episode::observation(const SimulatorAnswer& answer) const {
   out.prompt = task_.language;
   if (!json_get<bool>(answer.json, "images", kWhere)) return out;
   const auto size = static_cast<std::size_t>(settings_.image_size), bytes = size * size * 3;
-  if (answer.payload.size() < 2 * bytes) throw SimulatorFault("a simulator's images are too short");
-  for (std::size_t i = 0; i < std::size(kCameras); ++i) {
+  if (answer.payload.size() < kImages * bytes) throw SimulatorFault("a simulator's images are too short");
+  for (std::size_t i = 0; i < kImages; ++i) {
     const auto begin = answer.payload.begin() + static_cast<std::ptrdiff_t>(i * bytes);
-    out.images[kCameras[i]] = {
+    out.images[kCanonicalCameras[i]] = {
         settings_.image_size, settings_.image_size, {begin, begin + static_cast<std::ptrdiff_t>(bytes)}};
   }
   return out;
@@ -95,7 +94,7 @@ void Episode::take_actions(RobotActions actions, double milliseconds) {
   ++record_.calls;
   if (!chunker_) {
     chunker_.emplace(settings_.chunking_options(static_cast<std::int64_t>(actions.size())));
-    chunker_->reset(kStandStill);
+    chunker_->reset(kLiberoStandStill);
     request_ = chunker_->next_request();
   }
   for (const auto& action : actions)

@@ -11,7 +11,7 @@ namespace shallowpi {
 
 /// A task as the simulator describes it.
 struct TaskInfo {
-  std::string name, language;
+  std::string language;
   std::int64_t init_states = 0;
 };
 
@@ -26,14 +26,14 @@ class Episode {
   void take_answer(SimulatorAnswer answer);
   bool wants_policy() const { return call_.has_value(); }
   const PolicyCall& call() const { return *call_; }
-  /// The chunk for call(); throws Error where it cannot be executed, UsageError where it is too short for the
-  /// latency.
+  /// The chunk for call(). Throws Error where it cannot be executed, and UsageError where it is too short for
+  /// the latency.
   void take_actions(RobotActions actions, double milliseconds);
   bool finished() const { return finished_; }
 
   const EpisodeRecord& record() const { return record_; }
-  /// Frames of the last answer, where the episode is recorded: RGB, image_size x 2 image_size, one after the
-  /// other.
+  /// The last answer's frames, one after the other, where the episode is recorded: RGB, image_size x
+  /// 2 image_size.
   std::string_view frames() const;
   bool recorded() const { return record_frames_; }
   const EpisodeKey& key() const { return record_.key; }
@@ -54,7 +54,7 @@ class Episode {
   std::optional<ChunkAnswer> answer_;     // computed, on its way
   std::int64_t answer_tick_ = 0;
   std::optional<ChunkRequest> request_;  // at the tick where planned_ ends
-  ActionChunk planned_;                  // actions up to there
+  RobotActions planned_;                 // actions up to there
   std::optional<PolicyCall> call_;
   SimulatorAnswer last_;
 };

@@ -12,16 +12,16 @@
 namespace shallowpi {
 namespace {
 
-/// LIBERO's cameras, and one that openpi's policies know and that stays empty.
-constexpr const char* kKnownCameras[] = {"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"};
-
 void check_fits(const std::string& folder, const PolicySpec& spec) {
   std::vector<std::string> problems;
+  const auto holds = [](const std::vector<std::string>& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  // openpi's policies know one camera more than LIBERO has, which stays empty.
   for (const std::string& camera : spec.image_keys)
-    if (std::find(std::begin(kKnownCameras), std::end(kKnownCameras), camera) == std::end(kKnownCameras))
+    if (!holds(kCanonicalCameras, camera))
       problems.push_back(str("its camera ", camera, " is none of LIBERO's (base_0_rgb, left_wrist_0_rgb)"));
-  if (std::find(spec.image_keys.begin(), spec.image_keys.end(), kKnownCameras[0]) == spec.image_keys.end())
-    problems.push_back("it does not use base_0_rgb");
+  if (!holds(spec.image_keys, "base_0_rgb")) problems.push_back("it does not use base_0_rgb");
   if (spec.robot.state_dim != kLiberoStateDim)
     problems.push_back(str("its state has ", spec.robot.state_dim, " dims, LIBERO's has ", kLiberoStateDim));
   if (spec.robot.action_dim != kLiberoActionDim)
@@ -63,10 +63,7 @@ class CheckpointPolicy final : public RolloutPolicy {
     std::vector<InferRequest> requests;
     const auto& keys = runner_.transform().spec().image_keys;
     for (const PolicyCall& call : calls) {
-      requests.push_back(
-          {.observation = call.observation,
-           .noise_hd = runner_.noise(noise_seed(call, seed_)),
-           .prefix_actions_hd = runner_.transform().from_robot(call.prefix, call.observation.state)});
+      requests.push_back(runner_.request(call.observation, call.prefix, noise_seed(call, seed_)));
       // A policy may do with fewer cameras than LIBERO has.
       std::erase_if(requests.back().observation.images, [&](const auto& image) {
         return std::find(keys.begin(), keys.end(), image.first) == keys.end();

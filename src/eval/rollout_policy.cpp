@@ -1,5 +1,6 @@
 #include "shallowpi/eval/rollout_policy.h"
 
+#include <algorithm>
 #include <charconv>
 #include <map>
 
@@ -36,7 +37,7 @@ class Noop final : public BlindPolicy {
   Json identity() const override { return {{"kind", "noop"}}; }
 
  protected:
-  std::vector<float> action(const PolicyCall&, std::int64_t) override { return {0, 0, 0, 0, 0, 0, -1}; }
+  std::vector<float> action(const PolicyCall&, std::int64_t) override { return kLiberoStandStill; }
 };
 
 /// Demonstrations as recorded, by instruction.
@@ -80,19 +81,24 @@ class Replay final : public BlindPolicy {
   Json identity() const override {
     return {{"kind", "replay"}, {"demonstration", which_}, {"files", recordings_.hashes()}};
   }
+  void check_task(const std::string& instruction) const override { (void)demonstration(instruction, 0); }
 
  protected:
   std::vector<float> action(const PolicyCall& call, std::int64_t tick) override {
-    const EpisodeFile& file = recordings_.of(call.observation.prompt);
-    const auto count = static_cast<std::int64_t>(file.episodes().size());
-    const std::int64_t demo = which_ == "trial" ? call.episode.trial % count : demo_;
-    if (demo >= count)
-      throw UsageError(str(file.path().string(), ": there is no demonstration ", demo, ", it holds ", count));
-    const auto& actions = file.actions(demo);
+    const auto& actions = demonstration(call.observation.prompt, call.episode.trial);
     return actions[std::min(static_cast<std::size_t>(tick), actions.size() - 1)];
   }
 
  private:
+  const RobotActions& demonstration(const std::string& instruction, std::int64_t trial) const {
+    const EpisodeFile& file = recordings_.of(instruction);
+    const auto count = static_cast<std::int64_t>(file.episodes().size());
+    const std::int64_t demo = which_ == "trial" ? trial % count : demo_;
+    if (demo >= count)
+      throw UsageError(str(file.path().string(), ": there is no demonstration ", demo, ", it holds ", count));
+    return file.actions(demo);
+  }
+
   Recordings recordings_;
   std::string which_;
   std::int64_t demo_ = 0;
@@ -102,6 +108,7 @@ class MeanAction final : public BlindPolicy {
  public:
   explicit MeanAction(const std::string& glob) : recordings_(glob) {}
   Json identity() const override { return {{"kind", "mean-action"}, {"files", recordings_.hashes()}}; }
+  void check_task(const std::string& instruction) const override { (void)recordings_.of(instruction); }
 
  protected:
   std::vector<float> action(const PolicyCall& call, std::int64_t) override {

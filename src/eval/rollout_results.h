@@ -1,5 +1,5 @@
-// results.json of a rollout: every episode, and what the run was. It is the output and the state to resume
-// from.
+// results.json of a rollout: every episode, and what the run was.
+// It is the output and the state to resume from.
 #pragma once
 
 #include <filesystem>

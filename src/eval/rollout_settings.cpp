@@ -7,6 +7,7 @@
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/runtime/action_chunk_controller.h"
 
 namespace shallowpi {
 namespace {
@@ -18,8 +19,8 @@ struct ProtocolValues {
 };
 
 const ProtocolValues& values_of(Protocol protocol) {
-  // openpi: examples/libero/main.py. LeRobot: lerobot-eval with env.type=libero, n_action_steps as its docs
-  // use it.
+  // openpi: examples/libero/main.py.
+  // LeRobot: lerobot-eval with env.type=libero, n_action_steps as its docs use it.
   static const ProtocolValues kOpenpiValues = {10,
                                                5,
                                                256,
@@ -115,14 +116,14 @@ std::int64_t RolloutSettings::steps_allowed(const std::string& suite) const {
 }
 
 ChunkingOptions RolloutSettings::chunking_options(std::int64_t horizon) const {
-  ChunkingOptions options;
+  PolicySpec spec;
+  spec.horizon = horizon;
+  spec.robot = {RobotKind::kLibero, kLiberoStateDim, kLiberoActionDim, {}};
+  ChunkingOptions options = chunking_for(spec);
   options.mode = chunking;
   options.execute = replan;
-  options.horizon = horizon;
   options.control_hz = kControlHz;
   options.expected_delay = delay();
-  options.relative_dims = std::vector<bool>(kLiberoActionDim, true);
-  options.relative_dims.back() = false;  // the gripper's command stays
   return options;
 }
 

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "eval/layer_study.h"
+#include "shallowpi/base/error.h"
 #include "shallowpi/base/status_line.h"
 #include "shallowpi/base/text.h"
 
@@ -86,7 +87,7 @@ Json similarity_json(const LayerSimilarity& similarity, const std::vector<Rule>&
 
 }  // namespace
 
-int run_similarity(const LayerStudyOptions& options) {
+void run_similarity(const LayerStudyOptions& options) {
   LayerSubject subject(options);
   LayerSimilarity similarity;
   {
@@ -97,9 +98,12 @@ int run_similarity(const LayerStudyOptions& options) {
     };
     similarity = layer_similarity(subject.policy(), subject.pipeline(), subject.samples(), measure);
   }
+  if (!similarity.backbone_ii.isfinite().all().item<bool>() ||
+      !similarity.expert_kii.isfinite().all().item<bool>())
+    throw CorruptError(subject.folder().string() + ": its hidden states are not finite");
   const std::vector<Rule> rules = similarity_rules(similarity);
-  return finish_study(similarity_json(similarity, rules, subject.circumstances()),
-                      similarity_tables(similarity, rules, options.keep), options);
+  finish_study(similarity_json(similarity, rules, subject.circumstances()),
+               similarity_tables(similarity, rules, options.keep), options);
 }
 
 }  // namespace shallowpi

@@ -8,7 +8,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <vector>
 
@@ -192,10 +194,7 @@ std::string find_simulator_python(const std::string& given) {
                            "; run scripts/setup_libero.sh, which prints the path to give"));
     return given;
   }
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  const fs::path root = cache && *cache ? fs::path(cache) : fs::path(home ? home : "/root") / ".cache";
-  const fs::path python = root / "shallowpi" / "libero" / "bin" / "python";
+  const fs::path python = user_cache_folder() / "shallowpi" / "libero" / "bin" / "python";
   if (::access(python.c_str(), X_OK) != 0)
     throw UsageError(str("no LIBERO simulator is installed (there is no ", python.string(),
                          "): run scripts/setup_libero.sh, or give --python the python of an installation"));

@@ -48,7 +48,6 @@ class Simulator {
   bool busy() const { return busy_; }
   int fd() const { return fd_; }
   Clock::time_point deadline() const { return deadline_; }
-  pid_t pid() const { return pid_; }
 
  private:
   void start();

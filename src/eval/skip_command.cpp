@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "eval/layer_study.h"
+#include "shallowpi/base/error.h"
 #include "shallowpi/base/status_line.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/model/layer_map.h"
@@ -21,14 +23,15 @@ struct SkipReport {
 };
 
 double metric_of(const SkipError& error, SkipMetric metric) {
-  return metric == SkipMetric::kVelocity ? error.velocity : error.action;
+  const double value = metric == SkipMetric::kVelocity ? error.velocity : error.action;
+  return std::isnan(value) ? INFINITY : value;  // nothing does more harm
 }
 
 /// Runs the measurements of `skip`, one after the other.
 class SkipRun {
  public:
-  SkipRun(SkipStudy& study, const LayerStudyOptions& options)
-      : study_(study), options_(options), status_(options.offline.quiet) {
+  SkipRun(SkipStudy& study, const std::filesystem::path& folder, const LayerStudyOptions& options)
+      : study_(study), folder_(folder), options_(options), status_(options.offline.quiet) {
     const std::int64_t n = study.layers(), drop = n - options.keep;
     total_ = 1 + 3 * n + std::max<std::int64_t>(drop - 1, 0) + 1;
     for (std::int64_t round = 1; options.greedy && round < drop; ++round) total_ += n - round;
@@ -36,6 +39,8 @@ class SkipRun {
 
   SkipReport run() {
     report_.whole = measure({});
+    if (!std::isfinite(report_.whole.velocity) || !std::isfinite(report_.whole.action))
+      throw CorruptError(folder_.string() + ": its outputs are not finite");
     each_layer();
     const std::int64_t n = study_.layers();
     rank();
@@ -103,6 +108,7 @@ class SkipRun {
   }
 
   SkipStudy& study_;
+  const std::filesystem::path& folder_;
   const LayerStudyOptions& options_;
   StatusLine status_;
   std::int64_t done_ = 0, total_ = 0;
@@ -185,12 +191,11 @@ Json skip_json(const SkipReport& report, const LayerStudyOptions& options, Json 
 
 }  // namespace
 
-int run_skip(const LayerStudyOptions& options) {
+void run_skip(const LayerStudyOptions& options) {
   LayerSubject subject(options);
   SkipStudy study(subject.policy(), subject.pipeline(), subject.samples(), options.offline.measure);
-  const SkipReport report = SkipRun(study, options).run();
-  return finish_study(skip_json(report, options, subject.circumstances()), skip_tables(report, options),
-                      options);
+  const SkipReport report = SkipRun(study, subject.folder(), options).run();
+  finish_study(skip_json(report, options, subject.circumstances()), skip_tables(report, options), options);
 }
 
 }  // namespace shallowpi

@@ -1,12 +1,13 @@
 #include "eval/video.h"
 
 #include <sys/wait.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
@@ -26,10 +27,6 @@ std::string quoted(const fs::path& path) {
   return out + "'";
 }
 
-fs::path temporary_of(const fs::path& file) {
-  return str(file.string(), ".tmp-", ::getpid(), "-0");
-}
-
 }  // namespace
 
 void require_ffmpeg() {
@@ -38,7 +35,7 @@ void require_ffmpeg() {
 }
 
 VideoWriter::VideoWriter(fs::path file, std::int64_t width, std::int64_t height, double frames_per_second)
-    : temporary_(temporary_of(file)) {
+    : temporary_(temporary_path(file)) {
   fs::create_directories(file.parent_path());
   // A session of its own: Ctrl-C is for this program. Where ffmpeg dies, the write says so.
   std::signal(SIGPIPE, SIG_IGN);
@@ -87,7 +84,7 @@ void write_side_by_side(const std::vector<fs::path>& files, const fs::path& out)
     if (std::fscanf(probe, "%lf", &seconds) == 1) longest = std::max(longest, seconds);
     ::pclose(probe);
   }
-  const fs::path temporary = temporary_of(out);
+  const fs::path temporary = temporary_path(out);
   command += str(" -filter_complex '", filter, "' -t ", longest, kEncoder, quoted(temporary));
   if (std::system(command.c_str()) != 0) throw IoError(str("ffmpeg could not write ", out.string()));
   fs::rename(temporary, out);

@@ -9,26 +9,22 @@ namespace shallowpi {
 
 BackboneLayer::BackboneLayer(ParameterStore& store, const GemmaConfig& config, std::int64_t index)
     : heads(config.heads), is_last(index + 1 == config.depth) {
-  const std::int64_t w = config.width, m = config.mlp, k = config.head_dim, n = config.heads;
   const std::string layer = names::kBackboneLayers + std::to_string(index) + ".";
   const std::string attention = layer + "self_attn.", mlp = layer + "mlp.";
-  const TensorSpec q_spec{attention + "q_proj.weight", {n * k, w}};
-  const TensorSpec k_spec{attention + "k_proj.weight", {k, w}}, v_spec{attention + "v_proj.weight", {k, w}};
-  input_norm = store.add({layer + "input_layernorm.weight", {w}, Init::kZero}, Precision::kFloat32);
+  const std::string q_name = attention + "q_proj.weight", k_name = attention + "k_proj.weight",
+                    v_name = attention + "v_proj.weight";
+  input_norm = store.add(layer + "input_layernorm.weight", Init::kZero);
+  // No action token attends to the output of the last layer, so all but its keys and values is dead there.
   if (is_last) {
-    qkv = store.add({k_spec, v_spec});
-    q = store.add(q_spec, Precision::kModel, /*dead=*/true);
+    qkv = store.add({k_name, v_name});
+    q = store.add(q_name);
   } else {
-    qkv = store.add({q_spec, k_spec, v_spec});
+    qkv = store.add({q_name, k_name, v_name});
   }
-  // No action token attends to the output of the last layer, so what follows its keys and values is dead
-  // there.
-  o = store.add({attention + "o_proj.weight", {w, n * k}}, Precision::kModel, is_last);
-  post_norm =
-      store.add({layer + "post_attention_layernorm.weight", {w}, Init::kZero}, Precision::kFloat32, is_last);
-  gate_up = store.add({{mlp + "gate_proj.weight", {m, w}}, {mlp + "up_proj.weight", {m, w}}},
-                      Precision::kModel, is_last);
-  down = store.add({mlp + "down_proj.weight", {w, m}}, Precision::kModel, is_last);
+  o = store.add(attention + "o_proj.weight");
+  post_norm = store.add(layer + "post_attention_layernorm.weight", Init::kZero);
+  gate_up = store.add({mlp + "gate_proj.weight", mlp + "up_proj.weight"});
+  down = store.add(mlp + "down_proj.weight");
 }
 
 Heads BackboneLayer::project_heads(const Tensor& normalized, const PrefixContext& context,
@@ -58,11 +54,10 @@ BackboneLayer::Output BackboneLayer::forward(const Residual& stream, const Prefi
   return {parts, {middle, gated_mlp(hidden, gate_up, down)}};
 }
 
-Backbone::Backbone(ParameterStore& store, const GemmaConfig& config, std::int64_t vocab) : config_(config) {
-  embed_tokens_ = store.add({names::kEmbedTokens, {vocab, config.width}});
+Backbone::Backbone(ParameterStore& store, const GemmaConfig& config) : config_(config) {
+  embed_tokens_ = store.add(names::kEmbedTokens);
   for (std::int64_t i = 0; i < config.depth; ++i) layers_.emplace_back(store, config, i);
-  store.add({names::kBackbone + "norm.weight", {config.width}, Init::kZero}, Precision::kFloat32,
-            /*dead=*/true);
+  store.add(names::kBackbone + "norm.weight", Init::kZero);  // dead
 }
 
 Tensor Backbone::embed(const Tensor& ids) const {

@@ -40,7 +40,7 @@ struct BackboneLayer {
 
 class Backbone {
  public:
-  Backbone(ParameterStore& store, const GemmaConfig& config, std::int64_t vocab);
+  Backbone(ParameterStore& store, const GemmaConfig& config);
 
   /// Token embeddings times sqrt(W): ids [...] -> [..., W].
   Tensor embed(const Tensor& ids) const;

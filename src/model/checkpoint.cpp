@@ -5,6 +5,7 @@
 #include "model/checkpoint_internal.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/model/layer_map.h"
@@ -13,21 +14,19 @@ namespace shallowpi {
 namespace fs = std::filesystem;
 namespace {
 
-bool has_weights(const fs::path& folder) {
-  return fs::exists(folder / checkpoint::kWeights) || fs::exists(folder / "model.safetensors.index.json");
-}
-
-/// openpi's own training writes JAX arrays into params/, which only its converter reads.
+/// openpi's own training writes JAX arrays into params/, which only its converter reads. The converter looks
+/// for assets/ beside the checkpoint, where they are within it.
 [[noreturn]] void refuse_jax(const fs::path& folder) {
   const std::string path = folder.string();
   throw UsageError(str(
       path,
       ": this is a JAX checkpoint (it has params/ and no model.safetensors). Convert it with openpi first:\n",
       "  uv run examples/convert_jax_model_to_pytorch.py --checkpoint_dir ", path,
-      " --config_name CONFIG --output_path ", path, "_pytorch\n",
+      " --config_name CONFIG --output_path ", path, "_pytorch\n  cp -r ", path, "/assets ", path,
+      "_pytorch/\n",
       "Trap: that script decides between pi0 and pi0.5 by whether the text \"pi05\" occurs in "
-      "--checkpoint_dir, not by "
-      "the config. Rename the folder of a pi0.5 model so that its path has \"pi05\" in it",
+      "--checkpoint_dir, not by the config. Rename the folder of a pi0.5 model so that its path has \"pi05\" "
+      "in it",
       path.find("pi05") == std::string::npos ? " (this one does not)" : " (this one does)",
       ", and that of a pi0 model so that it has not."));
 }
@@ -37,20 +36,24 @@ fs::path find_weights(const fs::path& folder) {
   if (!fs::exists(folder)) throw UsageError(str(folder.string(), ": there is no such checkpoint folder"));
   if (!fs::is_directory(folder))
     throw UsageError(str(folder.string(), ": this is a file; give the checkpoint folder that it is in"));
-  if (has_weights(folder)) return folder;
-  if (has_weights(folder / "pretrained_model")) return folder / "pretrained_model";
+  if (SafetensorsFolder::exists(folder)) return folder;
+  if (SafetensorsFolder::exists(folder / "pretrained_model")) return folder / "pretrained_model";
   if (fs::is_directory(folder / "params")) refuse_jax(folder);
   const fs::path plain = (folder / "").parent_path();  // without a trailing slash
   if (plain.filename() == "params" && fs::exists(plain / "_METADATA")) refuse_jax(plain.parent_path());
   std::string hint;
-  if (has_weights(folder / "last")) hint = str("; did you mean ", (folder / "last").string(), "?");
+  if (SafetensorsFolder::exists(folder / "last"))
+    hint = str("; did you mean ", (folder / "last").string(), "?");
+  if (fs::exists(folder / "adapter_config.json"))
+    hint =
+        ". It is a PEFT adapter: merge the adapter into its base first (PEFT's merge_and_unload) and save "
+        "that";
   for (const char* pickle : {"pytorch_model.bin", "model.pt", "model.pth"})
     if (fs::exists(folder / pickle))
       hint = str(". Pickled weights (", pickle,
                  ") are never read, since loading them can run code: save them as safetensors");
-  throw UsageError(str(folder.string(),
-                       ": no weights here: neither model.safetensors nor model.safetensors.index.json",
-                       hint));
+  throw UsageError(str(folder.string(), ": no weights here: neither ", SafetensorsFolder::kFile, " nor ",
+                       SafetensorsFolder::kIndex, hint));
 }
 
 bool lists_own_config(const fs::path& manifest) {
@@ -90,8 +93,8 @@ Policy load(const CheckpointInfo& info, const PolicyConfig& config, const std::v
 }  // namespace
 
 CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::int64_t> horizon) {
-  if (horizon && (*horizon < 1 || *horizon > 10000))
-    throw UsageError(str("horizon ", *horizon, " is not within 1 to 10000"));
+  if (horizon && (*horizon < 1 || *horizon > kMaxHorizon))
+    throw UsageError(str("horizon ", *horizon, " is not within 1 to ", kMaxHorizon));
   CheckpointInfo info;
   info.folder = find_weights(folder);
   const SafetensorsFolder file(info.folder);
@@ -116,10 +119,9 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
   info.spec.action_width = info.config.action_dim;
   if (fs::exists(info.folder / checkpoint::kTokenizer)) info.tokenizer = info.folder / checkpoint::kTokenizer;
   if (horizon) {
-    if (info.horizon_known && info.spec.horizon != *horizon) {
-      info.notes.push_back(str("the horizon is set to ", *horizon, "; the folder says ", info.spec.horizon));
-      log::warning(info.folder.string(), ": ", info.notes.back());
-    }
+    if (info.horizon_known && info.spec.horizon != *horizon)
+      log::warning(info.folder.string(), ": the horizon is set to ", *horizon, "; the folder says ",
+                   info.spec.horizon);
     info.spec.horizon = *horizon;
     info.horizon_known = true;
   }
@@ -128,8 +130,38 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
 
 std::string unknown_horizon(const CheckpointInfo& info) {
   return str(info.folder.string(),
-             " does not say how many action steps a chunk has (LIBERO policies of pi0.5"
-             " have 10, most others 50)");
+             " does not say how many action steps a chunk has (LIBERO policies of pi0.5 have 10, most others "
+             "50)");
+}
+
+std::string how_to_add_stats(const CheckpointInfo& info) {
+  if (!info.asset_ids.empty()) {
+    const std::string folder = info.folder.string();
+    return str("assets/ has those of several robots (", join(info.asset_ids, ", "),
+               "), and none is taken. Leave only your robot's in assets/, or give its sizes by hand: "
+               "shallowpi-distill --init-only OUT teacher.checkpoint=",
+               folder, " data.norm_stats=", folder,
+               "/assets/NAME/norm_stats.json policy.asset_id=NAME policy.robot.kind=joints "
+               "policy.robot.state_dim=S policy.robot.action_dim=A. Training takes the same keys");
+  }
+  if (info.format == CheckpointFormat::kLeRobot)
+    return "copy policy_preprocessor.json, policy_postprocessor.json and the files they name from the run";
+  const bool knows_asset = info.format == CheckpointFormat::kShallowPi;
+  return str("put openpi's file at ",
+             checkpoint::norm_stats_path("", knows_asset ? info.spec.asset_id : "<asset_id>").string(),
+             knows_asset ? "" : ", where <asset_id> tells the robot, such as physical-intelligence/libero");
+}
+
+FilesState verify_files(const CheckpointInfo& info, OptionalFiles training_state) {
+  const fs::path manifest = info.folder / "manifest.json";
+  if (!fs::exists(manifest)) return FilesState::kNoManifest;
+  if (info.format != CheckpointFormat::kShallowPi) {  // where it may be somebody else's
+    const Json json = read_json(manifest);
+    if (!json.is_object() || !json.contains("files")) return FilesState::kNoManifest;
+  }
+  return verify_manifest(info.folder, checkpoint::kTrainingState, training_state)
+             ? FilesState::kWithoutTrainingState
+             : FilesState::kIntact;
 }
 
 Policy load_policy(const CheckpointInfo& info, torch::Dtype dtype, torch::Device device,

@@ -13,8 +13,14 @@ namespace shallowpi::checkpoint {
 using Shapes = std::map<std::string, std::vector<std::int64_t>>;
 
 inline constexpr const char* kOwnConfig = "shallowpi.json";
-inline constexpr const char* kWeights = "model.safetensors";
 inline constexpr const char* kTokenizer = "tokenizer.model";
+inline constexpr const char* kTrainingState = "training_state";
+
+/// Where a folder keeps the statistics of `asset_id`.
+inline std::filesystem::path norm_stats_path(const std::filesystem::path& folder,
+                                             const std::string& asset_id) {
+  return folder / "assets" / asset_id / "norm_stats.json";
+}
 
 /// Shapes by openpi's names.
 Shapes shapes_of(const SafetensorsFolder& file, const std::map<std::string, std::string>& names);
@@ -30,10 +36,11 @@ std::string source_name(const std::string& name, const std::vector<std::int64_t>
 
 /// infer_config, with the folder in front of its messages.
 PolicyConfig infer_config_of(const std::filesystem::path& folder, const Shapes& shapes,
-                             std::int64_t heads = 8, std::int64_t vision_heads = 16);
+                             std::int64_t heads = GemmaConfig{}.heads,
+                             std::int64_t vision_heads = VisionConfig{}.heads);
 
-// One reader per format; each fills config, spec, horizon_known, stats, kept_layers, teacher_fingerprint and
-// notes.
+// One reader per format; each fills config, spec, horizon_known, stats, kept_layers,
+// teacher_fingerprint, asset_ids, notes and warnings.
 void read_own(const Shapes& shapes, CheckpointInfo& info);
 void read_openpi(const Shapes& shapes, CheckpointInfo& info);
 /// `has_embed_tokens`: files of LeRobot 0.4 have only the tied twin.
@@ -44,8 +51,8 @@ std::vector<std::string> spec_problems(const PolicySpec& spec, const PolicyConfi
 
 /// The bytes of shallowpi.json.
 std::string own_config_json(const CheckpointContents& contents);
-/// The bytes of LeRobot 0.6.1's config.json (PI0Config / PI05Config: every key, no other) for weights stored
-/// as `store`.
+/// The bytes of LeRobot 0.6.1's config.json (PI0Config / PI05Config: every key,
+/// no other) for weights stored as `store`.
 std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& spec, torch::Dtype store);
 
 /// LeRobot's name of a camera ("observation.images.image" for LIBERO's base_0_rgb, but the policy's own where
@@ -53,8 +60,8 @@ std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& sp
 std::string lerobot_camera(const PolicySpec& spec, const std::string& camera);
 std::string camera_of_lerobot(const std::string& feature);
 
-/// openpi ties lm_head to embed_tokens and stores the pair once, under lm_head's name, with this note in the
-/// header.
+/// openpi ties lm_head to embed_tokens and stores the pair once, under lm_head's name,
+/// with this note in the header.
 std::map<std::string, std::string> tied_metadata();
 /// The plan of openpi's file for `config`, every tensor as stored in `file` (layers from `kept`; empty: all).
 /// The expert's lm_head is left out where the file has none. `file` must outlive the plan.
@@ -68,20 +75,7 @@ void write_stats(const std::filesystem::path& folder, const std::optional<NormSt
                  const std::string& asset_id);
 void copy_tokenizer(const std::filesystem::path& folder, const std::filesystem::path& tokenizer);
 
-/// Statistics with which normalisation by `to` gives what normalisation by `from` gives with `stats`:
-/// packages differ in the formula (z-score or quantiles) and in the epsilon that they add.
-FeatureStats convert_stats(const FeatureStats& stats, NormMode from, NormMode to);
-
 /// The dtype of most of a file's weights, as its token embedding tells.
 torch::Dtype stored_dtype(const SafetensorsFolder& file);
-
-/// `text` with every key ("@depth@") replaced by its value.
-std::string fill_template(std::string text, const std::vector<std::pair<std::string, std::string>>& values);
-
-// Everything but model.safetensors of the folders that openpi and LeRobot load.
-void write_openpi_side_files(const std::filesystem::path& folder, const CheckpointInfo& info,
-                             torch::Dtype store);
-void write_lerobot_side_files(const std::filesystem::path& folder, const CheckpointInfo& info,
-                              torch::Dtype store);
 
 }  // namespace shallowpi::checkpoint

@@ -10,13 +10,14 @@ namespace shallowpi::checkpoint {
 namespace fs = std::filesystem;
 namespace {
 
-/// {asset id, path} of every norm_stats.json, sorted. Asset ids have one or two levels.
-std::vector<std::pair<std::string, fs::path>> find_stats(const fs::path& assets) {
-  std::vector<std::pair<std::string, fs::path>> found;
+/// The asset ids that `folder` has statistics of, sorted. They have one or two levels.
+std::vector<std::string> find_stats(const fs::path& folder) {
+  const fs::path assets = folder / "assets";
+  std::vector<std::string> found;
   if (!fs::is_directory(assets)) return found;
-  const auto look = [&](const fs::path& folder) {
-    if (fs::exists(folder / "norm_stats.json"))
-      found.push_back({fs::relative(folder, assets).generic_string(), folder / "norm_stats.json"});
+  const auto look = [&](const fs::path& asset) {
+    const std::string id = asset.lexically_relative(assets).generic_string();
+    if (fs::exists(norm_stats_path(folder, id))) found.push_back(id);
   };
   for (const auto& entry : fs::directory_iterator(assets)) {
     if (!entry.is_directory()) continue;
@@ -28,8 +29,9 @@ std::vector<std::pair<std::string, fs::path>> find_stats(const fs::path& assets)
   return found;
 }
 
-/// The width of the robot's own numbers: early statistics are padded to the network's width with zeros.
-std::int64_t real_width(const FeatureStats& stats, std::int64_t action_dim) {
+/// The width of the robot's own numbers, at most `max`: early statistics are padded to the network's width,
+/// `action_dim`, with zeros.
+std::int64_t real_width(const FeatureStats& stats, std::int64_t action_dim, std::int64_t max) {
   const auto is_zero = [](const std::vector<double>& values, std::size_t dim) {
     return dim >= values.size() || values[dim] == 0;
   };
@@ -38,11 +40,26 @@ std::int64_t real_width(const FeatureStats& stats, std::int64_t action_dim) {
   while (width > 1 && is_zero(stats.mean, width - 1) && is_zero(stats.std, width - 1) &&
          is_zero(stats.q01, width - 1) && is_zero(stats.q99, width - 1))
     --width;
-  return std::min(static_cast<std::int64_t>(width), action_dim);
+  return std::min(static_cast<std::int64_t>(width), max);
 }
 
-/// Robot, prompt and delta actions of openpi's named config for this asset id: "trossen" or the dataset's
-/// name.
+/// openpi's configs of DROID's joint positions and its UR5 example have relative actions in all dims but the
+/// gripper, DROID's also shorter prompts: nothing in the folder says so.
+std::string unknown_robot(const CheckpointInfo& info) {
+  const RobotSpec& robot = info.spec.robot;
+  const std::int64_t joints = std::max<std::int64_t>(std::min(robot.action_dim - 1, robot.state_dim), 1);
+  return str(
+      "assets of ", info.spec.asset_id,
+      ": the robot is not known, so its actions are taken as absolute joints and its prompts as at most ",
+      info.spec.max_token_len,
+      " tokens long. Where openpi's config of the policy says otherwise (DROID's joint positions are "
+      "relative in 7 dims, with 100 tokens), write a folder that says so: shallowpi-distill --init-only "
+      "OUT teacher.checkpoint=",
+      info.folder.string(), " 'policy.robot.delta_mask=[", joints, ", -1]' policy.max_token_len=100");
+}
+
+/// Robot, prompt and delta actions of openpi's named config for this asset id:
+/// "trossen" or the dataset's name.
 void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
   PolicySpec& spec = info.spec;
   const bool pi05 = info.config.kind == PolicyKind::kPi05;
@@ -51,42 +68,43 @@ void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
     spec.robot = {RobotKind::kLibero, 8, 7, {}};
     if (pi05) {
       spec.prompt_mode = PromptMode::kPi05NoState;
-      info.notes.push_back(str("assets of ", asset_id,
-                               ": taken as openpi's pi05_libero, whose prompt has no robot state "
-                               "(prompt mode pi05_no_state)"));
+      info.warnings.push_back(str("assets of ", asset_id,
+                                  ": taken as openpi's pi05_libero, whose prompt has no robot state "
+                                  "(prompt mode pi05_no_state)"));
     } else {
       spec.robot.delta_mask = make_bool_mask({6, -1});
-      info.notes.push_back(str("assets of ", asset_id,
-                               ": taken as openpi's pi0_libero, whose actions are relative to the "
-                               "state in all dims but the gripper"));
+      info.warnings.push_back(str("assets of ", asset_id,
+                                  ": taken as openpi's pi0_libero, whose actions are relative to the "
+                                  "state in all dims but the gripper"));
     }
   } else if (names("trossen") ||
              (names("aloha") && spec.robot.state_dim == 14 && spec.robot.action_dim == 14)) {
     const bool is_simulated = names("aloha_sim");  // openpi's pi0_aloha_sim
     spec.robot = {RobotKind::kAloha, 14, 14,
                   is_simulated ? std::vector<bool>() : make_bool_mask({6, -1, 6, -1})};
-    info.notes.push_back(str("assets of ", asset_id, ": taken as ALOHA with ",
-                             is_simulated ? "absolute" : "relative", " joint actions"));
+    if (is_simulated) spec.default_prompt = "Transfer cube";  // openpi's clients there send none
+    info.warnings.push_back(str("assets of ", asset_id, ": taken as ALOHA with ",
+                                is_simulated ? "absolute" : "relative", " joint actions",
+                                is_simulated ? ", and the default prompt \"Transfer cube\"" : ""));
   } else {
-    info.notes.push_back(
-        str("assets of ", asset_id, ": the robot is not known; joints are taken as they are, absolute"));
+    info.warnings.push_back(unknown_robot(info));
   }
 }
 
 void apply_stats(CheckpointInfo& info) {
-  const auto found = find_stats(info.folder / "assets");
-  if (found.empty()) {
-    info.notes.push_back("there are no normalisation statistics (assets/<asset_id>/norm_stats.json)");
-    return;
+  const std::vector<std::string> found = find_stats(info.folder);
+  if (found.size() > 1) {  // openpi's base checkpoints
+    info.asset_ids = found;
+    info.warnings.push_back(str("normalisation statistics: ", how_to_add_stats(info)));
   }
-  const auto& [asset_id, path] = found.front();
-  if (found.size() > 1)
-    info.notes.push_back(
-        str("assets/ has statistics of ", found.size(), " robots; those of ", asset_id, " are used"));
-  info.stats = read_norm_stats(path);
+  if (found.size() != 1) return;
+  const std::string& asset_id = found.front();
+  const std::int64_t width = info.config.action_dim;
+  RobotSpec& robot = info.spec.robot;
+  info.stats = read_norm_stats(norm_stats_path(info.folder, asset_id));
   info.spec.asset_id = asset_id;
-  info.spec.robot.state_dim = real_width(info.stats->state, info.config.action_dim);
-  info.spec.robot.action_dim = real_width(info.stats->actions, info.config.action_dim);
+  robot.state_dim = real_width(info.stats->state, width, max_state_dim(info.spec.prompt_mode, width));
+  robot.action_dim = real_width(info.stats->actions, width, width);
   apply_asset(asset_id, info);
 }
 
@@ -96,7 +114,7 @@ void read_openpi(const Shapes& shapes, CheckpointInfo& info) {
   info.config = infer_config_of(info.folder, shapes);
   const bool pi05 = info.config.kind == PolicyKind::kPi05;
   PolicySpec& spec = info.spec;
-  spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"};
+  spec.image_keys = kCanonicalCameras;
   spec.prompt_mode = pi05 ? PromptMode::kPi05State : PromptMode::kPi0Plain;
   spec.max_token_len = pi05 ? 200 : 48;
   spec.norm_mode = pi05 ? NormMode::kQuantile : NormMode::kZScore;
@@ -108,10 +126,8 @@ void read_openpi(const Shapes& shapes, CheckpointInfo& info) {
   const auto horizon = json_get_or<std::int64_t>(json, "action_horizon", 0, path.string());
   info.horizon_known = horizon != 0;
   spec.horizon = info.horizon_known ? horizon : 50;
-  if (spec.horizon < 1 || spec.horizon > 10000)
-    throw CorruptError(str(path.string(), ": action_horizon is ", horizon, ", expected 1 to 10000"));
-  if (!info.horizon_known)
-    info.notes.push_back("the folder does not say the action horizon; openpi's default of 50 is assumed");
+  if (spec.horizon < 1 || spec.horizon > kMaxHorizon)
+    throw CorruptError(str(path.string(), ": action_horizon is ", horizon, ", expected 1 to ", kMaxHorizon));
 }
 
 }  // namespace shallowpi::checkpoint

@@ -63,8 +63,8 @@ PolicySpec read_spec(const Json& json, const std::string& where) {
   return spec;
 }
 
-/// Whether `asset_id` stays within assets/ when it is used as a path ("physical-intelligence/libero" has two
-/// levels).
+/// Whether `asset_id` stays within assets/ when it is used as a path
+/// ("physical-intelligence/libero" has two levels).
 bool is_safe_asset_id(const std::string& asset_id) {
   const fs::path path(asset_id);
   if (path.empty() || path.is_absolute() || asset_id.size() > 200 || asset_id.find('\0') != std::string::npos)
@@ -81,13 +81,15 @@ std::vector<std::string> spec_problems(const PolicySpec& spec, const PolicyConfi
   const auto in_range = [&](std::int64_t value, std::int64_t max, const char* what) {
     if (value < 1 || value > max) problems.push_back(str(what, " is ", value, ", expected 1 to ", max));
   };
-  in_range(spec.horizon, 10000, "horizon");
+  in_range(spec.horizon, kMaxHorizon, "horizon");
   in_range(spec.max_token_len, 100000, "max_token_len");
-  in_range(spec.robot.state_dim, config.action_dim, "robot.state_dim");
+  in_range(spec.robot.state_dim, max_state_dim(spec.prompt_mode, config.action_dim), "robot.state_dim");
   in_range(spec.robot.action_dim, config.action_dim, "robot.action_dim");
-  if (static_cast<std::int64_t>(spec.robot.delta_mask.size()) > spec.robot.action_dim)
-    problems.push_back(str("robot.delta_mask has ", spec.robot.delta_mask.size(), " entries for ",
-                           spec.robot.action_dim, " action dims"));
+  try {
+    check_robot_spec(spec.robot);
+  } catch (const UsageError& error) {
+    problems.push_back(error.what());
+  }
   if (spec.image_size != config.vision.image_size)
     problems.push_back(
         str("image_size is ", spec.image_size, ", but the vision tower takes ", config.vision.image_size));
@@ -148,11 +150,8 @@ void read_own(const Shapes& shapes, CheckpointInfo& info) {
     throw CorruptError(str(where, ": kept_layers lists ", info.kept_layers.size(),
                            " layers and the weights have ", info.config.depth()));
   info.teacher_fingerprint = json_get<std::string>(json, "teacher_fingerprint", where);
-  const fs::path stats = info.folder / "assets" / info.spec.asset_id / "norm_stats.json";
-  if (fs::exists(stats))
-    info.stats = read_norm_stats(stats);
-  else
-    info.notes.push_back(str("there are no normalisation statistics (", stats.string(), ")"));
+  const fs::path stats = norm_stats_path(info.folder, info.spec.asset_id);
+  if (fs::exists(stats)) info.stats = read_norm_stats(stats);
 }
 
 }  // namespace shallowpi::checkpoint

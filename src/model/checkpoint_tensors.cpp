@@ -1,5 +1,5 @@
-// Tensors of a checkpoint's files: their names, the comparison with what a policy needs, and their
-// fingerprint.
+// Tensors of a checkpoint's files: their names, the comparison with what a policy
+// needs, and their fingerprint.
 #include <algorithm>
 
 #include "model/checkpoint_internal.h"

@@ -41,9 +41,9 @@ std::string model_card(const CheckpointContents& contents) {
   text += row("robot", str(enum_name(spec.robot.kind), ", ", spec.robot.state_dim, " state and ",
                            spec.robot.action_dim, " action dims"));
   text +=
-      str("\n    shallowpi-infer inspect DIR\n    shallowpi-infer run --checkpoint DIR --input "
-          "FILE.safetensors --output "
-          "FILE.safetensors\n    shallowpi-distill export --checkpoint DIR --to lerobot OUT\n");
+      "\n    shallowpi-infer inspect DIR\n"
+      "    shallowpi-infer run --checkpoint DIR --input FILE.safetensors --output FILE.safetensors\n"
+      "    shallowpi-distill export --checkpoint DIR --to lerobot OUT\n";
   if (!contents.card.empty()) text += str("\n", contents.card, contents.card.ends_with('\n') ? "" : "\n");
   return text;
 }
@@ -52,9 +52,9 @@ std::string model_card(const CheckpointContents& contents) {
 
 void write_stats(const fs::path& folder, const std::optional<NormStats>& stats, const std::string& asset_id) {
   if (!stats) return;
-  const fs::path target = folder / "assets" / asset_id;
-  fs::create_directories(target);
-  write_file_atomically(target / "norm_stats.json", norm_stats_json(*stats));
+  const fs::path path = norm_stats_path(folder, asset_id);
+  fs::create_directories(path.parent_path());
+  write_file_atomically(path, norm_stats_json(*stats));
 }
 
 void copy_tokenizer(const fs::path& folder, const fs::path& tokenizer) {
@@ -94,7 +94,7 @@ void write_checkpoint_files(const fs::path& folder, const CheckpointContents& co
     plan[name == names::kEmbedTokens ? names::kTiedHead : name] = {dtype, expected.shape,
                                                                    [tensor = it->second] { return tensor; }};
   }
-  write_safetensors(folder / checkpoint::kWeights, plan, checkpoint::tied_metadata());
+  write_safetensors(folder / SafetensorsFolder::kFile, plan, checkpoint::tied_metadata());
 }
 
 void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>& kept, const fs::path& out) {
@@ -109,10 +109,12 @@ void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>
   contents.tokenizer = teacher.tokenizer;
   contents.kept_layers = kept;
   contents.teacher_fingerprint = weights_fingerprint(teacher);
-  contents.card = "Not trained yet: the weights are the teacher's.";
+  const bool is_copy = contents.config.depth() == teacher.config.depth();
+  contents.card = is_copy ? "A copy with its own settings: the weights are the teacher's."
+                          : "Not trained yet: the weights are the teacher's.";
   publish_folder(out, [&](const fs::path& folder) {
     checkpoint::write_own_side_files(folder, contents, checkpoint::stored_dtype(file));
-    write_safetensors(folder / checkpoint::kWeights, checkpoint::copy_plan(file, contents.config, kept),
+    write_safetensors(folder / SafetensorsFolder::kFile, checkpoint::copy_plan(file, contents.config, kept),
                       checkpoint::tied_metadata());
   });
 }

@@ -17,6 +17,8 @@ using Shapes = std::map<std::string, Shape>;
 // Larger sizes than any policy has, small enough that no product of two overflows.
 constexpr std::int64_t kMaxSize = 1 << 24;
 constexpr std::int64_t kMaxDepth = 1000;
+constexpr std::int64_t kMaxHeads = 1024;
+constexpr std::int64_t kMaxSide = 65536;  // of an image, and a head's width
 constexpr std::int64_t kMaxPatch = 4096;
 
 /// Collects expected tensors under a prefix.
@@ -29,8 +31,8 @@ class TensorList {
     add(prefix + "weight", {out, in}, keep_float32);
     add(prefix + "bias", {out}, keep_float32);
   }
-  /// A norm of a Gemma stack: a weight, or (adaRMS) a linear layer from the time embedding to scale, shift
-  /// and gate.
+  /// A norm of a Gemma stack: a weight, or (adaRMS) a linear layer from the time
+  /// embedding to scale, shift and gate.
   void add_norm(const std::string& prefix, std::int64_t width, bool adaptive, bool dead = false) {
     if (adaptive)
       add_linear(prefix + "dense.", 3 * width, width, true);
@@ -62,8 +64,8 @@ void add_vision(TensorList& list, const VisionConfig& vision, std::int64_t out_w
   list.add_linear(names::kProjector, out_width, width);
 }
 
-/// `last_is_dead`: nothing reads what the last layer computes from its keys and values on (the backbone's
-/// case).
+/// `last_is_dead`: nothing reads what the last layer computes from its keys and
+/// values on (the backbone's case).
 void add_gemma(TensorList& list, const std::string& prefix, const GemmaConfig& gemma, bool adaptive,
                bool last_is_dead) {
   const std::int64_t inner = gemma.heads * gemma.head_dim, kv = gemma.kv_heads * gemma.head_dim;
@@ -218,16 +220,17 @@ PolicyKind infer_kind(const Shapes& shapes) {
   return pi05 ? PolicyKind::kPi05 : PolicyKind::kPi0;
 }
 
+void check_range(std::vector<std::string>& problems, const std::string& what, std::int64_t value,
+                 std::int64_t max) {
+  if (value < 1 || value > max) problems.push_back(str(what, " is ", value, ", expected 1 to ", max));
+}
+
 void check_gemma(const GemmaConfig& gemma, const std::string& what, std::vector<std::string>& problems) {
-  const auto in_range = [&](std::int64_t value, std::int64_t max, const char* name) {
-    if (value < 1 || value > max)
-      problems.push_back(str(what, " ", name, " is ", value, ", expected 1 to ", max));
-  };
-  in_range(gemma.depth, kMaxDepth, "depth");
-  in_range(gemma.width, kMaxSize, "width");
-  in_range(gemma.mlp, kMaxSize, "MLP size");
-  in_range(gemma.heads, 1024, "head count");
-  in_range(gemma.head_dim, 65536, "head width");
+  check_range(problems, what + " depth", gemma.depth, kMaxDepth);
+  check_range(problems, what + " width", gemma.width, kMaxSize);
+  check_range(problems, what + " MLP size", gemma.mlp, kMaxSize);
+  check_range(problems, what + " head count", gemma.heads, kMaxHeads);
+  check_range(problems, what + " head width", gemma.head_dim, kMaxSide);
   if (gemma.head_dim % 2 != 0)
     problems.push_back(str(what, " head width ", gemma.head_dim, " is odd: rotary embedding needs pairs"));
   if (gemma.kv_heads != 1)
@@ -235,14 +238,12 @@ void check_gemma(const GemmaConfig& gemma, const std::string& what, std::vector<
 }
 
 void check_vision(const VisionConfig& vision, std::vector<std::string>& problems) {
-  for (const auto& [value, max, name] : {std::tuple{vision.depth, kMaxDepth, "depth"},
-                                         {vision.width, kMaxSize, "width"},
-                                         {vision.mlp, kMaxSize, "MLP size"},
-                                         {vision.heads, std::int64_t{1024}, "head count"},
-                                         {vision.patch, kMaxPatch, "patch size"},
-                                         {vision.image_size, std::int64_t{65536}, "image size"}})
-    if (value < 1 || value > max)
-      problems.push_back(str("vision ", name, " is ", value, ", expected 1 to ", max));
+  check_range(problems, "vision depth", vision.depth, kMaxDepth);
+  check_range(problems, "vision width", vision.width, kMaxSize);
+  check_range(problems, "vision MLP size", vision.mlp, kMaxSize);
+  check_range(problems, "vision head count", vision.heads, kMaxHeads);
+  check_range(problems, "vision patch size", vision.patch, kMaxPatch);
+  check_range(problems, "vision image size", vision.image_size, kMaxSide);
   if (vision.heads > 0 && vision.width % vision.heads != 0)
     problems.push_back(str("vision width ", vision.width, " cannot be split into ", vision.heads, " heads"));
   if (vision.patch > 0 && vision.image_size % vision.patch != 0)
@@ -267,10 +268,8 @@ std::vector<std::string> PolicyConfig::problems() const {
   if (expert.width % 2 != 0)
     found.push_back(
         str("expert width ", expert.width, " is odd: the time embedding needs pairs of sine and cosine"));
-  if (vocab < 1 || vocab > kMaxSize)
-    found.push_back(str("vocabulary is ", vocab, ", expected 1 to ", kMaxSize));
-  if (action_dim < 1 || action_dim > 4096)
-    found.push_back(str("action width is ", action_dim, ", expected 1 to 4096"));
+  check_range(found, "vocabulary", vocab, kMaxSize);
+  check_range(found, "action width", action_dim, 4096);
   return found;
 }
 
@@ -309,19 +308,14 @@ ParameterCount count_parameters(const PolicyConfig& config) {
 PolicyConfig infer_config(const std::map<std::string, std::vector<std::int64_t>>& shapes, std::int64_t heads,
                           std::int64_t vision_heads) {
   PolicyConfig config;
-  config.vocab = 0;
   config.kind = infer_kind(shapes);
   config.vision = infer_vision(shapes, vision_heads);
   config.backbone = infer_gemma(shapes, names::kBackbone, heads, "backbone");
   config.expert = infer_gemma(shapes, names::kExpert, heads, "expert");
-  config.vocab =
-      SizeVote(shapes).ask(names::kEmbedTokens, 2, 0).ask(names::kTiedHead, 2, 0).result().value_or(0);
-  if (config.vocab == 0)
-    for (const std::string& name : {names::kEmbedTokens, names::kTiedHead, names::kExpertHead})
-      if (config.vocab == 0) config.vocab = SizeVote(shapes).ask(name, 2, 0).result().value_or(0);
-  if (config.vocab == 0)
-    throw CorruptError("no tensor tells the vocabulary: embed_tokens and lm_head are missing");
-  SizeVote actions(shapes);
+  SizeVote vocab(shapes), actions(shapes);
+  vocab.ask(names::kEmbedTokens, 2, 0).ask(names::kTiedHead, 2, 0);
+  if (!vocab.result()) vocab.ask(names::kExpertHead, 2, 0);  // dead: asked where both are missing
+  config.vocab = vocab.result("the vocabulary");
   actions.ask("action_in_proj.weight", 2, 1)
       .ask("action_out_proj.weight", 2, 0)
       .ask("action_out_proj.bias", 1, 0);

@@ -21,23 +21,19 @@ double elements(const ExpectedTensor& tensor) {
   return count;
 }
 
-bool starts_with(std::string_view text, std::string_view prefix) {
-  return text.substr(0, prefix.size()) == prefix;
-}
-
 /// What the engine evaluates once per number of steps, not once per step.
 bool depends_on_time_alone(const PolicyConfig& config, std::string_view name) {
   return config.kind == PolicyKind::kPi05 &&
-         (name.find(".dense.") != std::string_view::npos || starts_with(name, "time_mlp"));
+         (name.find(".dense.") != std::string_view::npos || name.starts_with("time_mlp"));
 }
 
 constexpr double kTera = 1e12;
 constexpr std::array kPeaks = std::to_array<DevicePeak>({
-    {"H100", 989 * kTera, 1979 * kTera, 3.35 * kTera},
-    {"H200", 989 * kTera, 1979 * kTera, 4.8 * kTera},
-    {"RTX 4090", 165.2 * kTera, 330.3 * kTera, 1.008 * kTera},
-    {"Orin", 42.5 * kTera, 0, 0.2048 * kTera},  // AGX Orin 64 GB
-    {"Thor", 259 * kTera, 517 * kTera, 0.273 * kTera},
+    {"H100", 989 * kTera, 3.35 * kTera},
+    {"H200", 989 * kTera, 4.8 * kTera},
+    {"RTX 4090", 165.2 * kTera, 1.008 * kTera},
+    {"Orin", 42.5 * kTera, 0.2048 * kTera},  // AGX Orin 64 GB
+    {"Thor", 259 * kTera, 0.273 * kTera},
 });
 
 }  // namespace
@@ -65,9 +61,9 @@ PassCost forward_bytes(const PolicyConfig& config, const PassShape& shape, std::
     if (tensor.dead || depends_on_time_alone(config, name)) continue;
     const double size = elements(tensor) * (tensor.keep_float32 ? 4 : width);
     if (name == names::kEmbedTokens) continue;  // looked up: counted with the prompt below
-    if (starts_with(name, names::kVision) || starts_with(name, names::kProjector))
+    if (names::is_tower(name))
       bytes.tower += size;
-    else if (starts_with(name, names::kBackbone))
+    else if (name.starts_with(names::kBackbone))
       bytes.backbone += size;
     else
       bytes.expert += size;

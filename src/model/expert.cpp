@@ -13,8 +13,8 @@ namespace {
 // Periods of the sinusoidal embedding of t (openpi's create_sinusoidal_pos_embedding).
 constexpr double kMinPeriod = 4e-3, kMaxPeriod = 4.0;
 
-/// [sin, cos] of t at `width`/2 frequencies, computed in float64 as openpi does: t [...] -> float32 [...,
-/// width].
+/// [sin, cos] of t at `width`/2 frequencies, computed in float64 as openpi does:
+/// t [...] -> float32 [..., width].
 Tensor embed_time(const Tensor& t, std::int64_t width) {
   const auto options = torch::dtype(torch::kFloat64).device(t.device());
   const Tensor period =
@@ -23,7 +23,7 @@ Tensor embed_time(const Tensor& t, std::int64_t width) {
   return torch::cat({angles.sin(), angles.cos()}, -1).to(torch::kFloat32);
 }
 
-/// `function` of every defined tensor.
+/// Applies `function` to each pair of tensors that is defined.
 TimeConditioning map(const TimeConditioning& time, const TimeConditioning& other,
                      const std::function<Tensor(const Tensor&, const Tensor&)>& function) {
   TimeConditioning result;
@@ -49,27 +49,20 @@ TimeConditioning TimeConditioning::blend(const Tensor& mask_bh1, const TimeCondi
 ExpertLayer::ExpertLayer(ParameterStore& store, const GemmaConfig& config, PolicyKind kind,
                          std::int64_t index)
     : heads(config.heads) {
-  const std::int64_t w = config.width, m = config.mlp, k = config.head_dim, n = config.heads;
   const std::string layer = names::kExpertLayers + std::to_string(index) + ".";
   const std::string attention = layer + "self_attn.", mlp = layer + "mlp.";
   const std::string norm1 = layer + "input_layernorm.", norm2 = layer + "post_attention_layernorm.";
   if (kind == PolicyKind::kPi0) {
-    input_norm = store.add({norm1 + "weight", {w}, Init::kZero}, Precision::kFloat32);
-    post_norm = store.add({norm2 + "weight", {w}, Init::kZero}, Precision::kFloat32);
+    input_norm = store.add(norm1 + "weight", Init::kZero);
+    post_norm = store.add(norm2 + "weight", Init::kZero);
   } else {
-    modulation = store.add({{norm1 + "dense.weight", {3 * w, w}, Init::kZero},
-                            {norm2 + "dense.weight", {3 * w, w}, Init::kZero}},
-                           Precision::kFloat32);
-    modulation_bias = store.add(
-        {{norm1 + "dense.bias", {3 * w}, Init::kZero}, {norm2 + "dense.bias", {3 * w}, Init::kZero}},
-        Precision::kFloat32);
+    modulation = store.add({norm1 + "dense.weight", norm2 + "dense.weight"}, Init::kZero);
+    modulation_bias = store.add({norm1 + "dense.bias", norm2 + "dense.bias"}, Init::kZero);
   }
-  qkv = store.add({{attention + "q_proj.weight", {n * k, w}},
-                   {attention + "k_proj.weight", {k, w}},
-                   {attention + "v_proj.weight", {k, w}}});
-  o = store.add({attention + "o_proj.weight", {w, n * k}});
-  gate_up = store.add({{mlp + "gate_proj.weight", {m, w}}, {mlp + "up_proj.weight", {m, w}}});
-  down = store.add({mlp + "down_proj.weight", {w, m}});
+  qkv = store.add({attention + "q_proj.weight", attention + "k_proj.weight", attention + "v_proj.weight"});
+  o = store.add(attention + "o_proj.weight");
+  gate_up = store.add({mlp + "gate_proj.weight", mlp + "up_proj.weight"});
+  down = store.add(mlp + "down_proj.weight");
 }
 
 ExpertLayer::Output ExpertLayer::forward(const Residual& stream, const Tensor& prefix_k,
@@ -107,25 +100,24 @@ ExpertLayer::Output ExpertLayer::forward(const Residual& stream, const Tensor& p
 
 ActionExpert::ActionExpert(ParameterStore& store, const PolicyConfig& config)
     : kind_(config.kind), config_(config.expert), dtype_(store.dtype()) {
-  const std::int64_t w = config_.width, d = config.action_dim;
-  const auto dense = [&store](const std::string& name, std::int64_t out, std::int64_t in, Tensor& weight,
-                              Tensor& bias, Init init = Init::kNormal) {
-    weight = store.add({name + ".weight", {out, in}, init}, Precision::kFloat32);
-    bias = store.add({name + ".bias", {out}, Init::kZero}, Precision::kFloat32);
+  const auto dense = [&store](const std::string& name, Tensor& weight, Tensor& bias,
+                              Init init = Init::kNormal) {
+    weight = store.add(name + ".weight", init);
+    bias = store.add(name + ".bias", Init::kZero);
   };
   const bool is_pi0 = kind_ == PolicyKind::kPi0;
   for (std::int64_t i = 0; i < config_.depth; ++i) layers_.emplace_back(store, config_, kind_, i);
   if (is_pi0) {
-    final_norm_ = store.add({names::kExpert + "norm.weight", {w}, Init::kZero}, Precision::kFloat32);
-    dense("state_proj", w, d, state_, state_bias_);
+    final_norm_ = store.add(names::kExpert + "norm.weight", Init::kZero);
+    dense("state_proj", state_, state_bias_);
   } else {
-    dense(names::kExpert + "norm.dense", 3 * w, w, final_modulation_, final_modulation_bias_, Init::kZero);
+    dense(names::kExpert + "norm.dense", final_modulation_, final_modulation_bias_, Init::kZero);
   }
-  dense("action_in_proj", w, d, action_in_, action_in_bias_);
-  dense("action_out_proj", d, w, action_out_, action_out_bias_);
+  dense("action_in_proj", action_in_, action_in_bias_);
+  dense("action_out_proj", action_out_, action_out_bias_);
   const std::string mlp = is_pi0 ? "action_time_mlp" : "time_mlp";
-  dense(mlp + "_in", w, is_pi0 ? 2 * w : w, time_in_, time_in_bias_);
-  dense(mlp + "_out", w, w, time_out_, time_out_bias_);
+  dense(mlp + "_in", time_in_, time_in_bias_);
+  dense(mlp + "_out", time_out_, time_out_bias_);
 }
 
 TimeConditioning ActionExpert::condition(const Tensor& t) const {
@@ -177,8 +169,8 @@ Tensor ActionExpert::embed(const Tensor& state_bd, const Tensor& x_t, const Time
                            std::int64_t draws) const {
   const Tensor actions = torch::linear(x_t.to(torch::kFloat32), action_in_, action_in_bias_);
   if (kind_ == PolicyKind::kPi05) return actions;
-  // openpi joins each action token with the embedding of t; a product of two halves of the weight needs no
-  // copy.
+  // openpi joins each action token with the embedding of t;
+  // a product of two halves of the weight needs no copy.
   const Tensor hidden = torch::linear(actions, time_in_.narrow(1, 0, config_.width)) + time.hidden;
   const Tensor tokens = torch::linear(torch::silu(hidden), time_out_, time_out_bias_);
   Tensor state = torch::linear(state_bd.to(torch::kFloat32), state_, state_bias_).unsqueeze(1);

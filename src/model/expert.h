@@ -1,5 +1,5 @@
-// The action expert: a second Gemma stack whose tokens attend to the prefix, layer by layer, and to each
-// other.
+// The action expert: a second Gemma stack whose tokens attend to the prefix,
+// layer by layer, and to each other.
 #pragma once
 
 #include <string>
@@ -11,8 +11,8 @@
 
 namespace shallowpi {
 
-/// What the flow time gives: computed for one t, or for all steps of a sampler at once. D is 1 or the
-/// horizon.
+/// What the flow time gives: computed for one t, or for all steps of a sampler at
+/// once. D is 1 or the horizon.
 struct TimeConditioning {
   /// pi0: what the embedding of t adds to the hidden layer of the action-time MLP, [..., D, W].
   Tensor hidden;

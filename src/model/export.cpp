@@ -1,6 +1,9 @@
 // Exports: our checkpoints (or any that can be read) as folders that openpi or LeRobot loads strictly.
 #include "model/export.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "model/checkpoint_internal.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
@@ -17,8 +20,8 @@ const char* package(CheckpointFormat format) {
   return format == CheckpointFormat::kOpenpi ? "openpi" : "LeRobot";
 }
 
-/// What openpi adds to a standard deviation or to a range; LeRobot's 1e-8 has no effect on any real
-/// statistic.
+/// What openpi adds to a standard deviation or to a range;
+/// LeRobot's 1e-8 has no effect on any real statistic.
 double epsilon(NormMode mode) {
   return mode == NormMode::kZScore || mode == NormMode::kQuantile ? 1e-6 : 0.0;
 }
@@ -36,8 +39,8 @@ void check_heads(const PolicyConfig& config, const fs::path& folder) {
                        ", so there it would be another network"));
 }
 
-/// Both packages refuse a file without the expert's lm_head, which nothing reads: zeros where the checkpoint
-/// has none.
+/// Both packages refuse a file without the expert's lm_head, which nothing reads:
+/// zeros where the checkpoint has none.
 void add_dead_head(const PolicyConfig& config, torch::Dtype dtype, TensorPlan& plan) {
   const auto shape = expected_tensors(config).at(names::kExpertHead).shape;
   plan.try_emplace(names::kExpertHead,
@@ -97,13 +100,42 @@ FeatureStats convert_stats(const FeatureStats& stats, NormMode from, NormMode to
   high.resize(stats.width());
   for (std::size_t i = 0; i < stats.width(); ++i) {
     // Every formula is (x - centre) / scale.
-    const double scale = uses_quantiles(from) ? (stats.q99[i] - stats.q01[i] + epsilon(from)) / 2
-                                              : stats.std[i] + epsilon(from);
+    double scale = uses_quantiles(from) ? (stats.q99[i] - stats.q01[i] + epsilon(from)) / 2
+                                        : stats.std[i] + epsilon(from);
     const double centre = uses_quantiles(from) ? stats.q01[i] + scale : stats.mean[i];
+    // A constant becomes 0 as a z-score, but -1 between equal quantiles: those need some width, which must
+    // not vanish in float32.
+    if (!uses_quantiles(from) && uses_quantiles(to))
+      scale = std::max(scale, 1e-6 * std::max(1.0, std::abs(centre)));
     low[i] = uses_quantiles(to) ? centre - scale : centre;
-    high[i] = uses_quantiles(to) ? centre + scale - epsilon(to) : std::max(scale - epsilon(to), 0.0);
+    high[i] = uses_quantiles(to) ? std::max(centre + scale - epsilon(to), low[i])
+                                 : std::max(scale - epsilon(to), 0.0);
   }
   return result;
+}
+
+std::vector<std::string> openpi_cameras(const std::vector<std::string>& cameras) {
+  if (cameras.size() > kCanonicalCameras.size())
+    throw UsageError(str("export: the policy sees ", cameras.size(), " cameras (", join(cameras, ", "),
+                         "), openpi has only ", join(kCanonicalCameras, ", "),
+                         "; narrow policy.image_keys with shallowpi-distill --init-only first"));
+  auto slot = kCanonicalCameras.begin();
+  for (const std::string& camera : cameras) {
+    slot = std::find(slot, kCanonicalCameras.end(), camera);
+    if (slot == kCanonicalCameras.end())
+      return {kCanonicalCameras.begin(),
+              kCanonicalCameras.begin() + static_cast<std::ptrdiff_t>(cameras.size())};
+    ++slot;
+  }
+  return cameras;
+}
+
+std::string camera_mapping(const std::vector<std::string>& cameras) {
+  const std::vector<std::string> slots = openpi_cameras(cameras);
+  std::vector<std::string> pairs;
+  for (std::size_t i = 0; slots != cameras && i < slots.size(); ++i)
+    pairs.push_back(str(cameras[i], " as ", slots[i]));
+  return join(pairs, ", ");
 }
 
 std::string fill_template(std::string text, const std::vector<std::pair<std::string, std::string>>& values) {
@@ -121,12 +153,15 @@ void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::pa
   if (!info.horizon_known)
     log::warning(unknown_horizon(info), "; the export says ", info.spec.horizon,
                  ": give --horizon if that is wrong");
-  if (info.format == CheckpointFormat::kShallowPi && fs::exists(info.folder / "manifest.json"))
-    verify_manifest(info.folder);
+  verify_files(info);
   checkpoint::check_heads(info.config, info.folder);
   if (const auto sizes = checkpoint::unreleased_sizes(info.config, to); !sizes.empty())
     log::warning(checkpoint::package(to), " does not load what is exported from ", info.folder.string(),
                  " until these sizes are changed in its code: ", join(sizes, ", "));
+  const bool to_openpi = to == CheckpointFormat::kOpenpi;
+  if (const std::string mapping = to_openpi ? checkpoint::camera_mapping(info.spec.image_keys) : "";
+      !mapping.empty())
+    log::warning("openpi has other cameras, or another order, than this policy: give it ", mapping);
   const SafetensorsFolder file(info.folder);
   const torch::Dtype store = checkpoint::stored_dtype(file);
   TensorPlan plan = checkpoint::copy_plan(file, info.config, {});
@@ -136,11 +171,12 @@ void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::pa
     switch (to) {
       case CheckpointFormat::kOpenpi:
         checkpoint::write_openpi_side_files(target, info, store);
-        write_safetensors(target / checkpoint::kWeights, plan, checkpoint::tied_metadata());
+        write_safetensors(target / SafetensorsFolder::kFile, plan, checkpoint::tied_metadata());
         return;
       case CheckpointFormat::kLeRobot:
         checkpoint::write_lerobot_side_files(target, info, store);
-        write_safetensors(target / checkpoint::kWeights, checkpoint::to_lerobot(plan), {{"format", "pt"}});
+        write_safetensors(target / SafetensorsFolder::kFile, checkpoint::to_lerobot(plan),
+                          {{"format", "pt"}});
         return;
       case CheckpointFormat::kShallowPi:
         throw UsageError("export: the target is openpi or lerobot");

@@ -1,12 +1,17 @@
-// What both exports say about policies that are not of the released sizes.
+// What the exports to openpi and LeRobot share.
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "shallowpi/model/checkpoint.h"
 
 namespace shallowpi::checkpoint {
+
+/// Statistics with which normalisation by `to` gives what normalisation by `from` gives with `stats`:
+/// packages differ in the formula (z-score or quantiles) and in the epsilon that they add.
+FeatureStats convert_stats(const FeatureStats& stats, NormMode from, NormMode to);
 
 /// The sizes that the code of `to` has otherwise, one phrase each; the depth is not among them, for
 /// load_shallow.py sets it.
@@ -14,5 +19,22 @@ std::vector<std::string> unreleased_sizes(const PolicyConfig& config, Checkpoint
 
 /// The sentence before the exported README's example: what must be done before the weights load.
 std::string how_to_load(const PolicyConfig& config, CheckpointFormat to);
+
+/// The cameras of openpi, whose order and names are fixed, that a policy's `cameras` have to be given as: the
+/// same ones where these are some of openpi's in its order, else its first ones. Throws UsageError where
+/// openpi has too few.
+std::vector<std::string> openpi_cameras(const std::vector<std::string>& cameras);
+/// "top as base_0_rgb, ..."; empty where openpi's cameras are the policy's.
+std::string camera_mapping(const std::vector<std::string>& cameras);
+
+/// `text` with every key ("@depth@") replaced by its value.
+std::string fill_template(std::string text, const std::vector<std::pair<std::string, std::string>>& values);
+
+// Everything but model.safetensors of the folders that openpi and LeRobot load.
+// `store`: what most weights are.
+void write_openpi_side_files(const std::filesystem::path& folder, const CheckpointInfo& info,
+                             torch::Dtype store);
+void write_lerobot_side_files(const std::filesystem::path& folder, const CheckpointInfo& info,
+                              torch::Dtype store);
 
 }  // namespace shallowpi::checkpoint

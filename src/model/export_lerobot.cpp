@@ -65,8 +65,8 @@ Json feature_json(const char* type, std::int64_t width) {
   return {{"type", type}, {"shape", Json::array({width})}};
 }
 
-/// Writes the pipeline NAME.json; a normaliser gets a state file whose name holds its position, as LeRobot's
-/// do.
+/// Writes the pipeline NAME.json; a normaliser gets a state file whose name holds its
+/// position, as LeRobot's do.
 void write_pipeline(const std::filesystem::path& folder, const std::string& name, std::vector<Json> steps,
                     const NamedTensors& stats) {
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -102,8 +102,8 @@ NamedTensors stats_tensors(const CheckpointInfo& info) {
   return tensors;
 }
 
-/// The order of LeRobot's own pipelines: pi0 normalises last, pi0.5 before it writes the state into the
-/// prompt.
+/// The order of LeRobot's own pipelines: pi0 normalises last,
+/// pi0.5 before it writes the state into the prompt.
 std::vector<Json> preprocessor_steps(const CheckpointInfo& info, const Json& config, const Json& normalizer) {
   const Json relative =
       step_json("relative_actions_processor", {{"enabled", config["use_relative_actions"]},
@@ -138,8 +138,7 @@ std::string notes_of(const CheckpointInfo& info) {
   if (info.spec.prompt_mode == PromptMode::kPi05StatePadded32)
     notes +=
         "\nThe prompt that this policy learned has the state padded to 32 numbers (LeRobot 0.4.x); LeRobot "
-        "0.6.1 writes "
-        "the robot's own dims only, so expect worse actions.\n";
+        "0.6.1 writes the robot's own dims only, so expect worse actions.\n";
   if (info.spec.prompt_mode == PromptMode::kPi0Plain || info.spec.prompt_mode == PromptMode::kPi05NoState)
     notes +=
         "\nThis policy learned from prompts without underscores, newlines and outer spaces, as openpi cleans "
@@ -147,13 +146,11 @@ std::string notes_of(const CheckpointInfo& info) {
   if (info.spec.robot.kind == RobotKind::kAloha)
     notes +=
         "\nStates and actions are in pi's ALOHA convention (flipped joints, its gripper range); LeRobot does "
-        "not convert "
-        "them.\n";
+        "not convert them.\n";
   if (info.spec.resize_mode == ResizeMode::kPillow)
     notes +=
         "\nThis policy learned from images resized as Pillow does; LeRobot resizes without antialiasing. "
-        "Give it images "
-        "of the policy's size to avoid the difference.\n";
+        "Give it images of the policy's size to avoid the difference.\n";
   return notes;
 }
 

@@ -45,6 +45,7 @@ The training config must agree with how the policy was trained:
 | `model.action_horizon` | @horizon@ |
 | `model.max_token_len` | @tokens@ |
 | `model.discrete_state_input` | @state@ |
+| cameras in the order of the prefix | @cameras@ |
 | asset id | `@asset@` |
 | relative action dims (`extra_delta_transform`) | @delta@ |
 @notes@)";
@@ -65,8 +66,7 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
   if (spec.prompt_mode == PromptMode::kPi05StatePadded32)
     notes +=
         "\nThe prompt that this policy learned has the state padded to 32 numbers (LeRobot 0.4.x); openpi "
-        "writes the "
-        "robot's own dims only, so expect worse actions.\n";
+        "writes the robot's own dims only, so expect worse actions.\n";
   if (spec.prompt_mode == PromptMode::kLeRobotPi0)
     notes +=
         "\nThis policy learned from prompts as they were given (LeRobot); openpi replaces underscores and "
@@ -75,6 +75,15 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
     notes +=
         "\nThis policy learned from images resized as LeRobot does (no antialiasing); openpi resizes as "
         "Pillow does.\n";
+  const std::vector<std::string> cameras = openpi_cameras(spec.image_keys);
+  if (const std::string mapping = camera_mapping(spec.image_keys); !mapping.empty())
+    notes += str("\nThis policy's cameras have other names or another order than openpi's: give it ", mapping,
+                 ".\n");
+  if (cameras.size() < kCanonicalCameras.size())
+    notes +=
+        "\nopenpi wants all three cameras: give zeros with `image_mask` False for those that this policy "
+        "does not "
+        "see.\n";
   std::vector<std::size_t> relative;
   for (std::size_t dim = 0; dim < spec.robot.delta_mask.size(); ++dim)
     if (spec.robot.delta_mask[dim]) relative.push_back(dim);
@@ -86,6 +95,7 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
       {"@horizon@", str(spec.horizon)},
       {"@tokens@", str(spec.max_token_len)},
       {"@state@", prompt_reads_state(spec.prompt_mode) ? "True" : "False"},
+      {"@cameras@", cameras.empty() ? "none" : str("`", join(cameras, "`, `"), "`")},
       {"@asset@", spec.asset_id},
       {"@delta@", relative.empty() ? "none" : join(relative, ", ")},
       {"@notes@", notes}};

@@ -129,7 +129,7 @@ std::int64_t parts_of(const Tensor& x, const Tensor& weight, bool gated) {
   return linear_parts(rows_of(x), weight.size(1), weight.size(0), gated);
 }
 
-/// bfloat16, contiguous, of this batch and width?
+/// Whether `tensor` is bfloat16, contiguous, and of the batch and width of `q`.
 bool suits(const Tensor& tensor, const Tensor& q) {
   return tensor.scalar_type() == torch::kBFloat16 && tensor.is_contiguous() && tensor.size(0) == q.size(0) &&
          tensor.size(2) == q.size(2);

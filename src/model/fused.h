@@ -1,7 +1,7 @@
-// Operations that are one pass over memory on a GPU where LibTorch's operators need several. They equal those
-// operators within the rounding of the dtype, keep nothing for a backward pass, and need a program built with
-// CUDA. ops.h and the layers choose between the two; on CPUs, and where gradients are recorded, they take the
-// operators.
+// Operations that are one pass over memory on a GPU where LibTorch's operators need several.
+// They equal those operators within the rounding of the dtype, keep nothing for a backward pass,
+// and need a program built with CUDA. ops.h and the layers choose between the two;
+// on CPUs, and where gradients are recorded, they take the operators.
 #pragma once
 
 #include <torch/torch.h>
@@ -12,9 +12,9 @@ namespace shallowpi::fused {
 
 using torch::Tensor;
 
-/// Can fused operations take `x`: no gradients are recorded, x is on a GPU of compute capability 8 or more
-/// and is float32 or bfloat16, its last dimension is a multiple of 8, and set_enabled did not switch them
-/// off?
+/// Whether fused operations can take `x`: no gradients are recorded, x is float32 or bfloat16 on a GPU of
+/// compute capability 8 or more, its last dimension is a multiple of 8,
+/// and set_enabled did not switch them off.
 bool usable(const Tensor& x);
 /// For comparisons. On at the start.
 void set_enabled(bool enabled);
@@ -29,8 +29,7 @@ struct Normalized {
   Tensor sum;     ///< x + gate * update, of x's dtype
   Tensor result;  ///< its norm
 };
-/// rms_normalize(sum) * (1 + scale) + shift (optional). x, scale and shift are float32; the factors broadcast
-/// to x.
+/// rms_normalize(sum) * (1 + scale) + shift (optional). x and the factors, which broadcast to x, are float32.
 Normalized rms_norm(const Stream& stream, const Tensor& scale, const Tensor& shift, torch::Dtype result);
 /// LayerNorm with weight and bias [W]; everything in one dtype, no gate.
 Normalized layer_norm(const Stream& stream, const Tensor& weight, const Tensor& bias);
@@ -43,7 +42,7 @@ std::tuple<Tensor, Tensor, Tensor> split_and_rotate(const Tensor& qkv, const Ten
 /// gelu(gate) * up: [..., 2M] -> [..., M].
 Tensor gate(const Tensor& gate_up);
 
-/// Is x weight^T a product of few rows, which these take faster than a library's kernels? Both are bfloat16.
+/// Whether x weight^T has so few rows that these kernels beat the library's; both bfloat16.
 bool can_project(const Tensor& x, const Tensor& weight);
 bool can_project_and_gate(const Tensor& x, const Tensor& gate_up);
 /// x [B, S, I], weight [O, I] -> float32 [parts, B, S, O]: what the next operation has to sum.
@@ -66,9 +65,8 @@ bool can_attend(const AttentionInput& input);
 /// Returns [B, S * heads, K].
 Tensor attention(const AttentionInput& input);
 
-/// All tokens to all, each head with its own keys, as SigLIP has it: qkv [m, T, 3 * heads * K], contiguous
-/// bfloat16
-/// -> [m, T, heads * K].
+/// All tokens to all, each head with its own keys, as SigLIP has it: contiguous bfloat16
+/// qkv [m, T, 3 * heads * K] -> [m, T, heads * K].
 bool can_self_attend(const Tensor& qkv, std::int64_t heads);
 Tensor self_attention(const Tensor& qkv, std::int64_t heads);
 

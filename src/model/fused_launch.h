@@ -11,7 +11,7 @@ namespace shallowpi::fused {
 
 using CudaStream = CUstream_st*;
 
-/// Are the kernels compiled for this GPU? They need compute capability 8.0.
+/// Whether the kernels are compiled for this GPU: they need compute capability 8.0.
 bool runs_on(int device);
 using BFloat16 = c10::BFloat16;
 
@@ -70,14 +70,14 @@ constexpr std::int64_t kMaxLinearRows = 64;
 std::int64_t linear_parts(std::int64_t rows, std::int64_t inner, std::int64_t columns, bool gated);
 void launch(const LinearLaunch& work, CudaStream stream);
 
-/// Where the matrices [rows, head_dim] of a batch are: b = i * inner_count + j starts at i * outer + j *
-/// inner.
+/// Where the matrices [rows, head_dim] of a batch are:
+/// b = i * inner_count + j starts at i * outer + j * inner.
 struct Placement {
   std::int64_t outer = 0, inner = 0, row = 0;
 };
-/// Attention of query rows to the first `lengths_b` prefix keys, and to their own tokens' keys. In
-/// multi-query attention all heads' queries are rows of one matrix; else the heads are `inner_count`
-/// matrices.
+/// Attention of query rows to the first `lengths_b` prefix keys, and to their own tokens' keys.
+/// In multi-query attention all heads' queries are rows of one matrix;
+/// else the heads are `inner_count` matrices.
 struct AttentionLaunch {
   const BFloat16* q;                    ///< [batch, rows, head_dim], `heads` rows per token
   const BFloat16 *prefix_k, *prefix_v;  ///< [batch, prefix, head_dim]

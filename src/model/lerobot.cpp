@@ -1,10 +1,11 @@
-// Reads LeRobot's folders: config.json, and the two processor files with the statistics that they name. All
-// of it is read leniently, since the files of different LeRobot versions differ; what was assumed goes into
-// the notes.
+// Reads LeRobot's folders: config.json, and the two processor files with the statistics that they name.
+// All of it is read leniently, since the files of different LeRobot versions differ;
+// what was assumed goes into the notes.
 #include <algorithm>
-#include <set>
+#include <cmath>
 
 #include "model/checkpoint_internal.h"
+#include "model/export.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 
@@ -68,6 +69,11 @@ class StatsFile {
       throw CorruptError(str(file_.path().string(), ": '", name, "' has values that are not finite"));
     return {values.data_ptr<double>(), values.data_ptr<double>() + values.numel()};
   }
+  bool has_any(const std::string& feature) const {
+    const auto& tensors = file_.tensors();
+    return std::any_of(tensors.begin(), tensors.end(),
+                       [&](const auto& entry) { return entry.first.starts_with(feature + "."); });
+  }
   const fs::path& path() const { return file_.path(); }
 
  private:
@@ -87,26 +93,27 @@ std::pair<const char*, const char*> stats_of_mode(const std::string& mode, const
   if (mode == "MIN_MAX") return {"min", "max"};
   if (mode == "IDENTITY") return {"", ""};
   throw UsageError(str(where, ": normalisation mode '", mode,
-                       "' is not known (MEAN_STD, QUANTILES, QUANTILE10, MIN_MAX, "
-                       "IDENTITY)"));
+                       "' is not known (MEAN_STD, QUANTILES, QUANTILE10, MIN_MAX, IDENTITY)"));
+}
+
+/// Statistics that leave a feature as it is: QUANTILES over [-1, 1].
+FeatureStats identity(std::int64_t width) {
+  const auto all = [width](double value) { return std::vector<double>(width, value); };
+  return {all(0), all(1), all(-1), all(1)};
 }
 
 /// MIN_MAX and QUANTILE10 use the formula of QUANTILES with other bounds, so their bounds are stored as q01
-/// and q99; IDENTITY is that formula over [-1, 1].
+/// and q99.
 FeatureStats read_feature(const StatsFile& file, const std::string& feature, const std::string& mode,
                           std::int64_t width) {
+  if (mode == "IDENTITY") return identity(width);
   const auto [low, high] = stats_of_mode(mode, file.path().string());
+  const bool by_mean = mode == "MEAN_STD";
   FeatureStats stats;
   stats.mean = file.get(feature, "mean");
   stats.std = file.get(feature, "std");
-  stats.q01 = mode == "MEAN_STD" ? file.get(feature, "q01") : file.get(feature, low);
-  stats.q99 = mode == "MEAN_STD" ? file.get(feature, "q99") : file.get(feature, high);
-  if (mode == "IDENTITY") {
-    stats.q01.assign(width, -1.0);
-    stats.q99.assign(width, 1.0);
-    stats.mean = stats.std = {};
-  }
-  const bool by_mean = mode == "MEAN_STD";
+  stats.q01 = file.get(feature, by_mean ? "q01" : low);
+  stats.q99 = file.get(feature, by_mean ? "q99" : high);
   if ((by_mean ? stats.mean : stats.q01).empty() || (by_mean ? stats.std : stats.q99).empty())
     throw CorruptError(str(file.path().string(), ": has no '", feature, ".", low, "' and '", feature, ".",
                            high, "', which normalisation by ", mode, " needs"));
@@ -124,55 +131,90 @@ FeatureStats read_feature(const StatsFile& file, const std::string& feature, con
   return stats;
 }
 
+/// The modes of state and actions, as LeRobot's normaliser takes them: one that its map does not name leaves
+/// the feature as it is.
+struct NormModes {
+  std::string state, actions;
+};
+
+NormModes read_modes(const Step* normalizer, const Json& config, const fs::path& folder, PolicyKind kind) {
+  const std::string where = (folder / (normalizer ? "policy_preprocessor.json" : "config.json")).string();
+  const Json& source = normalizer ? normalizer->config : config;
+  const char* key = normalizer ? "norm_map" : "normalization_mapping";
+  const Json map = json_get_or<Json>(source, key, Json::object(), where);
+  const bool has_map = source.contains(key) && !source.at(key).is_null();
+  const std::string silent = has_map ? "IDENTITY" : kind == PolicyKind::kPi05 ? "QUANTILES" : "MEAN_STD";
+  const NormModes modes{json_get_or<std::string>(map, "STATE", silent, where),
+                        json_get_or<std::string>(map, "ACTION", silent, where)};
+  stats_of_mode(modes.state, where);
+  stats_of_mode(modes.actions, where);
+  return modes;
+}
+
+/// LeRobot leaves a feature of which the file has nothing as it is.
+void skip_missing_feature(const StatsFile& file, const char* feature, std::string& mode,
+                          CheckpointInfo& info) {
+  if (mode == "IDENTITY" || file.has_any(feature)) return;
+  info.warnings.push_back(str(file.path().filename().string(), " has no statistics of ", feature,
+                              ": it is not normalised, as in LeRobot"));
+  mode = "IDENTITY";
+}
+
 void read_stats(const Steps& pre, const Steps& post, const Json& config, CheckpointInfo& info) {
-  const std::string where = (info.folder / "policy_preprocessor.json").string();
+  PolicySpec& spec = info.spec;
   const Step* step = find_step(pre, "normalizer_processor");
-  const Json modes = json_get_or<Json>(step ? step->config : config,
-                                       step ? "norm_map" : "normalization_mapping", Json::object(), where);
-  const std::string fallback = info.config.kind == PolicyKind::kPi05 ? "QUANTILES" : "MEAN_STD";
-  const auto state_mode = json_get_or<std::string>(modes, "STATE", fallback, where);
-  const auto action_mode = json_get_or<std::string>(modes, "ACTION", fallback, where);
-  stats_of_mode(state_mode, where);
-  stats_of_mode(action_mode, where);
-  const bool mean_std = state_mode == "MEAN_STD" && action_mode == "MEAN_STD";
-  info.spec.norm_mode = mean_std ? NormMode::kLeRobotMeanStd : NormMode::kLeRobotQuantiles;
-  if (!step || step->state_file.empty()) {
-    info.notes.push_back(
-        "there are no normalisation statistics (a normalizer_processor in policy_preprocessor.json)");
-    return;
-  }
+  NormModes modes = read_modes(step, config, info.folder, info.config.kind);
+  const auto choose_mode = [&] {
+    const bool mean_std = modes.state == "MEAN_STD" && modes.actions == "MEAN_STD";
+    spec.norm_mode = mean_std ? NormMode::kLeRobotMeanStd : NormMode::kLeRobotQuantiles;
+    return mean_std;
+  };
+  choose_mode();
+  if (!step || step->state_file.empty()) return;
   const StatsFile state_file(info.folder / step->state_file);
   // What turns the network's output into actions is the postprocessor's copy.
   const Step* unnormalizer = find_step(post, "unnormalizer_processor");
-  const StatsFile action_file(info.folder / (unnormalizer && !unnormalizer->state_file.empty()
-                                                 ? unnormalizer->state_file
-                                                 : step->state_file));
-  NormStats stats{read_feature(state_file, kStateFeature, state_mode, info.spec.robot.state_dim),
-                  read_feature(action_file, kActionFeature, action_mode, info.spec.robot.action_dim)};
-  for (const auto& [mode, feature] : {std::pair{state_mode, &stats.state}, {action_mode, &stats.actions}})
+  const bool has_own = unnormalizer && !unnormalizer->state_file.empty();
+  if (!has_own)
+    info.warnings.push_back(str(
+        post.empty() ? "there is no policy_postprocessor.json"
+                     : "policy_postprocessor.json has no unnormalizer_processor with statistics",
+        ": actions are put into the robot's units with the preprocessor's statistics; copy it and the file "
+        "that it names from LeRobot's run"));
+  const StatsFile action_file(info.folder / (has_own ? unnormalizer->state_file : step->state_file));
+  skip_missing_feature(state_file, kStateFeature, modes.state, info);
+  skip_missing_feature(action_file, kActionFeature, modes.actions, info);
+  const bool mean_std = choose_mode();
+  NormStats stats{read_feature(state_file, kStateFeature, modes.state, spec.robot.state_dim),
+                  read_feature(action_file, kActionFeature, modes.actions, spec.robot.action_dim)};
+  for (const auto& [mode, feature] : {std::pair{modes.state, &stats.state}, {modes.actions, &stats.actions}})
     if (!mean_std && mode == "MEAN_STD")
       *feature = convert_stats(*feature, NormMode::kLeRobotMeanStd, NormMode::kLeRobotQuantiles);
-  if (!mean_std && (state_mode != "QUANTILES" || action_mode != "QUANTILES"))
-    info.notes.push_back(str("normalisation by ", state_mode, " (state) and ", action_mode,
+  if (!mean_std && (modes.state != "QUANTILES" || modes.actions != "QUANTILES"))
+    info.notes.push_back(str("normalisation by ", modes.state, " (state) and ", modes.actions,
                              " (actions) is expressed as quantiles with the same result"));
   info.stats = std::move(stats);
 }
 
 void read_cameras(const Json& features, const std::string& where, CheckpointInfo& info) {
-  std::vector<std::string> unknown;
+  std::vector<std::string> unknown, renamed;
   for (const auto& [name, feature] : features.items()) {
     if (json_get_or<std::string>(feature, "type", "", where) != "VISUAL") continue;
     if (name.find("empty_camera") != std::string::npos) continue;  // LeRobot's placeholders: never there
     std::string camera = camera_of_lerobot(name);
     const auto& known = info.spec.image_keys;
     if (std::find(known.begin(), known.end(), camera) != known.end()) camera = name;
-    if (!camera.ends_with("_rgb")) unknown.push_back(camera);
+    if (!camera.ends_with("_rgb"))
+      unknown.push_back(camera);
+    else if (!name.ends_with(camera))
+      renamed.push_back(str(name, " is ", camera));
     if (lerobot_camera(info.spec, camera) != name) info.spec.lerobot_cameras[camera] = name;
     info.spec.image_keys.push_back(camera);
   }
+  if (!renamed.empty()) info.notes.push_back(str("cameras: ", join(renamed, ", ")));
   if (!unknown.empty())
-    info.notes.push_back(str("cameras ", join(unknown, ", "),
-                             " have no openpi name; they are used in the order of config.json"));
+    info.warnings.push_back(str("cameras ", join(unknown, ", "),
+                                " have no openpi name; they are used in the order of config.json"));
 }
 
 /// LeRobot's mask by joint names; without names every dim is relative.
@@ -215,13 +257,31 @@ void read_prompt(const Steps& pre, const Json& config, bool has_embed_tokens, co
     spec.prompt_mode = PromptMode::kPi05NoState;
   } else if (!has_embed_tokens && !config.contains("use_relative_actions")) {
     spec.prompt_mode = PromptMode::kPi05StatePadded32;
-    info.notes.push_back(
+    info.warnings.push_back(
         "written by LeRobot 0.4.x (lm_head alone, no use_relative_actions): its prompt has the state "
         "padded to 32 numbers (prompt mode pi05_state_padded32), and it padded non-square images with grey "
         "levels outside the usual range");
   } else {
     spec.prompt_mode = PromptMode::kPi05State;
   }
+}
+
+/// What LeRobot can be told that this program cannot do, or does otherwise.
+void check_settings(const Json& config, const std::string& where, CheckpointInfo& info) {
+  // LeRobot's memory of earlier frames has no weights of its own, so the file looks like any other.
+  for (const char* key : {"use_visual_memory", "use_proprioceptive_memory"})
+    if (json_get_or<bool>(config, key, false, where))
+      throw UsageError(
+          str(where, ": ", key, " is true; policies that see more than one frame cannot be read"));
+  for (const auto& [key, usual] : {std::pair{"min_period", 4e-3}, {"max_period", 4.0}}) {
+    const auto period = json_get_or<double>(config, key, usual, where);
+    if (!(std::abs(period / usual - 1) < 1e-6))
+      throw UsageError(str(where, ": ", key, " is ", period, "; only policies with ", usual, " can be read"));
+  }
+  const auto steps = json_get_or<std::int64_t>(config, "num_inference_steps", kEulerSteps, where);
+  if (steps != kEulerSteps)
+    info.warnings.push_back(str("config.json says num_inference_steps ", steps, "; ", kEulerSteps,
+                                " are taken here: give --steps ", steps));
 }
 
 }  // namespace
@@ -233,6 +293,7 @@ void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& i
   const auto type = json_get<std::string>(config, "type", where);
   if (type != "pi0" && type != "pi05")
     throw UsageError(str(where, ": a LeRobot policy of type '", type, "'; only pi0 and pi05 can be read"));
+  check_settings(config, where, info);
   info.config = infer_config_of(info.folder, shapes);
   if (type != enum_name(info.config.kind))
     throw CorruptError(
@@ -242,10 +303,7 @@ void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& i
   const Json outputs = json_get_or<Json>(config, "output_features", Json::object(), where);
   spec.horizon = json_get_or<std::int64_t>(config, "chunk_size", 0, where);
   info.horizon_known = spec.horizon != 0;
-  if (!info.horizon_known) {
-    spec.horizon = 50;
-    info.notes.push_back("config.json does not say chunk_size; LeRobot's default of 50 is assumed");
-  }
+  if (!info.horizon_known) spec.horizon = 50;
   spec.image_size = info.config.vision.image_size;
   spec.resize_mode = ResizeMode::kTorch;
   spec.robot.state_dim = feature_width(inputs, kStateFeature, info.config.action_dim, where);

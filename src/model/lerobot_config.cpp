@@ -1,4 +1,5 @@
 // LeRobot's config.json, and its names of cameras.
+#include <algorithm>
 #include <array>
 
 #include "model/checkpoint_internal.h"
@@ -98,7 +99,7 @@ std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& sp
                {"dtype", dtype_name(store)},
                {"chunk_size", spec.horizon},
                {"n_action_steps", spec.horizon},
-               {"max_state_dim", config.action_dim},
+               {"max_state_dim", std::max(config.action_dim, spec.robot.state_dim)},
                {"max_action_dim", config.action_dim},
                {"num_inference_steps", 10},
                {"time_sampling_beta_alpha", 1.5},

@@ -202,8 +202,8 @@ Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t
 
 Tensor multi_query_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask) {
   // On CPUs the explicit form is the faster one in training, five times in bfloat16, and at most sizes
-  // without gradients too. On GPUs the fused kernels are, they never hold all scores, and keep them in
-  // float32.
+  // without gradients too. On GPUs the fused kernels are faster, never hold all scores, and
+  // keep them in float32.
   if (q.is_cpu()) return explicit_attention(q, k, v, mask);
   std::optional<Tensor> bias;  // not expanded: LibTorch pads it in memory, a row per query otherwise
   if (mask.defined()) bias = mask.unsqueeze(1);

@@ -45,12 +45,12 @@ Tensor project(const Tensor& x, const Tensor& weight);
 /// gelu(x weight^T + bias) by the tanh approximation.
 Tensor linear_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias);
 
-/// down(gelu(gate(x)) * up(x)) with gate and up stacked in one weight [2M, W]. x [B, S, W]; the result is
-/// project's.
+/// down(gelu(gate(x)) * up(x)) with gate and up stacked in one weight [2M, W].
+/// x [B, S, W]; the result is project's.
 Tensor gated_mlp(const Tensor& x, const Tensor& gate_up, const Tensor& down);
 
-/// Rotary position embedding of base 10000 for integer positions [...]: the factors of a head of width
-/// `head_dim`.
+/// Rotary position embedding of base 10000 for integer positions [...]:
+/// the factors of a head of width `head_dim`.
 struct Rotation {
   Tensor cos;  ///< float32 [..., head_dim]; both halves are equal
   Tensor sin;  ///< float32 [..., head_dim / 2]
@@ -72,10 +72,10 @@ Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t
 /// P] and may be undefined. Returns [B, M, K]; the softmax is float32.
 Tensor multi_query_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask);
 
-/// Activation checkpointing: runs `layer` on `activations` without recording it, and records it again in the
-/// backward pass. `layer` must read nothing that may need a gradient but `activations` and `parameters`: a
-/// tensor that it captured otherwise would silently lose its gradient. Parameters are leaves; undefined ones
-/// are skipped.
+/// Activation checkpointing: runs `layer` on `activations` without recording it, and records it again in
+/// the backward pass. `layer` must read nothing that may need a gradient but `activations` and `parameters`:
+/// a tensor that it captured otherwise would silently lose its gradient. Parameters are leaves;
+/// undefined ones are skipped.
 TensorList recompute_in_backward(std::function<TensorList(const TensorList&)> layer,
                                  const TensorList& activations, const TensorList& parameters);
 

@@ -4,6 +4,7 @@
 
 #include <torch/torch.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -11,36 +12,25 @@
 
 namespace shallowpi {
 
+/// What initialize() makes of a parameter.
 enum class Init {
   kNormal,  ///< N(0, 1 / fan_in)
   kZero,
   kOne,
 };
 
-enum class Precision {
-  kModel,    ///< the policy's dtype
-  kFloat32,  ///< float32 in a bfloat16 policy too
-};
-
-/// One tensor of openpi's.
-struct TensorSpec {
-  std::string name;
-  std::vector<std::int64_t> shape;
-  Init init = Init::kNormal;
-};
-
 /// Creates parameters, and remembers what is in them.
+/// Their shapes, precision and deadness are those of expected_tensors().
 class ParameterStore {
  public:
-  ParameterStore(torch::Dtype dtype, torch::Device device) : dtype_(dtype), device_(device) {}
+  ParameterStore(const PolicyConfig& config, torch::Dtype dtype, torch::Device device)
+      : expected_(expected_tensors(config)), dtype_(dtype), device_(device) {}
 
-  /// A new uninitialised parameter: `parts` stacked along dim 0 (their other dims agree). Dead ones need no
-  /// gradient.
-  torch::Tensor add(const std::vector<TensorSpec>& parts, Precision precision = Precision::kModel,
-                    bool dead = false);
-  /// Shorthand for an unfused one.
-  torch::Tensor add(const TensorSpec& part, Precision precision = Precision::kModel, bool dead = false) {
-    return add(std::vector<TensorSpec>{part}, precision, dead);
+  /// A new uninitialised parameter: the tensors of these names stacked along dim 0.
+  torch::Tensor add(const std::vector<std::string>& names, Init init = Init::kNormal);
+  /// An unfused one.
+  torch::Tensor add(const std::string& name, Init init = Init::kNormal) {
+    return add(std::vector<std::string>{name}, init);
   }
 
   void initialize(std::uint64_t seed);
@@ -49,10 +39,11 @@ class ParameterStore {
   const std::vector<ParameterGroup>& groups() const { return groups_; }
 
  private:
+  std::map<std::string, ExpectedTensor> expected_;
   torch::Dtype dtype_;
   torch::Device device_;
   std::vector<ParameterGroup> groups_;
-  std::vector<std::vector<Init>> inits_;  // per group, per part
+  std::vector<Init> inits_;  // per group
 };
 
 }  // namespace shallowpi

@@ -17,9 +17,9 @@ using torch::Tensor;
 
 struct PolicyImpl::Parts {
   Parts(const PolicyConfig& config, torch::Dtype dtype, torch::Device device)
-      : store(dtype, device),
-        vision(store, config.vision, config.backbone.width),
-        backbone(store, config.backbone, config.vocab),
+      : store(config, dtype, device),
+        vision(store, config.vision),
+        backbone(store, config.backbone),
         expert(store, config) {}
 
   ParameterStore store;
@@ -122,11 +122,11 @@ Tensor PolicyImpl::embed_images(const Observation& observation) {
 }
 
 PrefixLayout PolicyImpl::layout(const Observation& observation) const {
-  return layout_prefix(observation, config_.vision.tokens(), config_.vocab);
+  return layout_prefix(observation, config_.vision.tokens(), config_.vocab, /*fixed=*/false);
 }
 
 PrefixLayout PolicyImpl::fixed_layout(const Observation& observation) const {
-  return layout_fixed_prefix(observation, config_.vision.tokens(), config_.vocab);
+  return layout_prefix(observation, config_.vision.tokens(), config_.vocab, /*fixed=*/true);
 }
 
 PrefixCache PolicyImpl::encode(const Observation& observation, AttentionTap* tap,

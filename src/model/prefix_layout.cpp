@@ -1,7 +1,6 @@
 #include "model/prefix_layout.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
@@ -31,20 +30,17 @@ void check_shapes(const Observation& observation) {
   }
 }
 
-Indices chosen(const torch::Tensor& mask_b) {
-  const torch::Tensor mask = mask_b.to(torch::kCPU, torch::kBool).contiguous();
-  Indices result;
-  for (std::int64_t i = 0; i < mask.numel(); ++i) {
-    if (mask.data_ptr<bool>()[i]) result.push_back(i);
-  }
-  return result;
+std::vector<bool> on_host(const torch::Tensor& mask) {
+  const torch::Tensor flat = mask.to(torch::kCPU, torch::kBool).flatten().contiguous();
+  return std::vector<bool>(flat.data_ptr<bool>(), flat.data_ptr<bool>() + flat.numel());
 }
 
-void check_tokens(const torch::Tensor& tokens, const Indices& positions, std::int64_t vocab) {
+/// Throws UsageError for a token that is valid and outside the vocabulary.
+void check_tokens(const torch::Tensor& tokens, const std::vector<bool>& valid, std::int64_t vocab) {
   const torch::Tensor ids = tokens.to(torch::kCPU, torch::kInt64).contiguous();
-  for (const std::int64_t position : positions) {
-    const std::int64_t id = ids.data_ptr<std::int64_t>()[position];
-    if (id < 0 || id >= vocab) {
+  for (std::size_t i = 0; i < valid.size(); ++i) {
+    const std::int64_t id = ids.data_ptr<std::int64_t>()[i];
+    if (valid[i] && (id < 0 || id >= vocab)) {
       throw UsageError(str("prompt token id ", id, " is outside the policy's vocabulary of ", vocab,
                            ": the tokenizer does not belong to this checkpoint"));
     }
@@ -65,71 +61,43 @@ torch::Tensor index_tensor(const Indices& values, torch::Device device) {
 
 }  // namespace
 
-PrefixLayout layout_prefix(const Observation& observation, std::int64_t tokens_per_image,
-                           std::int64_t vocab) {
+PrefixLayout layout_prefix(const Observation& observation, std::int64_t tokens_per_image, std::int64_t vocab,
+                           bool fixed) {
   check_shapes(observation);
   const std::int64_t batch = observation.batch_size(), prompt = observation.tokens_bt.size(1);
+  const std::vector<bool> prompt_mask = on_host(observation.token_mask_bt);
+  check_tokens(observation.tokens_bt, prompt_mask, vocab);
+
   PrefixLayout layout;
-  for (const torch::Tensor& mask_b : observation.image_masks_b)
-    layout.camera_samples.push_back(chosen(mask_b));
-  const Indices prompt_positions = chosen(observation.token_mask_bt.flatten());
-  check_tokens(observation.tokens_bt, prompt_positions, vocab);
-
-  // Every token as (sample, position in the sample); the row within [B*P] follows once P is known.
-  Indices lengths(batch, 0), samples, positions;
-  const auto append = [&](std::int64_t sample) {
-    samples.push_back(sample);
-    positions.push_back(lengths[sample]++);
-  };
-  for (const Indices& camera : layout.camera_samples) {
-    for (const std::int64_t sample : camera) {
-      for (std::int64_t token = 0; token < tokens_per_image; ++token) append(sample);
-    }
-  }
-  for (const std::int64_t position : prompt_positions) append(position / prompt);
-
-  check_lengths(lengths);
-  const auto [shortest, longest] = std::minmax_element(lengths.begin(), lengths.end());
-  layout.length = *longest;
-  layout.ragged = *shortest != *longest;
-  for (std::size_t i = 0; i < samples.size(); ++i) positions[i] += samples[i] * layout.length;
-  const torch::Device device = observation.tokens_bt.device();
-  layout.prompt_positions = index_tensor(prompt_positions, device);
-  layout.destinations = index_tensor(positions, device);
-  layout.lengths_b = index_tensor(lengths, device);
-  return layout;
-}
-
-PrefixLayout layout_fixed_prefix(const Observation& observation, std::int64_t tokens_per_image,
-                                 std::int64_t vocab) {
-  check_shapes(observation);
-  const std::int64_t batch = observation.batch_size(), prompt = observation.tokens_bt.size(1);
-  Indices everyone(batch), prompt_positions(batch * prompt);
-  std::iota(everyone.begin(), everyone.end(), 0);
-  std::iota(prompt_positions.begin(), prompt_positions.end(), 0);
-  PrefixLayout layout;
-  layout.camera_samples.assign(observation.images_bcyx.size(), everyone);
-
-  Indices lengths(batch, 0), samples;  // of every token, in the order of the destinations
+  Indices samples;  // of every embedded token
   std::vector<bool> valid;
+  Indices lengths(batch, 0), prompt_positions;
   const auto append = [&](std::int64_t sample, bool is_valid, std::int64_t count) {
     samples.insert(samples.end(), count, sample);
     valid.insert(valid.end(), count, is_valid);
     if (is_valid) lengths[sample] += count;
   };
   for (const torch::Tensor& mask_b : observation.image_masks_b) {
-    const Indices present = chosen(mask_b);
-    for (const std::int64_t sample : everyone)
-      append(sample, std::binary_search(present.begin(), present.end(), sample), tokens_per_image);
+    const std::vector<bool> mask = on_host(mask_b);
+    Indices& embedded = layout.camera_samples.emplace_back();
+    for (std::int64_t sample = 0; sample < batch; ++sample) {
+      if (!fixed && !mask[sample]) continue;
+      embedded.push_back(sample);
+      append(sample, mask[sample], tokens_per_image);
+    }
   }
-  const Indices real = chosen(observation.token_mask_bt.flatten());
-  check_tokens(observation.tokens_bt, real, vocab);
-  for (const std::int64_t position : prompt_positions)
-    append(position / prompt, std::binary_search(real.begin(), real.end(), position), 1);
+  for (std::int64_t position = 0; position < batch * prompt; ++position) {
+    if (!fixed && !prompt_mask[position]) continue;
+    prompt_positions.push_back(position);
+    append(position / prompt, prompt_mask[position], 1);
+  }
   check_lengths(lengths);
 
-  layout.length = static_cast<std::int64_t>(layout.camera_samples.size()) * tokens_per_image + prompt;
-  layout.ragged = layout.holds_invalid = true;
+  const auto [shortest, longest] = std::minmax_element(lengths.begin(), lengths.end());
+  const auto cameras = static_cast<std::int64_t>(layout.camera_samples.size());
+  layout.length = fixed ? cameras * tokens_per_image + prompt : *longest;
+  layout.ragged = fixed || *shortest != *longest;
+  layout.holds_invalid = fixed;
   Indices front(batch, 0), behind = lengths, destinations;
   for (std::size_t i = 0; i < samples.size(); ++i)
     destinations.push_back(samples[i] * layout.length + (valid[i] ? front : behind)[samples[i]]++);

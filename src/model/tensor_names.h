@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 namespace shallowpi::names {
 
@@ -16,5 +17,10 @@ inline const std::string kTiedHead = kPaligemma + "lm_head.weight";  ///< embed_
 inline const std::string kExpert = "paligemma_with_expert.gemma_expert.model.";
 inline const std::string kExpertLayers = kExpert + "layers.";
 inline const std::string kExpertHead = "paligemma_with_expert.gemma_expert.lm_head.weight";  ///< dead
+
+/// Whether a tensor is the vision tower's or its projector's.
+inline bool is_tower(std::string_view name) {
+  return name.starts_with(kVision) || name.starts_with(kProjector);
+}
 
 }  // namespace shallowpi::names

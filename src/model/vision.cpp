@@ -5,25 +5,21 @@
 
 namespace shallowpi {
 
-VisionLayer::VisionLayer(ParameterStore& store, const VisionConfig& config, const std::string& prefix) {
-  const std::int64_t w = config.width, m = config.mlp;
+VisionLayer::VisionLayer(ParameterStore& store, const std::string& prefix) {
   const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
-  norm1_weight = store.add({prefix + "layer_norm1.weight", {w}, Init::kOne});
-  norm1_bias = store.add({prefix + "layer_norm1.bias", {w}, Init::kZero});
-  qkv = store.add({{attention + "q_proj.weight", {w, w}},
-                   {attention + "k_proj.weight", {w, w}},
-                   {attention + "v_proj.weight", {w, w}}});
-  qkv_bias = store.add({{attention + "q_proj.bias", {w}, Init::kZero},
-                        {attention + "k_proj.bias", {w}, Init::kZero},
-                        {attention + "v_proj.bias", {w}, Init::kZero}});
-  out = store.add({attention + "out_proj.weight", {w, w}});
-  out_bias = store.add({attention + "out_proj.bias", {w}, Init::kZero});
-  norm2_weight = store.add({prefix + "layer_norm2.weight", {w}, Init::kOne});
-  norm2_bias = store.add({prefix + "layer_norm2.bias", {w}, Init::kZero});
-  fc1 = store.add({mlp + "fc1.weight", {m, w}});
-  fc1_bias = store.add({mlp + "fc1.bias", {m}, Init::kZero});
-  fc2 = store.add({mlp + "fc2.weight", {w, m}});
-  fc2_bias = store.add({mlp + "fc2.bias", {w}, Init::kZero});
+  norm1_weight = store.add(prefix + "layer_norm1.weight", Init::kOne);
+  norm1_bias = store.add(prefix + "layer_norm1.bias", Init::kZero);
+  qkv = store.add({attention + "q_proj.weight", attention + "k_proj.weight", attention + "v_proj.weight"});
+  qkv_bias = store.add({attention + "q_proj.bias", attention + "k_proj.bias", attention + "v_proj.bias"},
+                       Init::kZero);
+  out = store.add(attention + "out_proj.weight");
+  out_bias = store.add(attention + "out_proj.bias", Init::kZero);
+  norm2_weight = store.add(prefix + "layer_norm2.weight", Init::kOne);
+  norm2_bias = store.add(prefix + "layer_norm2.bias", Init::kZero);
+  fc1 = store.add(mlp + "fc1.weight");
+  fc1_bias = store.add(mlp + "fc1.bias", Init::kZero);
+  fc2 = store.add(mlp + "fc2.weight");
+  fc2_bias = store.add(mlp + "fc2.bias", Init::kZero);
 }
 
 TensorList VisionLayer::parameters() const {
@@ -49,22 +45,19 @@ Residual VisionLayer::forward(const Residual& stream, std::int64_t heads) const 
   return {middle, torch::linear(linear_gelu(second, fc1, fc1_bias), fc2, fc2_bias)};
 }
 
-VisionTower::VisionTower(ParameterStore& store, const VisionConfig& config, std::int64_t backbone_width)
+VisionTower::VisionTower(ParameterStore& store, const VisionConfig& config)
     : config_(config), dtype_(store.dtype()) {
-  const std::int64_t w = config.width;
   const std::string embeddings = names::kVision + "embeddings.";
-  patch_ = store.add({embeddings + "patch_embedding.weight", {w, 3, config.patch, config.patch}},
-                     Precision::kFloat32);
-  patch_bias_ = store.add({embeddings + "patch_embedding.bias", {w}, Init::kZero}, Precision::kFloat32);
-  position_ =
-      store.add({embeddings + "position_embedding.weight", {config.tokens(), w}}, Precision::kFloat32);
+  patch_ = store.add(embeddings + "patch_embedding.weight");
+  patch_bias_ = store.add(embeddings + "patch_embedding.bias", Init::kZero);
+  position_ = store.add(embeddings + "position_embedding.weight");
   for (std::int64_t i = 0; i < config.depth; ++i) {
-    layers_.emplace_back(store, config, names::kVisionLayers + std::to_string(i) + ".");
+    layers_.emplace_back(store, names::kVisionLayers + std::to_string(i) + ".");
   }
-  post_norm_weight_ = store.add({names::kVision + "post_layernorm.weight", {w}, Init::kOne});
-  post_norm_bias_ = store.add({names::kVision + "post_layernorm.bias", {w}, Init::kZero});
-  projector_ = store.add({names::kProjector + "weight", {backbone_width, w}});
-  projector_bias_ = store.add({names::kProjector + "bias", {backbone_width}, Init::kZero});
+  post_norm_weight_ = store.add(names::kVision + "post_layernorm.weight", Init::kOne);
+  post_norm_bias_ = store.add(names::kVision + "post_layernorm.bias", Init::kZero);
+  projector_ = store.add(names::kProjector + "weight");
+  projector_bias_ = store.add(names::kProjector + "bias", Init::kZero);
 }
 
 Tensor VisionTower::embed_patches(const Tensor& pixels) const {

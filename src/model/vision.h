@@ -15,7 +15,7 @@ struct VisionLayer {
   Tensor norm1_weight, norm1_bias, qkv, qkv_bias, out, out_bias;
   Tensor norm2_weight, norm2_bias, fc1, fc1_bias, fc2, fc2_bias;
 
-  VisionLayer(ParameterStore& store, const VisionConfig& config, const std::string& prefix);
+  VisionLayer(ParameterStore& store, const std::string& prefix);
   /// A stream [m, T, W].
   Residual forward(const Residual& stream, std::int64_t heads) const;
   TensorList parameters() const;
@@ -23,7 +23,7 @@ struct VisionLayer {
 
 class VisionTower {
  public:
-  VisionTower(ParameterStore& store, const VisionConfig& config, std::int64_t backbone_width);
+  VisionTower(ParameterStore& store, const VisionConfig& config);
   /// Pixels [m, 3, S, S] in [-1, 1] -> image tokens [m, T, backbone width].
   Tensor forward(const Tensor& pixels, bool recompute) const;
 

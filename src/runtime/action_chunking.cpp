@@ -63,10 +63,10 @@ std::optional<ChunkRequest> ActionChunker::next_request() {
 }
 
 /// The actions that are executed before the answer can be there, as far as the chunks in force go.
-ActionChunk ActionChunker::prefix() const {
+RobotActions ActionChunker::prefix() const {
   std::int64_t delay = options_.expected_delay;
   for (std::int64_t seen : delays_) delay = std::max(delay, seen);
-  ActionChunk actions;
+  RobotActions actions;
   for (std::int64_t i = 0; i < std::min(delay, options_.horizon - 1); ++i) {
     Action action = planned(now_ + i);
     if (action.empty()) break;
@@ -75,7 +75,7 @@ ActionChunk ActionChunker::prefix() const {
   return actions;
 }
 
-std::string ActionChunker::fault(const ActionChunk& actions) const {
+std::string ActionChunker::fault(const RobotActions& actions) const {
   const auto rows = static_cast<std::int64_t>(actions.size());
   if (rows != options_.horizon) return str(rows, " actions instead of ", options_.horizon);
   const std::size_t dims = acted_ ? last_.size() : !initial_.empty() ? initial_.size() : actions[0].size();

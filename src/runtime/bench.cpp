@@ -54,8 +54,8 @@ std::vector<Variant> variants(const BenchOptions& options) {
   return result;
 }
 
-/// Weights that keep activations at their scale, drawn on their device: a host takes half a minute for
-/// billions.
+/// Weights that keep activations at their scale. They are drawn on their device: a host takes half a minute
+/// for billions.
 void randomize(Policy& policy, std::uint64_t seed) {
   const torch::NoGradGuard no_grad;
   torch::manual_seed(seed);
@@ -71,7 +71,7 @@ void randomize(Policy& policy, std::uint64_t seed) {
 
 PolicyConfig random_config(const BenchOptions& options, std::int64_t layers) {
   PolicyConfig config;
-  config.kind = parse_enum<PolicyKind>(options.model, "--model");
+  config.kind = options.model;
   if (options.size == BenchSize::kTiny) {
     config.vision = {2, 64, 128, 4, 14, 56};
     config.backbone = {layers, 64, 128, 8, 1, 16};
@@ -230,7 +230,7 @@ class Measurement {
                           .prefix = *options_.cameras * tokens_ + options_.prompt_tokens,
                           .horizon = *options_.horizon};
     const PassCost flops = forward_flops(config(), shape);
-    const PassCost bytes = forward_bytes(config(), shape, options_.dtype == torch::kBFloat16 ? 2 : 4);
+    const PassCost bytes = forward_bytes(config(), shape, torch::elementSize(options_.dtype));
     const auto parts = [&](const PassCost& cost) {
       return Json{{"vision", cost.tower},
                   {"prefix", cost.backbone},
@@ -305,7 +305,7 @@ Json run_bench_json(const BenchOptions& given) {
   report["device"] = device_info(options.device);
   report["settings"] = {
       {"checkpoint", options.checkpoint.empty() ? Json(nullptr) : Json(options.checkpoint.string())},
-      {"model", options.checkpoint.empty() ? options.model : "checkpoint"},
+      {"model", options.checkpoint.empty() ? enum_name(options.model) : "checkpoint"},
       {"size", options.checkpoint.empty() ? Json(enum_name(options.size)) : Json(nullptr)},
       {"dtype", dtype_name(options.dtype)},
       {"engine", enum_name(options.engine)},
@@ -364,11 +364,10 @@ std::string bench_text(const Json& report) {
   return text;
 }
 
-int run_bench(const BenchOptions& options) {
+void run_bench(const BenchOptions& options) {
   const Json report = run_bench_json(options);
   std::cout << bench_text(report);
   if (!options.json.empty()) write_file_atomically(options.json, report.dump(2) + "\n");
-  return static_cast<int>(ExitCode::kDone);
 }
 
 }  // namespace shallowpi

@@ -63,9 +63,9 @@ std::string text_or(const char* text, const char* fallback) {
 }
 
 std::optional<std::int64_t> given_horizon(std::int32_t horizon) {
-  if (horizon < 0 || horizon > 1024)
-    throw UsageError(
-        str("horizon ", horizon, " is not a number from 1 to 1024, or 0 for what the folder says"));
+  if (horizon < 0 || horizon > kMaxHorizon)
+    throw UsageError(str("horizon ", horizon, " is not a number from 1 to ", kMaxHorizon,
+                         ", or 0 for what the folder says"));
   return horizon == 0 ? std::nullopt : std::optional<std::int64_t>(horizon);
 }
 
@@ -165,7 +165,7 @@ int shallowpi_controller_defaults(const shallowpi_policy* policy, shallowpi_cont
                                  .expected_delay = 0,
                                  .control_hz = chunking.control_hz,
                                  .ensemble_decay = chunking.ensemble_decay,
-                                 .steps = 10,
+                                 .steps = kEulerSteps,
                                  .seed = 42};
   });
 }

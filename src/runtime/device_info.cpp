@@ -29,7 +29,7 @@ std::string output_of(const std::string& command) {
 std::string cpu_field(const std::string& key) {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);)
-    if (line.compare(0, key.size(), key) == 0) return std::string(trim(line.substr(line.find(':') + 1)));
+    if (line.starts_with(key)) return std::string(trim(line.substr(line.find(':') + 1)));
   return "";
 }
 

@@ -14,7 +14,6 @@ namespace {
 
 // Clients choose the number of steps; this many tables (a few MB each at most) are kept.
 constexpr std::size_t kMaxTables = 8;
-constexpr std::int64_t kMaxSteps = 1000;
 
 /// Milliseconds between its calls, each time when the device has done all its work.
 class StageClock {
@@ -91,13 +90,11 @@ class AutoEngine : public Engine {
 
 }  // namespace
 
-Engine::Engine(Policy policy, torch::Device device) : policy_(std::move(policy)), device_(device) {
-  policy_->options().activation_checkpointing = false;
-}
+Engine::Engine(Policy policy, torch::Device device) : policy_(std::move(policy)), device_(device) {}
 
 std::shared_ptr<const StepConditioning> Engine::conditioning(std::int64_t steps) {
-  if (steps < 1 || steps > kMaxSteps)
-    throw UsageError(str("num_steps is ", steps, "; it must be in 1..", kMaxSteps));
+  if (steps < 1 || steps > kMaxEulerSteps)
+    throw UsageError(str("num_steps is ", steps, "; it must be in 1..", kMaxEulerSteps));
   const auto known = conditioning_.find(steps);
   if (known != conditioning_.end()) return known->second;
   if (conditioning_.size() >= kMaxTables) conditioning_.clear();

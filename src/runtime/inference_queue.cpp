@@ -72,8 +72,7 @@ void InferenceQueue::work() {
   }
 }
 
-/// The oldest observation and those that can be inferred with it; what is not worth inferring is answered
-/// here.
+/// The oldest observation and those that can be inferred with it. Answers what is not worth inferring.
 std::vector<InferenceQueue::Job> InferenceQueue::next_batch(std::unique_lock<std::mutex>& lock) {
   if (options_.max_batch > 1 && options_.batch_window.count() > 0)
     changed_.wait_for(lock, options_.batch_window,

@@ -56,8 +56,7 @@ class InferenceQueue {
 
   /// False, with `job` dropped, where the queue is full.
   bool submit(Job job);
-  /// What ails the policy, in a sentence: its last inference failed, or the running one hangs. Empty:
-  /// nothing.
+  /// What ails the policy, in a sentence: its last inference failed, or the running one hangs. Else empty.
   std::string trouble() const;
 
  private:

@@ -1,6 +1,8 @@
 #include "shallowpi/runtime/inspect.h"
 
+#include <algorithm>
 #include <iostream>
+#include <map>
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
@@ -13,9 +15,9 @@ namespace shallowpi {
 namespace {
 
 constexpr std::string_view kExamplePrompt = "pick up the cup";
-constexpr std::int64_t kPaligemmaVocab = 257152;
 constexpr std::int64_t kPaligemmaNewline = 108;
 constexpr std::size_t kListed = 8;  // names listed in one finding
+constexpr const char* kDamaged = "the files are damaged";
 
 /// The first few of a list, and how many more there are.
 std::string shortened(const std::vector<std::string>& names) {
@@ -48,16 +50,13 @@ class Doctor {
     check_tokenizer_and_prompt();
     check_horizon();
     check_student();
-    for (const std::string& note : info_.notes)
-      if (!is_a_finding_already(note)) warn("assumed", note, "");
+    for (const std::string& note : info_.notes) ok("read as", note);
+    for (const std::string& warning : info_.warnings) warn("assumed", warning, "");
+    report_.serve = serve_text();
     return std::move(report_);
   }
 
  private:
-  bool is_a_finding_already(const std::string& note) const {
-    const auto mentions = [&](const char* word) { return note.find(word) != std::string::npos; };
-    return (!info_.stats && mentions("statistics")) || (!info_.horizon_known && mentions("horizon"));
-  }
   void fact(const std::string& name, const std::string& value) { report_.facts.emplace_back(name, value); }
   void ok(const std::string& topic, const std::string& text) {
     report_.findings.push_back({FindingLevel::kOk, topic, text, ""});
@@ -71,6 +70,14 @@ class Doctor {
   void corrupt(const std::string& topic, const std::string& text, const std::string& advice) {
     problem(topic, text, advice);
     report_.corrupt = true;
+  }
+  /// What PolicyRunner::load would refuse the folder for.
+  void no_serving(const std::string& why) { obstacles_.push_back(why); }
+  std::string serve_text() const {
+    std::vector<std::string> reasons = obstacles_;
+    if (report_.corrupt) reasons.insert(reasons.begin(), kDamaged);
+    if (!reasons.empty()) return "cannot run: " + join(reasons, "; ");
+    return info_.horizon_known ? "can run" : "can run with --horizon H";
   }
 
   void describe();
@@ -87,6 +94,7 @@ class Doctor {
 
   CheckpointInfo info_;
   InspectReport report_;
+  std::vector<std::string> obstacles_;
 };
 
 void Doctor::describe() {
@@ -158,13 +166,19 @@ void Doctor::check_values(const SafetensorsFolder& weights) {
 }
 
 void Doctor::check_manifest() {
-  if (info_.format != CheckpointFormat::kShallowPi) return;  // the others have none
-  if (!std::filesystem::exists(info_.folder / "manifest.json"))
-    return warn("manifest", "there is no manifest.json, so it cannot be said whether the files are damaged",
-                "copy the folder again, unless you deleted it after editing a file");
+  const std::string intact = "every file has the recorded size and SHA-256";
   try {
-    verify_manifest(info_.folder);
-    ok("manifest", "every file has the recorded size and SHA-256");
+    switch (verify_files(info_)) {
+      case FilesState::kIntact:
+        return ok("manifest", intact);
+      case FilesState::kWithoutTrainingState:
+        return ok("manifest", intact + "; without training_state/, so no training can go on from here");
+      case FilesState::kNoManifest:
+        if (info_.format != CheckpointFormat::kShallowPi) return;  // others need not have one
+        return warn("manifest",
+                    "there is no manifest.json, so it cannot be said whether the files are damaged",
+                    "copy the folder again, unless you deleted it after editing a file");
+    }
   } catch (const CorruptError& error) {
     corrupt("manifest", error.what(),
             "copy the folder again; where you edited a file on purpose, delete manifest.json");
@@ -173,13 +187,12 @@ void Doctor::check_manifest() {
 
 void Doctor::check_statistics() {
   const PolicySpec& spec = info_.spec;
+  if (!info_.stats) no_serving("there are no normalisation statistics");
+  if (!info_.asset_ids.empty()) return;  // a warning says how to choose
   if (!info_.stats) {
-    const std::string where =
-        info_.format == CheckpointFormat::kLeRobot
-            ? "copy policy_preprocessor.json and the file that it names from LeRobot's run"
-            : str("put openpi's file at assets/", spec.asset_id, "/norm_stats.json");
     warn("statistics", "there are no normalisation statistics",
-         str("to use the policy, ", where, "; training computes its own from the data where there are none"));
+         str("to use the policy, ", how_to_add_stats(info_),
+             "; training computes its own from the data where there are none"));
     return;
   }
   try {
@@ -188,6 +201,7 @@ void Doctor::check_statistics() {
     ok("statistics", str("state ", info_.stats->state.width(), " dims, actions ",
                          info_.stats->actions.width(), " dims, usable for ", enum_name(spec.norm_mode)));
   } catch (const UsageError& error) {
+    no_serving(error.what());
     problem("statistics", error.what(), "compute them anew on the data that the policy was trained on");
   }
   for (const std::string& sentence : stats_warnings(*info_.stats, spec.norm_mode))
@@ -207,18 +221,22 @@ void Doctor::check_tokenizer_and_prompt() {
     check_tokenizer(tokenizer);
     show_prompt(tokenizer);
   } catch (const CorruptError& error) {
+    no_serving("the tokenizer cannot be read");
     problem("tokenizer", error.what(), "replace it by the SentencePiece model of PaliGemma");
   } catch (const UsageError& error) {
+    no_serving("there is no tokenizer");
     warn("tokenizer", "the folder has none, and no known cache either", error.what());
   }
 }
 
 void Doctor::check_tokenizer(const Tokenizer& tokenizer) {
   const std::string where = tokenizer.path().string();
+  const bool is_paligemma = info_.config.vocab == PolicyConfig{}.vocab;
   const std::int64_t vocab = tokenizer.vocab_size();
   const std::vector<std::int64_t> newline = tokenizer.encode("\n");
   const std::string newline_text =
       str("'\\n' is ", newline.size() == 1 ? "piece " : "pieces ", join(newline, " "));
+  if (vocab > info_.config.vocab) no_serving("the tokenizer has more pieces than the embedding has rows");
   if (vocab > info_.config.vocab)
     problem("tokenizer",
             str(where, " has ", vocab, " pieces, the embedding only ", info_.config.vocab, " rows"),
@@ -226,11 +244,10 @@ void Doctor::check_tokenizer(const Tokenizer& tokenizer) {
   else if (tokenizer.bos() != 2)
     problem("tokenizer", str(where, ": bos is ", tokenizer.bos(), ", PaliGemma's is 2"),
             "this is not a tokenizer of PaliGemma's conventions");
-  else if (newline.size() != 1 || (info_.config.vocab == kPaligemmaVocab && newline[0] != kPaligemmaNewline))
+  else if (newline.size() != 1 || (is_paligemma && newline[0] != kPaligemmaNewline))
     problem("tokenizer",
             str(where, ": ", newline_text,
-                info_.config.vocab == kPaligemmaVocab ? ", PaliGemma's is 108"
-                                                      : "; it must be a piece of its own"),
+                is_paligemma ? ", PaliGemma's is 108" : "; it must be a piece of its own"),
             "fetch the tokenizer of google/paligemma-3b-pt-224");
   else
     ok("tokenizer", str(vocab, " pieces for ", info_.config.vocab, " embeddings, bos is 2, ", newline_text));
@@ -241,19 +258,10 @@ std::string how_to_set(const std::string& what) {
 }
 
 /// The text that encode_prompt tokenises, for people to compare with what they trained on.
-std::string prompt_text(const PolicySpec& spec) {
-  switch (spec.prompt_mode) {
-    case PromptMode::kPi0Plain:
-    case PromptMode::kLeRobotPi0:
-    case PromptMode::kPi05NoState:
-      return str("<bos>", kExamplePrompt, "\\n");
-    case PromptMode::kPi05State:
-    case PromptMode::kPi05StatePadded32:
-      break;
-  }
-  const std::int64_t dims = spec.prompt_mode == PromptMode::kPi05State ? spec.robot.state_dim : 32;
-  const std::vector<std::int64_t> bins(dims, state_bin(0.0));
-  return str("<bos>Task: ", kExamplePrompt, ", State: ", join(bins, " "), ";\\nAction: ");
+std::string prompt_text(const PolicySpec& spec, const std::vector<float>& state) {
+  std::string text = join(prompt_parts(spec, std::string(kExamplePrompt), state), "");
+  for (std::size_t at; (at = text.find('\n')) != std::string::npos;) text.replace(at, 1, "\\n");
+  return "<bos>" + text;
 }
 
 void Doctor::show_prompt(const Tokenizer& tokenizer) {
@@ -261,7 +269,7 @@ void Doctor::show_prompt(const Tokenizer& tokenizer) {
   bool truncated = false;
   const std::vector<float> state(std::max<std::int64_t>(spec.robot.state_dim, 0), 0.0f);
   const auto ids = encode_prompt(tokenizer, spec, std::string(kExamplePrompt), state, &truncated);
-  fact("example prompt", prompt_text(spec));
+  fact("example prompt", prompt_text(spec, state));
   fact("its ids", str(join(ids, " "), " (", ids.size(), ")"));
   if (is_pi0_prompt(spec.prompt_mode) != (info_.config.kind == PolicyKind::kPi0))
     problem("prompt",
@@ -287,13 +295,8 @@ void Doctor::check_student() {
   if (info_.kept_layers.empty()) return;
   fact("kept layers", join(info_.kept_layers, " "));
   fact("teacher", info_.teacher_fingerprint.empty() ? "not known" : info_.teacher_fingerprint);
-  if (static_cast<std::int64_t>(info_.kept_layers.size()) != info_.config.depth())
-    problem("student",
-            str(info_.kept_layers.size(), " kept layers are listed, the weights have ", info_.config.depth()),
-            "shallowpi.json belongs to other weights: export the student anew");
-  else
-    ok("student",
-       str("keeps ", info_.kept_layers.size(), " of its teacher's layers: ", join(info_.kept_layers, " ")));
+  ok("student",
+     str("keeps ", info_.kept_layers.size(), " of its teacher's layers: ", join(info_.kept_layers, " ")));
 }
 
 /// Advice of one or more lines, below the text of its finding.
@@ -317,6 +320,7 @@ Json InspectReport::json() const {
                                {"topic", finding.topic},
                                {"text", finding.text},
                                {"advice", finding.advice}});
+  out["facts"]["serve"] = serve;
   out["corrupt"] = corrupt;
   return out;
 }
@@ -338,7 +342,7 @@ std::string InspectReport::text() const {
     if (!finding.advice.empty()) out += indented(finding.advice);
   }
   out += str("\n", counts[FindingLevel::kProblem], " problem(s), ", counts[FindingLevel::kWarning],
-             " warning(s)\n");
+             " warning(s)\nserve: ", serve, "\n");
   return out;
 }
 
@@ -352,6 +356,7 @@ InspectReport inspect_checkpoint(const std::filesystem::path& folder) {
     report.findings.push_back({FindingLevel::kProblem, "checkpoint", error.what(),
                                "the folder is incomplete or damaged: copy or convert it again"});
     report.corrupt = true;
+    report.serve = str("cannot run: ", kDamaged);
     return report;
   }
   return Doctor(std::move(*info)).examine();

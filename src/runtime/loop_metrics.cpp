@@ -21,9 +21,9 @@ std::vector<std::size_t> motion_dims(const RobotSpec& robot) {
 LoopMetrics::LoopMetrics(const RobotSpec& robot, double control_hz, std::int64_t delay)
     : robot_(robot), control_hz_(control_hz), delay_(delay), motion_dims_(motion_dims(robot)) {}
 
-void LoopMetrics::add_episode(const std::vector<ChunkTick>& ticks, const ActionChunk& demonstrated) {
+void LoopMetrics::add_episode(const std::vector<ChunkTick>& ticks, const RobotActions& demonstrated) {
   ++episodes_;
-  ActionChunk executed;
+  RobotActions executed;
   for (const ChunkTick& tick : ticks) {
     ++ticks_;
     waiting_ += tick.status == TickStatus::kWaiting;
@@ -56,7 +56,7 @@ void LoopMetrics::add_reactions(const std::vector<ChunkTick>& ticks) {
 }
 
 /// LIBERO's commands are displacements, whose second difference is the third of the position.
-void LoopMetrics::add_jerk(const ActionChunk& actions) {
+void LoopMetrics::add_jerk(const RobotActions& actions) {
   const double per_second = std::pow(control_hz_, 3);
   const bool displacements = robot_.kind == RobotKind::kLibero;
   for (std::size_t t = 3; t < actions.size(); ++t)

@@ -28,7 +28,7 @@ class LoopMetrics {
   LoopMetrics(const RobotSpec& robot, double control_hz, std::int64_t delay);
 
   /// One played episode: its ticks, and what was demonstrated at each of them.
-  void add_episode(const std::vector<ChunkTick>& ticks, const ActionChunk& demonstrated);
+  void add_episode(const std::vector<ChunkTick>& ticks, const RobotActions& demonstrated);
   /// At the first tick of a new chunk: the action, and what the chunks before it had planned.
   void add_switch(const Action& action, const Action& planned);
   /// The recorded states [T][S].
@@ -39,7 +39,7 @@ class LoopMetrics {
 
  private:
   void add_reactions(const std::vector<ChunkTick>& ticks);
-  void add_jerk(const ActionChunk& actions);
+  void add_jerk(const RobotActions& actions);
 
   RobotSpec robot_;
   double control_hz_;

@@ -3,6 +3,8 @@
 #include <c10/util/Half.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cstring>
 #include <functional>
 #include <msgpack.hpp>
@@ -228,12 +230,22 @@ void pack_array(Packer& packer, const WireArray& array) {
   for (std::int64_t size : array.shape) packer.pack_int64(size);
 }
 
+/// As float64 always: the library's pack_double makes an integer of a whole number, and how it tests for one
+/// is undefined for 2^64.
+void pack_float64(msgpack::sbuffer& buffer, double value) {
+  std::array<char, 9> bytes{'\xcb'};
+  auto bits = std::bit_cast<std::uint64_t>(value);
+  for (std::size_t i = 8; i > 0; --i, bits >>= 8) bytes[i] = static_cast<char>(bits);
+  buffer.write(bytes.data(), bytes.size());
+}
+
 struct Pack {
+  msgpack::sbuffer& buffer;
   Packer& packer;
   void operator()(std::monostate) const { packer.pack_nil(); }
   void operator()(bool value) const { value ? packer.pack_true() : packer.pack_false(); }
   void operator()(std::int64_t value) const { packer.pack_int64(value); }
-  void operator()(double value) const { packer.pack_double(value); }
+  void operator()(double value) const { pack_float64(buffer, value); }
   void operator()(std::string_view text) const { pack_text(packer, text); }
   void operator()(const WireBytes& bytes) const { pack_bytes(packer, bytes.bytes); }
   void operator()(const WireArray& array) const { pack_array(packer, array); }
@@ -317,7 +329,7 @@ WireValue decode_message(std::string_view bytes) {
 std::string encode_message(const WireValue& value) {
   msgpack::sbuffer buffer;
   Packer packer(buffer);
-  std::visit(Pack{packer}, value.value);
+  std::visit(Pack{buffer, packer}, value.value);
   return {buffer.data(), buffer.size()};
 }
 
@@ -360,28 +372,6 @@ Json to_json(const WireValue& value) {
     }
   };
   return std::visit(Convert{}, value.value);
-}
-
-bool is_utf8(std::string_view text) {
-  for (std::size_t i = 0; i < text.size();) {
-    const auto byte = [&](std::size_t k) { return static_cast<unsigned char>(text[k]); };
-    const unsigned char first = byte(i);
-    const std::size_t length = first < 0x80   ? 1
-                               : first < 0xC2 ? 0
-                               : first < 0xE0 ? 2
-                               : first < 0xF0 ? 3
-                               : first < 0xF5 ? 4
-                                              : 0;
-    if (length == 0 || text.size() - i < length) return false;
-    for (std::size_t k = 1; k < length; ++k)
-      if ((byte(i + k) & 0xC0) != 0x80) return false;
-    const unsigned char second = length > 1 ? byte(i + 1) : 0;
-    if ((first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) ||
-        (first == 0xF0 && second < 0x90) || (first == 0xF4 && second > 0x8F))
-      return false;
-    i += length;
-  }
-  return true;
 }
 
 }  // namespace shallowpi

@@ -39,8 +39,7 @@ using WireList = std::vector<WireValue>;
 /// In the order of the message; text and bytes keys are not told apart.
 using WireMap = std::vector<WireEntry>;
 
-/// One value of a message. Text, bytes and arrays point into the message, or into whatever they were made
-/// from.
+/// One value of a message. Text, bytes and arrays point into the message, or into what they were made from.
 struct WireValue {
   std::variant<std::monostate, bool, std::int64_t, double, std::string_view, WireBytes, WireArray, WireList,
                WireMap>
@@ -66,12 +65,8 @@ const WireValue* find(const WireMap& map, std::string_view key);
 WireValue decode_message(std::string_view bytes);
 std::string encode_message(const WireValue& value);
 
-/// JSON as a message, its text pointing into `json`; and a message as JSON, with arrays as nested lists of
-/// numbers.
+/// JSON as a message, its text pointing into `json`; and a message as JSON, arrays as nested lists.
 WireValue to_wire(const Json& json);
 Json to_json(const WireValue& value);
-
-/// Is it well-formed UTF-8 (no surrogates, nothing overlong)?
-bool is_utf8(std::string_view text);
 
 }  // namespace shallowpi

@@ -20,8 +20,7 @@ constexpr std::int64_t kMaxImageSide = 8192;
 struct CameraKeys {
   std::string camera;
   std::vector<std::string> keys;
-  bool required;  ///< of policies that use the camera; openpi masks ALOHA's wrist cameras where they are
-                  ///< missing
+  bool required;  ///< of policies that use the camera; openpi masks ALOHA's wrists where they are missing
 };
 
 const std::vector<CameraKeys>& camera_keys(RobotKind robot) {
@@ -165,14 +164,15 @@ std::vector<float> to_vector(const WireValue& value, std::string_view field) {
   return numbers;
 }
 
-/// An array [rows, width] of floats; leading dimensions of 1 are dropped.
-std::vector<std::vector<float>> to_rows(const WireValue& value, std::string_view field, std::int64_t width) {
+/// An array [rows, width] of floats; leading dimensions of 1 are dropped. `expected`: the shape in words.
+std::vector<std::vector<float>> to_rows(const WireValue& value, std::string_view field, std::int64_t width,
+                                        const std::string& expected) {
   const WireArray* array = value.as<WireArray>();
   if (!array || array->kind != 'f') refuse(field, "expected an array of floats");
   std::vector<std::int64_t> shape = array->shape;
   if (shape.size() == 3 && shape[0] == 1) shape.erase(shape.begin());
-  if (shape.size() != 2 || shape[1] != width || shape[0] > 1024)
-    refuse(field, str("expected [steps, ", width, "], got ", shape_of(*array)));
+  if (shape.size() != 2 || shape[1] != width || shape[0] > kMaxHorizon)
+    refuse(field, str("expected ", expected, ", got ", shape_of(*array)));
   std::vector<std::vector<float>> rows(shape[0]);
   for (std::size_t i = 0; i < static_cast<std::size_t>(shape[0] * width); ++i)
     rows[i / width].push_back(to_finite(array->number(i), field));
@@ -305,12 +305,15 @@ PolicyRequest ObservationDecoder::decode(std::string_view message) const {
   if (const WireValue* prompt = look_up(*map, "prompt")) observation.prompt = to_prompt(*prompt);
   if (observation.prompt.empty()) observation.prompt = spec_.default_prompt;
   if (observation.prompt.empty()) refuse("prompt", "is missing");
+  if (options_.check) options_.check(observation);
 
   if (const WireValue* noise = look_up(*map, "noise")) {
-    const auto rows = to_rows(*noise, "noise", options_.action_width);
+    const std::string expected =
+        str("[horizon, action_width], here [", spec_.horizon, ", ", spec_.action_width, "]");
+    const auto rows = to_rows(*noise, "noise", spec_.action_width, expected);
     if (static_cast<std::int64_t>(rows.size()) != spec_.horizon)
-      refuse("noise", str("expected ", spec_.horizon, " steps, got ", rows.size()));
-    request.infer.noise_hd = to_tensor(rows, options_.action_width);
+      refuse("noise", str("expected ", expected, ", got ", rows.size(), " steps"));
+    request.infer.noise_hd = to_tensor(rows, spec_.action_width);
   }
   if (const WireValue* steps = look_up(*map, "num_steps")) {
     const std::int64_t* count = steps->as<std::int64_t>();
@@ -319,7 +322,8 @@ PolicyRequest ObservationDecoder::decode(std::string_view message) const {
     request.options.steps = *count;
   }
   if (const WireValue* prefix = look_up(*map, "prefix_actions")) {
-    auto rows = to_rows(*prefix, "prefix_actions", spec_.robot.action_dim);
+    auto rows = to_rows(*prefix, "prefix_actions", spec_.robot.action_dim,
+                        str("[D, action dims], here [D, ", spec_.robot.action_dim, "]"));
     if (static_cast<std::int64_t>(rows.size()) >= spec_.horizon)
       refuse("prefix_actions", str("expected fewer than ", spec_.horizon, " steps, got ", rows.size()));
     request.infer.prefix_actions_hd = normalized_actions(spec_, stats_ ? stats_->actions : FeatureStats{},

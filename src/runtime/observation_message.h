@@ -1,7 +1,7 @@
-// Observations as openpi's clients send them (policies/{libero,aloha,droid}_policy.py), and what ours may
-// add.
+// Observations as openpi's clients send them (policies/{libero,aloha,droid}_policy.py), and what ours add.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,9 +20,10 @@ struct PolicyRequest {
 };
 
 struct DecoderOptions {
-  std::int64_t action_width = 32;  ///< of the network
-  std::int64_t steps = 10;         ///< Euler steps where a client asks for none
-  std::int64_t max_steps = 100;    ///< what a client may ask for
+  std::int64_t steps = kEulerSteps;  ///< where a client asks for none
+  std::int64_t max_steps = 100;      ///< what a client may ask for
+  /// Throws UsageError for an observation that is not to be answered, such as PolicyTransform::check_prompt.
+  std::function<void(const RobotObservation&)> check{};
 };
 
 /// Turns messages into requests, for one policy.
@@ -44,8 +45,8 @@ class ObservationDecoder {
   DecoderOptions options_;
 };
 
-/// Must an observation have this camera? All that a policy uses but those that openpi masks where they are
-/// missing: a LIBERO or DROID robot's right wrist, an ALOHA's wrists.
+/// Whether an observation must have this camera. All that a policy uses but those that openpi masks where
+/// they are missing: a LIBERO or DROID robot's right wrist, an ALOHA's wrists.
 bool camera_required(const std::string& camera, RobotKind robot);
 
 /// The message of openpi's client for that robot, and what `extras` adds, as decode() reads them.

@@ -30,7 +30,7 @@ struct Url {
 Url parse_url(const std::string& url) {
   const auto bad = [&] { throw UsageError(str(in_quotes(url), " is not ws://host[:port][/path]")); };
   const std::string_view scheme = "ws://";
-  if (url.rfind(scheme, 0) != 0) bad();
+  if (!url.starts_with(scheme)) bad();
   Url parts;
   std::string authority = url.substr(scheme.size());
   if (const std::size_t slash = authority.find('/'); slash != std::string::npos) {

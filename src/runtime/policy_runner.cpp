@@ -6,6 +6,7 @@
 
 #include "runtime/observation_message.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 
@@ -42,13 +43,21 @@ PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::
   if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
   if (!info.stats)
     throw UsageError(str(checkpoint.string(),
-                         " has no normalisation statistics, so its actions cannot be"
-                         " turned into a robot's: add assets/<asset_id>/norm_stats.json to the folder"));
+                         " has no normalisation statistics, so its actions cannot be turned into a robot's: ",
+                         how_to_add_stats(info)));
+  for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
+  verify_files(info, OptionalFiles::kUnchecked);
   auto transform = std::make_unique<const PolicyTransform>(
       info.spec, *info.stats, std::make_shared<const Tokenizer>(find_tokenizer(tokenizer, info.tokenizer)),
       info.config.vocab);
   auto made = make_engine(load_policy(info, dtype, device), device, engine);
   return PolicyRunner(std::move(info), std::move(transform), std::move(made));
+}
+
+InferRequest PolicyRunner::request(RobotObservation observation, const RobotActions& prefix,
+                                   std::uint64_t seed) const {
+  torch::Tensor prefix_actions_hd = transform_->from_robot(prefix, observation.state);
+  return {std::move(observation), noise(seed), std::move(prefix_actions_hd)};
 }
 
 void PolicyRunner::check(const RobotObservation& observation) const {

@@ -1,5 +1,4 @@
-// What `shallowpi-infer serve` does with messages: openpi's protocol between websocket_server.h and the
-// policy.
+// What `shallowpi-infer serve` does with messages: openpi's protocol between a websocket server and a policy.
 #pragma once
 
 #include <memory>
@@ -23,7 +22,7 @@ class PolicyService : public WebsocketApplication {
 
   std::string greeting() override { return greeting_; }
   /// An observation is answered with {actions: float64 [H, A], policy_timing, server_timing}; a bad one with
-  /// a text message that names the field; a failure of the policy with a text message and the end of the
+  /// a text message that names the field; a failure of the policy with a text message, which ends the
   /// connection.
   void on_message(const WebsocketMessage& message, std::function<void(WebsocketAnswer)> answer) override;
   /// /healthz (200, or 503 while the policy fails) and /metrics.

@@ -4,6 +4,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/safetensors.h"
+#include "shallowpi/base/text.h"
 #include "shallowpi/model/checkpoint.h"
 #include "shallowpi/model/policy.h"
 #include "shallowpi/runtime/tensor_file.h"
@@ -27,8 +28,12 @@ std::int64_t choose_horizon(const RunOptions& options, const CheckpointInfo& inf
   return info.spec.horizon;
 }
 
-void warn_of_missing_cameras(const CheckpointInfo& info, std::size_t given) {
+/// Refuses more cameras than the policy has, and warns of those that are missing.
+void check_cameras(const RunOptions& options, const CheckpointInfo& info, std::size_t given) {
   const std::vector<std::string>& cameras = info.spec.image_keys;
+  if (!cameras.empty() && given > cameras.size())
+    throw UsageError(str(options.input.string(), ": in.image_", cameras.size(),
+                         " is one camera too many; this policy sees ", join(cameras, ", ")));
   for (std::size_t k = given; k < cameras.size(); ++k)
     if (camera_required(cameras[k], info.spec.robot.kind))
       log::warning("in.image_", k, " is missing, so the policy acts without its camera ", cameras[k]);
@@ -48,11 +53,11 @@ void check_options(const RunOptions& options) {
 
 }  // namespace
 
-int run_policy_on_file(const RunOptions& options) {
+void run_policy_on_file(const RunOptions& options) {
   check_options(options);
   const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
   const PolicyInputs inputs = read_policy_inputs(options.input, info.config).to(options.device);
-  warn_of_missing_cameras(info, inputs.observation.images_bcyx.size());
+  check_cameras(options, info, inputs.observation.images_bcyx.size());
   const std::int64_t horizon = choose_horizon(options, info, inputs.noise_bhd);
 
   Policy policy = load_policy(info, options.dtype, options.device);
@@ -76,11 +81,14 @@ int run_policy_on_file(const RunOptions& options) {
   out["out.sampled_actions"] = make_engine(policy, options.device, options.engine)
                                    ->sample({observation.to(torch::kCPU), noise_bhd, options.steps});
 
-  for (auto& [name, tensor] : out) tensor = tensor.to(torch::kCPU, torch::kFloat32).contiguous();
+  for (auto& [name, tensor] : out) {
+    tensor = tensor.to(torch::kCPU, torch::kFloat32).contiguous();
+    if (!tensor.isfinite().all().item<bool>())
+      throw CorruptError(str(info.folder.string(), ": its ", name, " is not finite; nothing was written"));
+  }
   save_safetensors(options.output, out);
   log::info("wrote ", options.output.string(), ": ", observation.batch_size(), " chunks of ", horizon,
             " steps from ", info.config.depth(), " layers");
-  return static_cast<int>(ExitCode::kDone);
 }
 
 }  // namespace shallowpi

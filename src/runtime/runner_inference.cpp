@@ -25,12 +25,9 @@ ChunkingOptions chunking_for(const PolicySpec& spec) {
 ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64_t steps,
                                 std::uint64_t seed) {
   auto calls = std::make_shared<std::atomic<std::uint64_t>>(0);
-  return [runner, steps, seed, calls](const RobotObservation& observation, const ActionChunk& prefix) {
-    InferRequest request;
-    request.observation = observation;
-    request.noise_hd = runner->noise(Random({seed, (*calls)++}).next());
-    request.prefix_actions_hd = runner->transform().from_robot(prefix, observation.state);
-    return runner->infer({request}, {.steps = steps}).at(0).actions;
+  return [runner, steps, seed, calls](const RobotObservation& observation, const RobotActions& prefix) {
+    const std::uint64_t noise_seed = Random({seed, (*calls)++}).next();
+    return runner->infer({runner->request(observation, prefix, noise_seed)}, {.steps = steps}).at(0).actions;
   };
 }
 

@@ -2,6 +2,8 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
+
 #include "runtime/policy_service.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
@@ -46,6 +48,7 @@ class Inference {
       : runner_(std::move(runner)), generator_(at::make_generator<at::CPUGeneratorImpl>(options.seed)) {}
 
   const CheckpointInfo& info() const { return runner_.info(); }
+  const PolicyTransform& transform() const { return runner_.transform(); }
 
   std::vector<InferResult> operator()(std::vector<InferRequest> requests, const InferOptions& options) {
     for (InferRequest& request : requests)
@@ -91,8 +94,9 @@ int serve_policy(const ServeOptions& options) {
   metadata.update({{"fingerprint", folder_fingerprint(options.checkpoint)},
                    {"euler_steps", options.steps},
                    {"dtype", dtype_name(options.dtype)}});
-  const DecoderOptions decoder{inference.info().config.action_dim, options.steps,
-                               std::max<std::int64_t>(100, options.steps)};
+  const DecoderOptions decoder{
+      options.steps, std::max<std::int64_t>(100, options.steps),
+      [&](const RobotObservation& observation) { inference.transform().check_prompt(observation); }};
   return run_policy_server(listen, ObservationDecoder(spec, inference.info().stats, decoder),
                            std::ref(inference), queue_options(options), metadata);
 }

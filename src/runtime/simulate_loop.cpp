@@ -27,19 +27,10 @@ void for_episodes(const Dataset& dataset, const LoopSettings& settings, Play pla
   }
 }
 
-const ActionChunk& demonstrated(const Dataset& dataset, const Dataset::Sample& sample) {
-  return dataset.sources()[sample.source].file->actions(sample.episode);
-}
-
-const std::vector<std::vector<float>>& recorded_states(const Dataset& dataset,
-                                                       const Dataset::Sample& sample) {
-  return dataset.sources()[sample.source].file->states(sample.episode);
-}
-
 /// One episode under the simulated clock: an answer arrives `delay` ticks after its request.
 void play_episode(const Dataset& dataset, const EpisodePolicy& policy, Dataset::Sample sample,
                   const ChunkingOptions& chunking, std::int64_t delay, LoopMetrics& metrics) {
-  const ActionChunk& shown = demonstrated(dataset, sample);
+  const RobotActions& shown = dataset.file(sample).actions(sample.episode);
   ActionChunker chunker(chunking);
   std::optional<ChunkRequest> under_way;
   std::vector<ChunkTick> ticks;
@@ -63,12 +54,8 @@ void play_episode(const Dataset& dataset, const EpisodePolicy& policy, Dataset::
 }  // namespace
 
 EpisodePolicy demonstration_policy(const Dataset& dataset, std::int64_t horizon) {
-  return [&dataset, horizon](const Dataset::Sample& sample, const ActionChunk&) {
-    const ActionChunk& actions = demonstrated(dataset, sample);
-    ActionChunk chunk;
-    for (std::int64_t i = 0; i < horizon; ++i)
-      chunk.push_back(actions[std::min(static_cast<std::size_t>(sample.step + i), actions.size() - 1)]);
-    return chunk;
+  return [&dataset, horizon](const Dataset::Sample& sample, const RobotActions&) {
+    return dataset.chunk(sample, horizon);
   };
 }
 
@@ -84,7 +71,7 @@ LoopReport simulate_loop(const Dataset& dataset, const EpisodePolicy& policy, co
   LoopMetrics metrics(settings.robot, chunking.control_hz, report.delay);
   for_episodes(dataset, settings, [&](const Dataset::Sample& episode) {
     play_episode(dataset, policy, episode, chunking, report.delay, metrics);
-    metrics.add_travel(recorded_states(dataset, episode));
+    metrics.add_travel(dataset.file(episode).states(episode.episode));
   });
   metrics.finish(report);
   return report;
@@ -93,15 +80,17 @@ LoopReport simulate_loop(const Dataset& dataset, const EpisodePolicy& policy, co
 LoopReport demonstration_report(const Dataset& dataset, const LoopSettings& settings) {
   LoopMetrics metrics(settings.robot, settings.chunking.control_hz, 0);
   for_episodes(dataset, settings, [&](const Dataset::Sample& episode) {
+    const EpisodeFile& file = dataset.file(episode);
+    const RobotActions& shown = file.actions(episode.episode);
     std::vector<ChunkTick> ticks;
-    for (const Action& action : demonstrated(dataset, episode))
+    for (const Action& action : shown)
       ticks.push_back({.tick = static_cast<std::int64_t>(ticks.size()),
                        .status = TickStatus::kActing,
                        .action = action,
                        .age = 0,
                        .mean_age = 0});
-    metrics.add_episode(ticks, demonstrated(dataset, episode));
-    metrics.add_travel(recorded_states(dataset, episode));
+    metrics.add_episode(ticks, shown);
+    metrics.add_travel(file.states(episode.episode));
   });
   LoopReport report;
   report.mode = "demonstration";

@@ -1,6 +1,7 @@
 // The command `shallowpi-infer simulate-loop`: options, the loaded policy, the table.
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
 #include <iostream>
 #include <map>
@@ -26,13 +27,7 @@ std::string optional_text(const std::optional<double>& value, int decimals) {
   return value ? fixed(*value, decimals) : "-";
 }
 
-std::vector<ChunkMode> modes_of(const SimulateLoopOptions& options) {
-  if (options.mode == "all") return {ChunkMode::kEnsemble, ChunkMode::kReceding, ChunkMode::kRtc};
-  return {parse_enum<ChunkMode>(options.mode, "--mode")};
-}
-
 void check_options(const SimulateLoopOptions& options) {
-  modes_of(options);
   if (options.episodes < 0) throw UsageError(str("--episodes ", options.episodes, ": must not be negative"));
   if (options.latencies_ms.empty()) throw UsageError("give at least one --latency-ms");
   for (double latency : options.latencies_ms)
@@ -42,7 +37,7 @@ void check_options(const SimulateLoopOptions& options) {
 
 RobotObservation observation_at(const Dataset& dataset, const Dataset::Sample& sample,
                                 const std::vector<std::string>& wanted) {
-  const EpisodeFile& file = *dataset.sources()[sample.source].file;
+  const EpisodeFile& file = dataset.file(sample);
   std::vector<std::size_t> cameras;
   for (std::size_t c = 0; c < file.camera_names().size(); ++c)
     if (std::find(wanted.begin(), wanted.end(), file.camera_names()[c]) != wanted.end()) cameras.push_back(c);
@@ -51,7 +46,7 @@ RobotObservation observation_at(const Dataset& dataset, const Dataset::Sample& s
   for (std::size_t i = 0; i < cameras.size(); ++i)
     observation.images[file.camera_names()[cameras[i]]] = std::move(frame.images[i]);
   observation.state = std::move(frame.state);
-  observation.prompt = file.episodes()[sample.episode].prompt;
+  observation.prompt = file.episodes()[sample.episode].prompt_at(sample.step);
   return observation;
 }
 
@@ -64,7 +59,7 @@ class RunnerPolicy {
 
   const PolicySpec& spec() const { return runner_.info().spec; }
 
-  ActionChunk answer(const Dataset::Sample& sample, const ActionChunk& prefix) {
+  RobotActions answer(const Dataset::Sample& sample, const RobotActions& prefix) {
     if (!prefix.empty()) return infer(sample, prefix);
     const auto key = std::make_tuple(sample.source, sample.episode, sample.step);
     const auto known = known_.find(key);
@@ -72,22 +67,21 @@ class RunnerPolicy {
   }
 
  private:
-  ActionChunk infer(const Dataset::Sample& sample, const ActionChunk& prefix) {
-    InferRequest request;
-    request.observation = observation_at(dataset_, sample, spec().image_keys);
+  RobotActions infer(const Dataset::Sample& sample, const RobotActions& prefix) {
     const std::uint64_t seed = Random({seed_, std::uint64_t(sample.source), std::uint64_t(sample.episode),
                                        std::uint64_t(sample.step)})
                                    .next();
-    request.noise_hd = runner_.noise(seed);
-    request.prefix_actions_hd = runner_.transform().from_robot(prefix, request.observation.state);
-    return runner_.infer({request}, {.steps = steps_}).at(0).actions;
+    RobotObservation observation = observation_at(dataset_, sample, spec().image_keys);
+    return runner_.infer({runner_.request(std::move(observation), prefix, seed)}, {.steps = steps_})
+        .at(0)
+        .actions;
   }
 
   const Dataset& dataset_;
   PolicyRunner runner_;
   std::int64_t steps_;
   std::uint64_t seed_;
-  std::map<std::tuple<std::int32_t, std::int32_t, std::int32_t>, ActionChunk> known_;
+  std::map<std::tuple<std::int32_t, std::int32_t, std::int32_t>, RobotActions> known_;
 };
 
 /// Without a checkpoint the layout of the files says which robot it is.
@@ -123,7 +117,7 @@ std::vector<LoopReport> simulate_all(const Dataset& dataset, const EpisodePolicy
   std::vector<LoopReport> reports{demonstration_report(dataset, settings)};
   for (double latency : options.latencies_ms) {
     settings.latency_ms = latency;
-    for (ChunkMode mode : modes_of(options)) {
+    for (ChunkMode mode : options.modes) {
       settings.chunking.mode = mode;
       settings.progress = [&](std::int64_t done, std::int64_t total) {
         status.show(str(latency, " ms, ", enum_name(mode), ": ", done, " of ", total, " episodes"));
@@ -203,7 +197,7 @@ std::string loop_table(const std::vector<LoopReport>& reports) {
   return text_table(header, rows);
 }
 
-int run_simulate_loop(const SimulateLoopOptions& options) {
+void run_simulate_loop(const SimulateLoopOptions& options) {
   check_options(options);
   std::vector<std::pair<std::string, double>> patterns;
   for (const std::string& file : options.data) patterns.emplace_back(file, 1.0);
@@ -223,7 +217,7 @@ int run_simulate_loop(const SimulateLoopOptions& options) {
                                        options);
     spec = runner->spec();
     check_robot(dataset, spec);
-    policy = [runner](const Dataset::Sample& sample, const ActionChunk& prefix) {
+    policy = [runner](const Dataset::Sample& sample, const RobotActions& prefix) {
       return runner->answer(sample, prefix);
     };
   }
@@ -231,7 +225,6 @@ int run_simulate_loop(const SimulateLoopOptions& options) {
   std::cout << loop_table(reports);
   if (!options.json.empty())
     write_file_atomically(options.json, reports_json(reports, spec, options).dump(2) + "\n");
-  return static_cast<int>(ExitCode::kDone);
 }
 
 }  // namespace shallowpi

@@ -24,8 +24,7 @@ class StaticChunk {
   StaticChunk(Policy policy, torch::Device device, const ChunkShape& shape,
               std::shared_ptr<const StepConditioning> conditioning);
 
-  /// Fills the buffers. Throws UsageError for a request of another shape and as PolicyImpl::fixed_layout
-  /// does.
+  /// Fills the buffers. Throws UsageError for a request of another shape, and as fixed_layout() does.
   void load(const EngineRequest& request);
   /// Computes the result from the buffers: launches only, nothing is read back or sent.
   void run();

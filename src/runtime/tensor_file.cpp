@@ -68,7 +68,7 @@ class InputReader {
     std::set<std::string> names = known_;
     names.insert({"in.state", "in.actions", "in.noise", "in.time"});
     for (const auto& [name, info] : file_.tensors()) {
-      if (name.rfind("in.", 0) != 0 || names.count(name) > 0) continue;
+      if (!name.starts_with("in.") || names.count(name) > 0) continue;
       const std::string meant = nearest(name, {names.begin(), names.end()});
       problems_.push_back(
           str(in_quotes(name), " is no input", meant.empty() ? "" : str("; did you mean ", meant, "?")));

@@ -20,7 +20,7 @@ namespace {
 
 using asio::ip::tcp;
 
-/// Equal? In a time that depends neither on where they differ nor on their lengths.
+/// Compares in a time that depends neither on where they differ nor on their lengths.
 bool same_secret(std::string_view a, std::string_view b) {
   const std::string hash_a = sha256(a), hash_b = sha256(b);
   return CRYPTO_memcmp(hash_a.data(), hash_b.data(), hash_a.size()) == 0;
@@ -243,11 +243,9 @@ void WebsocketServer::Impl::wait_for_signal() {
     if (error) return;
     log::info("signal ", signal, ": finishing the answers that are due; a second one ends at once");
     stop();
-    struct Now {
-      static void end(int number) { _exit(128 + number); }
-    };
-    std::signal(SIGINT, Now::end);
-    std::signal(SIGTERM, Now::end);
+    const auto end_now = [](int number) { _exit(128 + number); };
+    std::signal(SIGINT, end_now);
+    std::signal(SIGTERM, end_now);
   });
 }
 

@@ -42,8 +42,8 @@ struct WebsocketAnswer {
 struct WebsocketMessage {
   std::string_view bytes;  ///< valid during the call only
   bool text = false;
-  std::optional<double>
-      previous_total_ms;       ///< from waiting for the connection's last message to its answer's last byte
+  /// From waiting for the connection's last message to its answer's last byte.
+  std::optional<double> previous_total_ms;
   std::function<bool()> gone;  ///< has the peer left? Callable from any thread
 };
 
@@ -59,8 +59,8 @@ class WebsocketApplication {
   virtual ~WebsocketApplication() = default;
   /// The first message on every connection; empty: none.
   virtual std::string greeting() = 0;
-  /// `answer` has to be called once, from any thread. A connection's next message comes after its answer is
-  /// written.
+  /// `answer` has to be called once, from any thread. A connection's next message comes after its answer has
+  /// been written.
   virtual void on_message(const WebsocketMessage& message, std::function<void(WebsocketAnswer)> answer) = 0;
   /// The page of a plain GET request.
   virtual HttpPage page(std::string_view path) = 0;
@@ -71,8 +71,8 @@ class WebsocketApplication {
 
 class WebsocketServer {
  public:
-  /// Opens the port. Throws UsageError for a host that is no IP address, IoError where the port cannot be
-  /// opened.
+  /// Opens the port. Throws UsageError for a host that is no IP address, and IoError where the system does
+  /// not open it.
   WebsocketServer(ServerOptions options, WebsocketApplication& application);
   ~WebsocketServer();
   std::uint16_t port() const;
@@ -92,7 +92,7 @@ class WebsocketServer {
 void check_address(const std::string& host, std::uint16_t port);
 /// As in a URL: IPv6 addresses in brackets.
 std::string url_host(const std::string& host);
-/// Is it an address of this machine only? Throws UsageError where `host` is no IP address.
+/// Whether it is an address of this machine only. Throws UsageError where `host` is no IP address.
 bool is_loopback(const std::string& host);
 
 }  // namespace shallowpi

@@ -1,7 +1,13 @@
 #include "shallowpi/base/config.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
 
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/policy_spec.h"
@@ -90,6 +96,10 @@ TEST_F(ConfigTest, EveryProblemNamesFileLineAndKey) {
             "bad configuration: c.yaml:2: duplicate key 'name', first on line 1");
   EXPECT_EQ(problems("train: {steps: many}"), place + "train.steps: 'many' is not a whole number");
   EXPECT_EQ(problems("train: {steps: 0}"), place + "train.steps: 0 is out of range; it must be >= 1");
+  EXPECT_EQ(problems("train: {steps: 18446744073709551615}"),
+            place +
+                "train.steps: 18446744073709551615 is out of range; it must be >= 1 and <= "
+                "9223372036854775807");
   EXPECT_EQ(problems("train: {rate: 0}"), place + "train.rate: 0 is out of range; it must be > 0 and <= 1");
   EXPECT_EQ(problems("train: {rate: .nan}"), place + "train.rate: '.nan' is not finite");
   EXPECT_EQ(problems("train: {fast: yes}"), place + "train.fast: 'yes' is not true or false");
@@ -104,6 +114,13 @@ TEST_F(ConfigTest, EveryProblemNamesFileLineAndKey) {
   EXPECT_EQ(problems("- a\n"), place + "is not a map of keys; write `key: value` lines");
   EXPECT_EQ(problems("a: \"b"),
             place.substr(0, place.size() - 3) + "1: not valid YAML: illegal EOF in scalar");
+}
+
+TEST_F(ConfigTest, AValueInPlaceOfAGroupSaysNothingOfItsKeys) {
+  write_text(folder_ / "c.yaml", "train: 5\n");
+  ConfigReader reader(table_);
+  reader.read_file(folder_ / "c.yaml");
+  EXPECT_FALSE(reader.is_complete());
 }
 
 TEST_F(ConfigTest, AllProblemsAreReportedTogether) {
@@ -176,6 +193,25 @@ TEST(RunMain, MapsExceptionsToExitCodes) {
   EXPECT_EQ(run_main([]() -> int { throw std::bad_alloc(); }), 1);
   EXPECT_EQ(run_main([]() -> int { TORCH_CHECK(false, "inside"); }), 1);
   EXPECT_EQ(run_main([]() -> int { throw std::runtime_error("other"); }), 1);
+}
+
+TEST(RunMain, FailsWhereStdoutCannotBeWritten) {
+  std::cout.flush();
+  std::fflush(stdout);
+  const auto with_full_stdout = [](const std::function<int()>& body) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::dup2(open_file("/dev/full", O_WRONLY).get(), STDOUT_FILENO);
+      ::_exit(run_main(body));
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    return WEXITSTATUS(status);
+  };
+  EXPECT_EQ(with_full_stdout([] { return 0; }), 0);
+  EXPECT_EQ(with_full_stdout([] { return std::cout << "a result\n", 0; }), 1);
+  EXPECT_EQ(with_full_stdout([] { return std::puts("a result"), 0; }), 1);
+  EXPECT_EQ(with_full_stdout([] { return std::cout << "a result\n", 3; }), 3);
 }
 
 TEST(RunMain, AllowsAsManyOpenFilesAsTheSystemDoes) {

@@ -12,6 +12,11 @@ TEST(EnumNames, RoundTrip) {
   EXPECT_EQ(enum_names<RobotKind>(), (std::vector<std::string>{"libero", "aloha", "joints"}));
 }
 
+TEST(EnumNames, FindsWhatIsThere) {
+  EXPECT_EQ(find_enum<RobotKind>("aloha"), RobotKind::kAloha);
+  EXPECT_EQ(find_enum<RobotKind>("ALOHA"), std::nullopt);
+}
+
 TEST(EnumNames, UnknownNameListsTheValidOnes) {
   testing::expect_error<UsageError>([] { parse_enum<ResizeMode>("opencv", "data.resize"); }, "data.resize",
                                     "opencv", "pillow, torch");

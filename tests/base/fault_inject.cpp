@@ -49,7 +49,7 @@ int error_named(const std::string& name) {
 }
 
 bool below_folder(const std::string& path) {
-  return path.compare(0, state().folder.size(), state().folder) == 0;
+  return path.starts_with(state().folder);
 }
 
 std::string path_of(int fd) {

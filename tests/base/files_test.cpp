@@ -1,5 +1,6 @@
 #include "shallowpi/base/files.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -74,6 +75,87 @@ TEST(WriteFileAtomically, RelativePath) {
   write_file_atomically("x", "one");
   fs::current_path(before);
   EXPECT_EQ(read_file(folder / "x"), "one");
+}
+
+TEST(WriteFileAtomically, FollowsLinks) {
+  const TempDir folder;
+  write_text(folder / "real/x", "old");
+  fs::create_symlink("real/x", folder / "link");
+  fs::create_symlink("link", folder / "second");
+  fs::create_symlink("new", folder / "dangling");
+  write_file_atomically(folder / "second", "1");
+  write_file_atomically(folder / "dangling", "2");
+  EXPECT_EQ(read_file(folder / "real/x"), "1");
+  EXPECT_EQ(read_file(folder / "new"), "2");
+  for (const char* name : {"link", "second", "dangling"}) EXPECT_TRUE(fs::is_symlink(folder / name)) << name;
+  fs::create_symlink("loop", folder / "loop");
+  expect_error<IoError>([&] { write_file_atomically(folder / "loop", "x"); }, "loop", "links lead nowhere");
+  fs::create_directory_symlink("real", folder / "folder");
+  expect_error<UsageError>([&] { write_file_atomically(folder / "folder", "x"); }, "is a folder");
+}
+
+TEST(WriteFileAtomically, WritesIntoWhatIsNoPlainFile) {
+  const TempDir folder;
+  const fs::path pipe = folder / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  fs::create_symlink("pipe", folder / "link");
+  for (const fs::path& path : {pipe, folder / "link"}) {
+    const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK);  // so that the writer need not wait
+    const FileDescriptor owner(reader, pipe);
+    write_file_atomically(path, "bytes");
+    char got[16];
+    EXPECT_EQ(std::string(got, owner.read(got, sizeof got)), "bytes");
+    EXPECT_TRUE(fs::is_fifo(pipe));
+  }
+  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"link", "pipe"}));
+  fs::create_symlink("/dev/null", folder / "null");
+  write_file_atomically(folder / "null", "bytes");
+  EXPECT_TRUE(fs::is_character_file(folder / "null"));
+}
+
+TEST(WriteFileAtomically, WritesIntoAnOpenDescriptor) {
+  const TempDir folder;
+  const FileDescriptor out = open_file(folder / "out", O_WRONLY | O_CREAT);
+  out.write("first ");
+  write_file_atomically(str("/dev/fd/", out.get()), "second");  // as /dev/stdout
+  EXPECT_EQ(read_file(folder / "out"), "first second");
+}
+
+TEST(WriteAtomically, ReplacesALinkToAFolder) {
+  const TempDir folder;
+  write_text(folder / "old/x", "1");
+  write_text(folder / "new/x", "2");
+  for (const char* target : {"old", "new"})
+    write_atomically(folder / "link",
+                     [&](const fs::path& temporary) { fs::create_directory_symlink(target, temporary); });
+  EXPECT_EQ(read_file(folder / "link/x"), "2");
+  EXPECT_EQ(read_file(folder / "old/x"), "1");
+  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"link", "new", "old"}));
+}
+
+TEST(WriteAtomically, ErrorsOfStdFilesystemAreIoErrors) {
+  const TempDir folder;
+  const auto fail = [](const fs::path& temporary) { fs::copy_file("/nonexistent", temporary); };
+  expect_error<IoError>([&] { write_atomically(folder / "x", fail); }, "cannot write", "nonexistent");
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{});
+}
+
+TEST(DiscardFolder, LeavesNothing) {
+  const TempDir folder;
+  publish_folder(folder / "out", fill_two);
+  discard_folder(folder / "out");
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{});
+  expect_error<IoError>([&] { discard_folder(folder / "out"); }, "cannot remove", "out");
+}
+
+TEST(TemporaryPath, IsNewAndNotStale) {
+  const TempDir folder;
+  const fs::path first = temporary_path(folder / "x"), second = temporary_path(folder / "x");
+  EXPECT_NE(first, second);
+  EXPECT_EQ(first.parent_path(), folder.path());
+  write_text(first, "1");
+  remove_stale_temporaries(folder.path());
+  EXPECT_TRUE(fs::exists(first));
 }
 
 TEST(PublishFolder, WritesManifestThatVerifies) {
@@ -180,19 +262,32 @@ TEST(VerifyManifest, DetectsEverySingleBitFlip) {
   EXPECT_NO_THROW(verify_manifest(out));
 }
 
+TEST(VerifyManifest, AcceptsAnOptionalFolderThatIsMissingAsAWhole) {
+  const TempDir folder;
+  const auto out = folder / "out";
+  publish_folder(out, fill_two);
+  EXPECT_FALSE(verify_manifest(out, "deep"));
+  fs::remove(out / "deep/b.bin");
+  expect_error<CorruptError>([&] { verify_manifest(out, "deep"); }, "b.bin", "missing");
+  fs::remove(out / "deep");
+  EXPECT_TRUE(verify_manifest(out, "deep"));
+  expect_error<CorruptError>([&] { verify_manifest(out); }, "b.bin", "missing");
+}
+
 TEST(RemoveStaleTemporaries, RemovesOnlyThoseOfTheDead) {
   const TempDir folder;
   const std::string dead = str("step.tmp-", dead_pid(), "-0");
   const std::string live = str("step.tmp-", ::getppid(), "-0");
   const std::string own = str("step.tmp-", ::getpid(), "-999999");  // of a killed process that had our id
   for (const auto& name :
-       {dead, live, own, std::string("a.tmp-x"), std::string("a.tmp-"), str("b.tmp-", dead_pid(), "-1z")})
+       {dead, live, own, std::string("a.tmp-x"), std::string("a.tmp-"), str("b.tmp-", dead_pid(), "-1z"),
+        std::string("c.tmp-99999999999999999999-0")})  // no process id
     write_text(folder / (name + "/file"), "x");
   remove_stale_temporaries(folder.path());
   EXPECT_FALSE(fs::exists(folder / dead));
   EXPECT_FALSE(fs::exists(folder / own));
   EXPECT_TRUE(fs::exists(folder / live));
-  EXPECT_EQ(names_in(folder.path()).size(), 4u);
+  EXPECT_EQ(names_in(folder.path()).size(), 5u);
   publish_folder(folder / "out", [&](const fs::path& to) {
     remove_stale_temporaries(folder.path());  // what is being written stays
     fill_two(to);

@@ -38,6 +38,20 @@ TEST(Text, InQuotesIsSafeForTerminals) {
   EXPECT_EQ(in_quotes(std::string(200, 'a')), "\"" + std::string(100, 'a') + "...\"");
 }
 
+TEST(Text, InQuotesKnowsWhatIsNotUtf8) {
+  EXPECT_EQ(in_quotes("\xe0\x80\x80"), "\"\\xe0\\x80\\x80\"");           // overlong
+  EXPECT_EQ(in_quotes("\xed\xa0\x80"), "\"\\xed\\xa0\\x80\"");           // a surrogate
+  EXPECT_EQ(in_quotes("\xf4\x90\x80\x80"), "\"\\xf4\\x90\\x80\\x80\"");  // beyond U+10FFFF
+}
+
+TEST(Text, KnowsUtf8) {
+  for (const char* good : {"", "pick up", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\xA4\x96", "\xED\x9F\xBF"})
+    EXPECT_TRUE(is_utf8(good)) << good;
+  for (const char* bad : {"\x80", "\xC3", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xED\xA0\x80",
+                          "\xF0\x80\x80\x80", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "a\xE2\x82"})
+    EXPECT_FALSE(is_utf8(bad));
+}
+
 TEST(Text, HumanNumbers) {
   EXPECT_EQ(fixed(3.14159, 2), "3.14");
   EXPECT_EQ(significant(0.0123456), "0.0123");

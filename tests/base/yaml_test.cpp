@@ -86,6 +86,9 @@ TEST(Yaml, NumbersAreStrict) {
     EXPECT_THROW(yaml_bool(scalar(bad)), UsageError) << bad;
   testing::expect_error<UsageError>([] { yaml_integer(scalar("'12'")); },
                                     "the quoted text '12' is not a whole number");
+  testing::expect_error<UsageError>([] { yaml_integer(scalar("-9223372036854775809")); },
+                                    "is out of range; it must be >= -9223372036854775808 and <= 92233");
+  testing::expect_error<UsageError>([] { yaml_integer(scalar("9e999")); }, "'9e999' is not a whole number");
   testing::expect_error<UsageError>([] { yaml_text(scalar("")); }, "has no value");
 }
 

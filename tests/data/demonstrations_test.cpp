@@ -70,6 +70,17 @@ TEST(Dataset, OffersTheCamerasThatAllFilesHaveInCanonicalOrder) {
   EXPECT_EQ(dataset.camera_names(), (std::vector<std::string>{"base_0_rgb", "left_wrist_0_rgb", "extra"}));
 }
 
+TEST(Dataset, RepeatsTheLastActionAfterTheEpisode) {
+  const Dataset dataset = fake_dataset({{}, {.lengths = {2, 4}}});
+  const Dataset::Sample sample{1, 1, 2};
+  EXPECT_EQ(dataset.file(sample).episodes()[1].length, 4);
+  EXPECT_EQ(dataset.state(sample)[1], FakeEpisodes::state_value(1, 2, 1));
+  const RobotActions chunk = dataset.chunk(sample, 4);
+  ASSERT_EQ(chunk.size(), 4u);
+  for (std::int64_t h = 0; h < 4; ++h)
+    EXPECT_EQ(chunk[h][1], FakeEpisodes::action_value(1, std::min<std::int64_t>(2 + h, 3), 1)) << h;
+}
+
 TEST(Dataset, RefusesWhatDoesNotFitTogether) {
   expect_error<UsageError>([] { Dataset({}); }, "no demonstration file");
   expect_error<UsageError>(

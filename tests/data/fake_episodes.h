@@ -8,6 +8,10 @@
 #include <thread>
 #include <vector>
 
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/norm_stats.h"
+#include "shallowpi/base/policy_spec.h"
+#include "shallowpi/base/text.h"
 #include "shallowpi/data/demonstrations.h"
 
 namespace shallowpi::testing {
@@ -18,6 +22,7 @@ struct FakeOptions {
   std::int64_t state_dim = 3, action_dim = 2;
   std::vector<std::string> cameras{"base_0_rgb", "left_wrist_0_rgb"};
   std::string prompt = "pick up the milk";
+  std::vector<std::string> step_prompts = {};
   std::int64_t fails_at_step = -1;  // frames of this step throw
   std::chrono::milliseconds delay{0};
 };
@@ -28,7 +33,7 @@ class FakeEpisodes : public EpisodeFile {
 
   explicit FakeEpisodes(FakeOptions options) : options_(std::move(options)), path_(options_.name) {
     for (std::size_t e = 0; e < options_.lengths.size(); ++e) {
-      episodes_.push_back({str("demo_", e), options_.prompt, options_.lengths[e], {}});
+      episodes_.push_back({str("demo_", e), options_.prompt, options_.lengths[e], {}, options_.step_prompts});
       std::vector<std::vector<float>>&states = states_.emplace_back(), &actions = actions_.emplace_back();
       for (std::int64_t t = 0; t < options_.lengths[e]; ++t) {
         for (std::int64_t d = 0; d < options_.state_dim; ++d)
@@ -67,9 +72,7 @@ class FakeEpisodes : public EpisodeFile {
   const std::vector<std::vector<float>>& states(std::int64_t episode) const override {
     return states_[episode];
   }
-  const std::vector<std::vector<float>>& actions(std::int64_t episode) const override {
-    return actions_[episode];
-  }
+  const RobotActions& actions(std::int64_t episode) const override { return actions_[episode]; }
 
  private:
   FakeOptions options_;

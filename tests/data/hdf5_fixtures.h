@@ -26,8 +26,8 @@ inline std::size_t element_count(const Dims& dims) {
   return std::accumulate(dims.begin(), dims.end(), std::size_t{1}, std::multiplies<>());
 }
 
-/// How frames are stored. chunk_rows 0: contiguous. whole_frames false: chunks cut through frames, as h5py
-/// guesses them.
+/// How frames are stored. chunk_rows 0: contiguous. whole_frames false: chunks cut
+/// through frames, as h5py guesses them.
 struct Storage {
   hsize_t chunk_rows = 1;
   bool gzip = true;
@@ -81,6 +81,17 @@ inline void write_text_attribute(hid_t object, const std::string& name, const st
   H5Tclose(type);
 }
 
+/// A dataset of texts of variable length, as h5py writes them.
+inline void write_texts(hid_t parent, const std::string& name, const std::vector<std::string>& texts) {
+  const hid_t type = checked(H5Tcopy(H5T_C_S1));
+  H5Tset_size(type, H5T_VARIABLE);
+  H5Tset_cset(type, H5T_CSET_UTF8);
+  std::vector<const char*> pointers;
+  for (const std::string& text : texts) pointers.push_back(text.c_str());
+  write_dataset(parent, name, type, {texts.size()}, pointers.data());
+  H5Tclose(type);
+}
+
 /// The colour that fixtures give every stored pixel.
 inline std::uint8_t fixture_pixel(std::int64_t demo, std::int64_t step, std::int64_t camera, std::int64_t y,
                                   std::int64_t x, std::int64_t channel) {
@@ -127,8 +138,8 @@ inline hid_t create_group(hid_t parent, const std::string& name) {
   return checked(H5Gcreate2(parent, name.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
 }
 
-/// actions = fixture_table(demo, steps, 7), ee_states and gripper_states = fixture_table(demo, steps, 6 and
-/// 2).
+/// actions = fixture_table(demo, steps, 7), ee_states and gripper_states =
+/// fixture_table(demo, steps, 6 and 2).
 inline void write_libero(const std::filesystem::path& path, const LiberoFixture& fixture = {}) {
   const hid_t file = checked(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
   const hid_t data = create_group(file, "data");
@@ -198,8 +209,8 @@ inline void write_jpegs(hid_t file, const std::string& name,
   write_bytes(file, name, {steps[0], longest}, padded, {.chunk_rows = 0});
 }
 
-/// One episode; action and qpos = fixture_table(0, steps, dims), camera c's frames = fixture_frames(0, c,
-/// ...).
+/// One episode; action and qpos = fixture_table(0, steps, dims), camera c's
+/// frames = fixture_frames(0, c, ...).
 inline void write_aloha(const std::filesystem::path& path, const AlohaFixture& fixture = {}) {
   const hid_t file = checked(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
   if (!fixture.prompt.empty()) write_text_attribute(file, "language_instruction", fixture.prompt);

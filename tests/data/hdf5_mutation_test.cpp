@@ -94,7 +94,7 @@ class Mutator {
 };
 
 void read_everything(const std::filesystem::path& path) {
-  const auto file = open_episodes(path);
+  const auto file = detect_layout(path) == "libero" ? open_libero(path) : open_aloha(path);
   for (std::size_t episode = 0; episode < file->episodes().size(); ++episode) {
     for (std::int64_t step = 0; step < file->episodes()[episode].length; ++step) {
       for (std::size_t camera = 0; camera < file->camera_names().size(); ++camera) {
@@ -159,9 +159,13 @@ TEST(Hdf5Mutations, OfAlohaWithJpegsOfAnyLength) {
   survive(read_file(dir / "sound.hdf5"), 3);
 }
 
-TEST(Hdf5Mutations, OfAlohaInBlocks) {
+TEST(Hdf5Mutations, OfAlohaInBlocksWithTexts) {
   const TempDir dir;
-  write_aloha(dir / "sound.hdf5", {.steps = 3, .height = 4, .width = 4, .cameras = {"cam_high", "torso"}});
+  write_aloha(
+      dir / "sound.hdf5",
+      {.steps = 3, .height = 4, .width = 4, .cameras = {"cam_high", "torso"}, .spoil = [](hid_t file) {
+         write_texts(file, "language_instruction", {"fold it", "fold it", "put it away"});
+       }});
   survive(read_file(dir / "sound.hdf5"), 4);
 }
 

@@ -1,5 +1,5 @@
-// Broken demonstration files: each is refused with one message that names the file, the demonstration and the
-// dataset.
+// Broken demonstration files: each is refused with one message that names the file, the
+// demonstration and the dataset.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -22,8 +22,8 @@ void remove_link(hid_t file, const std::string& name) {
   checked(H5Ldelete(file, name.c_str(), H5P_DEFAULT));
 }
 
-// Writes a LIBERO file, spoils it, and expects open_libero to name the file, `parts`, and nothing but a
-// CorruptError.
+// Writes a LIBERO file, spoils it, and expects open_libero to name the file, `parts`,
+// and nothing but a CorruptError.
 template <typename... Parts>
 void expect_refused(std::function<void(hid_t)> spoil, const Parts&... parts) {
   TempDir dir;
@@ -283,8 +283,8 @@ TEST(BrokenHdf5, BrokenInstruction) {
       "problem_info");
 }
 
-// Texts and byte strings of variable length lie in heaps, marked GCOL; libhdf5 1.10 itself crashes on such
-// damage.
+// Texts and byte strings of variable length lie in heaps, marked GCOL; libhdf5 1.10
+// itself crashes on such damage.
 TEST(BrokenHdf5, DamagedHeaps) {
   struct Damage {
     std::size_t offset;  // from the mark; the first object's header is at 16, its size at 24

@@ -46,7 +46,7 @@ Size parse_size(const std::string& text) {
 TEST(Image, ResizeEqualsPillowBitForBit) {
   int cases = 0;
   for (const auto& [name, golden] : goldens()) {
-    if (name.rfind("pillow_rows.", 0) != 0) continue;
+    if (!name.starts_with("pillow_rows.")) continue;
     SCOPED_TRACE(name);
     ++cases;
     const Size size = parse_size(name.substr(12));
@@ -92,7 +92,7 @@ TEST(Image, FittingImagesAreNotResampled) {
 TEST(Image, TorchModeEqualsLeRobots) {
   int cases = 0;
   for (const auto& [name, golden] : goldens()) {
-    if (name.rfind("torch.", 0) != 0) continue;
+    if (!name.starts_with("torch.")) continue;
     ++cases;
     const Size size = parse_size(name.substr(6));
     torch::Tensor out = torch::full({3, size.size, size.size}, 9.0f);

@@ -2,6 +2,7 @@
 
 #include "data/fake_episodes.h"
 #include "shallowpi/base/json.h"
+#include "shallowpi/data/stats.h"
 #include "shallowpi/data/tokenizer.h"
 #include "test_util.h"
 

@@ -1,7 +1,9 @@
+#include "shallowpi/data/pipeline.h"
+
 #include <cmath>
 
 #include "data/fake_episodes.h"
-#include "shallowpi/data/loader.h"
+#include "shallowpi/data/stats.h"
 #include "test_util.h"
 
 namespace shallowpi::testing {
@@ -50,8 +52,37 @@ TEST(SamplePipeline, PadsToThePolicysWidth) {
   EXPECT_NEAR(batch.actions_bhd[0][0][1].item<double>(), FakeEpisodes::action_value(1, 2, 1), 1e-6);
   EXPECT_EQ(batch.actions_bhd[0][0][2].item<double>(), 0.0);
   spec.action_width = 2;
-  expect_error<UsageError>([&] { SamplePipeline(dataset, spec, identity_stats(), tokenizer(), kVocab); },
-                           "3 state dims", "1 to at most 2");
+  for (const PromptMode mode : {PromptMode::kPi0Plain, PromptMode::kPi05StatePadded32}) {
+    spec.prompt_mode = mode;
+    expect_error<UsageError>([&] { SamplePipeline(dataset, spec, identity_stats(), tokenizer(), kVocab); },
+                             "3 state dims", "1 to at most 2");
+  }
+}
+
+TEST(PolicyTransform, AWideStateIsWholeOnlyInThePrompt) {
+  PolicySpec spec = fake_spec();
+  spec.image_keys = {"base_0_rgb"};
+  spec.robot.state_dim = 43;
+  spec.prompt_mode = PromptMode::kPi05State;
+  spec.max_token_len = 400;
+  const PolicyTransform transform(spec, identity_stats(43), tokenizer(), kVocab);
+  RobotObservation observation;
+  observation.images["base_0_rgb"] = {4, 4, std::vector<std::uint8_t>(48)};
+  for (int dim = 0; dim < 43; ++dim) observation.state.push_back(static_cast<float>(dim) / 128.0f);
+  observation.prompt = "open the drawer";
+  const Observation prepared = transform.prepare({&observation, &observation});
+  ASSERT_EQ(prepared.state_bd.sizes(), (std::vector<std::int64_t>{2, 32}));
+  for (int b = 0; b < 2; ++b) expect_tensor_near(prepared.state_bd[b], torch::arange(32) / 128.0, 1e-6);
+  std::vector<std::int64_t> bins;
+  for (int dim = 0; dim < 43; ++dim) bins.push_back(128 + dim);
+  std::vector<std::int64_t> expected =
+      tokenizer()->encode(str("Task: open the drawer, State: ", join(bins, " "), ";\nAction: "));
+  expected.insert(expected.begin(), 2);
+  ASSERT_LE(expected.size(), static_cast<std::size_t>(spec.max_token_len));
+  EXPECT_TRUE(prepared.tokens_bt[1].equal(torch::tensor(expected)));
+  spec.robot.state_dim = kMaxTextStateDim + 1;
+  expect_error<UsageError>([&] { PolicyTransform(spec, identity_stats(1025), tokenizer(), kVocab); },
+                           "1025 state dims", "1 to at most 1024");
 }
 
 TEST(SamplePipeline, NormalisesBeforePadding) {
@@ -218,6 +249,17 @@ TEST(SamplePipeline, UsesTheDefaultPromptWhereTheDataHasNone) {
                   .equal(torch::tensor(encode_prompt(*tokenizer(), spec, "open the drawer", {}))));
 }
 
+TEST(SamplePipeline, ReadsThePromptOfEachStep) {
+  const Dataset dataset = fake_dataset({{.lengths = {2}, .step_prompts = {"open it", "close it"}}});
+  const SamplePipeline pipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab);
+  EXPECT_EQ(pipeline.robot_observation({0, 0, 0}).prompt, "open it");
+  EXPECT_EQ(pipeline.robot_observation({0, 0, 1}).prompt, "close it");
+  const Dataset partly = fake_dataset({{.lengths = {2}, .step_prompts = {"open it", ""}}});
+  expect_error<UsageError>(
+      [&] { SamplePipeline(partly, fake_spec(), identity_stats(), tokenizer(), kVocab); },
+      "demo_0 has no instruction", "default_prompt");
+}
+
 TEST(SamplePipeline, CutsStatisticsOfOldPaddedFiles) {
   const Dataset dataset = fake_dataset();
   NormStats stats = identity_stats();
@@ -267,6 +309,19 @@ TEST(SamplePipeline, RefusesWhatDoesNotFitTogether) {
                            "33 action", "at most 32");
 }
 
+TEST(SamplePipeline, TakesAPolicysConstantDimWhereTheDataKeepsItToo) {
+  const Dataset constant = fake_dataset({{.lengths = {1}}}), moving = fake_dataset();
+  NormStats stats = identity_stats();
+  stats.state.q01[0] = stats.state.q99[0] = stats.state.std[0] = 0;
+  const auto build = [&](const Dataset& dataset, StatsOrigin origin) {
+    SamplePipeline(dataset, fake_spec(), stats, tokenizer(), kVocab, origin);
+  };
+  expect_error<UsageError>([&] { build(constant, StatsOrigin::kData); }, "state: dim 0 has no range");
+  EXPECT_NO_THROW(build(constant, StatsOrigin::kPolicy));
+  expect_error<UsageError>([&] { build(moving, StatsOrigin::kPolicy); }, "fake.hdf5: demo_0 step 1",
+                           "state dim 0", "never changes");
+}
+
 TEST(SamplePipeline, RefusesAnEmptyBatch) {
   const Dataset dataset = fake_dataset();
   const SamplePipeline pipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab);
@@ -300,7 +355,7 @@ TEST(SamplePipeline, RealDemonstrations) {
   EXPECT_LT(real.abs().max().item<double>(), 20.0);
   EXPECT_EQ(batch.actions_bhd.slice(2, 7).abs().max().item<double>(), 0.0);
   const Dataset::Sample& first = split.train.front();
-  const EpisodeFile& file = *dataset.sources()[first.source].file;
+  const EpisodeFile& file = dataset.file(first);
   const auto actions = pipeline.to_robot(batch.actions_bhd[0], file.states(first.episode)[first.step]);
   for (int d = 0; d < 7; ++d)
     EXPECT_NEAR(actions[9][d], file.actions(first.episode)[first.step + 9][d], 1e-5) << "dim " << d;

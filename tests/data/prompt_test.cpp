@@ -30,10 +30,10 @@ TEST(StateBin, Edges) {
   EXPECT_EQ(state_bin(std::numeric_limits<double>::infinity()), 255);
 }
 
-TEST(Prompt, EqualsPythonInAllFourModes) {
+TEST(Prompt, EqualsPythonInAllModes) {
   const Tokenizer tokenizer(quickstart_tokenizer());
   const Json golden = read_json(test_data("tokenizer/golden.json"));
-  ASSERT_EQ(golden["prompts"].size(), 32u);
+  ASSERT_EQ(golden["prompts"].size(), 40u);
   for (const Json& entry : golden["prompts"]) {
     PolicySpec spec;
     spec.prompt_mode = parse_enum<PromptMode>(entry["mode"].get<std::string>(), "mode");
@@ -62,6 +62,8 @@ TEST(Prompt, TheTextItself) {
   EXPECT_EQ(encode_prompt(tokenizer, spec, "open the drawer", {0.5f}), with_bos(padded + ";\nAction: "));
   spec.prompt_mode = PromptMode::kPi0Plain;
   EXPECT_EQ(encode_prompt(tokenizer, spec, "Open the drawer", {0.5f}), with_bos("Open the drawer\n"));
+  EXPECT_EQ(prompt_parts(spec, " open_the\ndrawer ", {0.5f}),
+            (std::vector<std::string>{"open the drawer", "\n"}));
 }
 
 TEST(Prompt, IsCutOnTheRight) {

@@ -111,7 +111,7 @@ TEST(Robot, WrongWidthsAreRefused) {
   expect_error<UsageError>([&] { state_to_policy(six_joints, seven); }, "ALOHA", "14", "joints");
   const RobotSpec beyond{
       .kind = RobotKind::kJoints, .state_dim = 6, .action_dim = 7, .delta_mask = make_bool_mask({7})};
-  expect_error<UsageError>([&] { actions_to_robot(beyond, counting(6), actions); }, "delta mask", "6");
+  expect_error<UsageError>([&] { actions_to_robot(beyond, counting(6), actions); }, "delta_mask", "6");
 }
 
 }  // namespace

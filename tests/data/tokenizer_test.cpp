@@ -1,5 +1,7 @@
 #include "shallowpi/data/tokenizer.h"
 
+#include <c10/util/Logging.h>
+
 #include <cstdlib>
 #include <map>
 #include <optional>
@@ -21,6 +23,11 @@ TEST(Tokenizer, FollowsPaliGemmasConventions) {
   EXPECT_EQ(tokenizer.vocab_size(), 512);
   EXPECT_EQ(tokenizer.encode("\n").size(), 1u);
   EXPECT_EQ(tokenizer.path(), quickstart_tokenizer());
+}
+
+TEST(Tokenizer, LeavesLibTorchsFlagsAlone) {
+  const Tokenizer tokenizer(quickstart_tokenizer());
+  EXPECT_FALSE(FLAGS_caffe2_use_fatal_for_enforce) << "LibTorch aborts where memory runs out";
 }
 
 TEST(Tokenizer, EqualsPythonsSentencePiece) {

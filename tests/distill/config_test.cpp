@@ -196,6 +196,31 @@ TEST(DistillConfig, AFileThatCannotBeReadIsTheOnlyProblem) {
   EXPECT_EQ(message.find("data.files: is not set"), std::string::npos) << message;
 }
 
+TEST(DistillConfig, AValueInPlaceOfAGroupIsTheOnlyProblem) {
+  TempDir folder;
+  write_text(folder / "c.yaml",
+             "output_dir: out\ndata: {files: a.hdf5}\nteacher: path\nstudent: {layer_map: [0, 2]}\n");
+  try {
+    load_distill_config(folder / "c.yaml", {});
+    ADD_FAILURE();
+  } catch (const UsageError& error) {
+    EXPECT_EQ(error.what(), str("bad configuration: ", (folder / "c.yaml").string(),
+                                ":3: teacher: is a group of keys, not a value"));
+  }
+}
+
+TEST(DistillConfig, PathsAreTakenAsTheyAre) {
+  EXPECT_NE(
+      problems({"output_dir=~/q2"}).find("output_dir: ~/q2: write the full path; ~ is not expanded here"),
+      std::string::npos);
+  for (const char* key : {"output_dir", "teacher.checkpoint", "student.checkpoint", "data.files",
+                          "data.norm_stats", "data.tokenizer"})
+    EXPECT_NE(problems({str(key, "=${HOME}/q2")}).find(str(key, ": ${HOME}/q2: write the full path")),
+              std::string::npos)
+        << key;
+  EXPECT_EQ(problems({"output_dir=./~q2", "data.norm_stats=a~b"}), "");
+}
+
 TEST(DistillConfig, AFolderIsNoFile) {
   TempDir folder;
   testing::expect_error<UsageError>([&] { load_distill_config(folder.path(), {}); }, "is a folder",
@@ -224,7 +249,7 @@ TEST(DistillConfig, ADumpRepeatsTheRun) {
     EXPECT_EQ(second.config.policy.default_prompt, first.config.policy.default_prompt);
     // Only what was set may override a checkpoint in the repeated run.
     for (const std::string& key : config_keys())
-      if (key.rfind("policy.", 0) == 0) EXPECT_EQ(second.is_set(key), first.is_set(key)) << key;
+      if (key.starts_with("policy.")) EXPECT_EQ(second.is_set(key), first.is_set(key)) << key;
   }
 }
 
@@ -248,8 +273,8 @@ TEST(DistillConfig, OnlySetPolicyKeysOverrideACheckpoint) {
 }
 
 TEST(DistillConfig, EveryKeyReadsBackItsOwnDefault) {
-  // Each key on its own: catches a field bound to the wrong variable or written in a form that it does not
-  // read.
+  // Each key on its own: catches a field that is bound to the wrong variable, or written in a form that it
+  // does not read.
   const std::string defaults = dump_config(load_distill_config({}, {}, ConfigUse::kAny));
   TempDir folder;
   const std::string uncommented =

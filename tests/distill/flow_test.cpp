@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numbers>
 
 #include "test_util.h"
 
@@ -30,12 +31,13 @@ double critical(std::int64_t n) {
   return 2.23 / std::sqrt(static_cast<double>(n));
 }
 
-double unscale(double t) {
+template <typename T>
+T unscale(const T& t) {
   return (t - 0.001) / 0.999;
 }
 
 TEST(Flow, TimesFollowOpenpisBeta) {
-  const FlowDraw flow = draw_flow(torch::zeros({100000, 1, 1}), 1, 7);
+  const FlowDraw flow = draw_flow(torch::zeros({100000, 1, 1}), {}, 7);
   const double gap = kolmogorov_smirnov(flow.t, [](double t) { return std::pow(unscale(t), 1.5); });
   EXPECT_LT(gap, critical(100000));
   // The same test refuses a slightly wrong sampler.
@@ -45,7 +47,7 @@ TEST(Flow, TimesFollowOpenpisBeta) {
 
 TEST(Flow, TimesFollowAnyBeta) {
   // Beta(2, 3) has the distribution function 6t^2 - 8t^3 + 3t^4.
-  const FlowDraw flow = draw_flow(torch::zeros({20000, 1, 1}), 1, 8, 2, 3);
+  const FlowDraw flow = draw_flow(torch::zeros({20000, 1, 1}), {.beta_alpha = 2, .beta_beta = 3}, 8);
   const double gap = kolmogorov_smirnov(flow.t, [](double t) {
     const double x = unscale(t);
     return x * x * (6 - 8 * x + 3 * x * x);
@@ -53,15 +55,29 @@ TEST(Flow, TimesFollowAnyBeta) {
   EXPECT_LT(gap, critical(20000));
 }
 
+TEST(Flow, TimesAreQuantiles) {
+  const auto times = [](double alpha, double beta) {
+    const FlowDraw flow = draw_flow(torch::zeros({1000, 1, 1}), {.beta_alpha = alpha, .beta_beta = beta}, 13);
+    return unscale(flow.t.to(torch::kFloat64)).clamp(0, 1);
+  };
+  const Tensor u = times(1, 1);  // uniform
+  Tensor x = times(2, 3);
+  EXPECT_TRUE(tensor_near(x * x * (6 - 8 * x + 3 * x * x), u, 1e-6));
+  x = times(1, 4);
+  EXPECT_TRUE(tensor_near(1 - (1 - x).pow(4), u, 1e-6));
+  x = times(0.5, 0.5);  // steep at both ends, where t has float32's precision only
+  EXPECT_TRUE(tensor_near(x.sqrt().asin() * (2 / std::numbers::pi), u, 1e-3));
+}
+
 TEST(Flow, NoiseIsNormal) {
-  const FlowDraw flow = draw_flow(torch::zeros({100, 10, 100}), 1, 9);
+  const FlowDraw flow = draw_flow(torch::zeros({100, 10, 100}), {}, 9);
   const auto normal = [](double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); };
   EXPECT_LT(kolmogorov_smirnov(flow.noise, normal), critical(100000));
 }
 
 TEST(Flow, DrawsOfASampleAreStratified) {
   const std::int64_t draws = 4;
-  const FlowDraw flow = draw_flow(torch::zeros({25000, 1, 1}), draws, 10);
+  const FlowDraw flow = draw_flow(torch::zeros({25000, 1, 1}), {.draws = draws}, 10);
   const Tensor quantile =
       ((flow.t.to(torch::kFloat64) - 0.001) / 0.999).clamp_min(0).pow(1.5).view({-1, draws});
   for (std::int64_t r = 0; r < draws; ++r) {
@@ -73,8 +89,9 @@ TEST(Flow, DrawsOfASampleAreStratified) {
 
 TEST(Flow, IsAFunctionOfTheSeed) {
   const Tensor actions = torch::randn({3, 5, 32});
-  const FlowDraw first = draw_flow(actions, 2, 11), again = draw_flow(actions, 2, 11),
-                 other = draw_flow(actions, 2, 12);
+  const FlowConfig config{.draws = 2};
+  const FlowDraw first = draw_flow(actions, config, 11), again = draw_flow(actions, config, 11),
+                 other = draw_flow(actions, config, 12);
   EXPECT_TRUE(torch::equal(first.x_t, again.x_t));
   EXPECT_TRUE(torch::equal(first.t, again.t));
   EXPECT_FALSE(torch::equal(first.noise, other.noise));
@@ -94,9 +111,9 @@ TEST(Flow, InterpolatesFromNoiseAtOneToActionsAtZero) {
 
 TEST(Flow, RefusesImpossibleParameters) {
   const Tensor actions = torch::zeros({1, 1, 1});
-  expect_error<UsageError>([&] { draw_flow(actions, 0, 1); }, "cannot draw 0");
-  expect_error<UsageError>([&] { draw_flow(actions, 1, 1, -1); }, "Beta(-1");
-  expect_error<UsageError>([&] { draw_flow(actions, 1, 1, 1.5, std::nan("")); }, "Beta");
+  expect_error<UsageError>([&] { draw_flow(actions, {.draws = 0}, 1); }, "cannot draw 0");
+  expect_error<UsageError>([&] { draw_flow(actions, {.beta_alpha = -1}, 1); }, "Beta(-1");
+  expect_error<UsageError>([&] { draw_flow(actions, {.beta_beta = std::nan("")}, 1); }, "Beta");
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
-#include "shallowpi/distill/metrics.h"
+#include "distill/metrics.h"
 
 #include <cmath>
 
+#include "distill/progress.h"
 #include "shallowpi/base/memory.h"
-#include "shallowpi/distill/progress.h"
 #include "test_util.h"
 
 namespace shallowpi {

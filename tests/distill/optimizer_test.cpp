@@ -1,7 +1,7 @@
-#include "shallowpi/distill/optimizer.h"
+#include "distill/optimizer.h"
 
+#include "distill/flat_parameters.h"
 #include "parity_fixture.h"
-#include "shallowpi/distill/flat_parameters.h"
 
 namespace shallowpi {
 namespace {

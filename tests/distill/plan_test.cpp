@@ -1,4 +1,4 @@
-#include "shallowpi/distill/plan.h"
+#include "distill/plan.h"
 
 #include "training_fixture.h"
 
@@ -63,10 +63,10 @@ TEST(Plan, AListOfLayersSaysWhereAStudentWithoutThemCameFrom) {
   EXPECT_EQ(kept({}, known), (Layers{0, 3}));
   EXPECT_EQ(kept({}, unknown), (Layers{0, 2})) << "uniform, where nothing is known";
   EXPECT_EQ(kept({"student.layer_map=[0, 3]"}, unknown), (Layers{0, 3}));
-  testing::expect_error<Error>([&] { kept({"student.layer_map=[0, 2]"}, known); }, "the teacher's [0, 3]",
-                               "remove the key");
-  testing::expect_error<Error>([&] { kept({"student.layer_map=[0, 1, 2]"}, unknown); },
-                               "lists 3 layers, but student.checkpoint has 2");
+  testing::expect_error<UsageError>([&] { kept({"student.layer_map=[0, 2]"}, known); },
+                                    "the teacher's [0, 3]", "remove the key");
+  testing::expect_error<UsageError>([&] { kept({"student.layer_map=[0, 1, 2]"}, unknown); },
+                                    "lists 3 layers, but student.checkpoint has 2");
 }
 
 TEST(Statistics, AreComputedForAnotherRobotAndOnRequest) {
@@ -127,13 +127,15 @@ TEST(Plan, GrowsAsItShould) {
   EXPECT_LT(plan({"optimizer.freeze=['*vision_tower*']"}).optimizer_bytes, base.optimizer_bytes);
   EXPECT_EQ(plan({"optimizer.ema_decay=0"}).optimizer_bytes, base.optimizer_bytes / 16 * 12);
   EXPECT_LT(plan({"flow.draws=4"}).flops, 4 * base.flops);
+  EXPECT_LT(plan({"train.eval_every=0"}).host_bytes, base.host_bytes) << "no held-out batches";
 }
 
 TEST(Plan, SaysItAllInWords) {
   const TrainingFixture fixture;
   const std::string text = plan_text(plan_training(prepare_training(fixture.config("run"))));
-  for (const char* part : {"pi05, 4 layers", "parameters trained", "dead", "memory, peak", "checkpoint",
-                           "disk left", "base_0_rgb, left_wrist_0_rgb", "FLOP"})
+  for (const char* part :
+       {"pi05, 4 layers", "parameters trained", "dead", "memory, peak", "checkpoint", "all checkpoints",
+        "up to 2 at a time", "disk left", "base_0_rgb, left_wrist_0_rgb", "FLOP"})
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
 }
 
@@ -145,15 +147,26 @@ TEST(DryRun, RefusesWhatTheRunRefuses) {
     more.emplace_back("student.layers=2");
     run_distill(fixture.config(name, more), {.dry_run = true});
   };
-  testing::expect_error<Error>([&] { dry_run("run", {"data.hidden_state_dims=[3]"}); },
-                               "data.hidden_state_dims: hides dims in statistics that are computed");
-  testing::expect_error<Error>([&] { dry_run("run", {"policy.image_size=17"}); },
-                               "policy.image_size: 17 does not fit the vision tower", "16");
+  testing::expect_error<UsageError>([&] { dry_run("run", {"data.hidden_state_dims=[3]"}); },
+                                    "data.hidden_state_dims: hides dims in statistics that are computed");
+  testing::expect_error<UsageError>([&] { dry_run("run", {"policy.image_size=17"}); },
+                                    "policy.image_size: 17 does not fit the vision tower", "16");
   testing::expect_error<UsageError>([&] { dry_run("run", {"optimizer.freeze=['*']"}); },
                                     "freezes every parameter");
-  testing::expect_error<Error>([&] { dry_run("run", {"policy.image_keys=[base_0_rgb, left_wrist_rgb]"}); },
-                               "policy.image_keys: the data has no camera left_wrist_rgb",
-                               "only base_0_rgb, left_wrist_0_rgb; did you mean left_wrist_0_rgb?");
+  testing::expect_error<UsageError>(
+      [&] { dry_run("run", {"policy.image_keys=[base_0_rgb, left_wrist_rgb]"}); },
+      "policy.image_keys: the data has no camera left_wrist_rgb",
+      "only base_0_rgb, left_wrist_0_rgb; did you mean left_wrist_0_rgb?");
+  testing::expect_error<UsageError>([&] { dry_run("run", {"policy.robot.delta_mask=[7, -1]"}); },
+                                    "robot.delta_mask covers 8 dims, but robot.action_dim is 7");
+  for (const char* asset_id : {"../../foo", "..", ""})
+    testing::expect_error<UsageError>([&] { dry_run("run", {str("policy.asset_id=", asset_id)}); },
+                                      str("asset_id '", asset_id, "' is not a relative path"));
+  testing::write_text(fixture / "others/results.json", "{}");
+  testing::expect_error<UsageError>([&] { dry_run("others", {}); },
+                                    "others is not the folder of a run, but holds results.json");
+  fs::create_directories(fixture / "hidden/.git");
+  EXPECT_NO_THROW(dry_run("hidden", {}));
   testing::write_text(fixture / "file", "");
   for (const char* name : {"file", "file/run"})
     testing::expect_error<UsageError>([&] { dry_run(name, {}); }, "file is a file; name a folder");
@@ -195,6 +208,43 @@ TEST(DryRun, WarnsWhereMemoryOrDiskAreTooSmall) {
       warnings({"student.architecture.backbone.width=65536", "student.architecture.backbone.mlp=1048576"});
   EXPECT_NE(huge.find("of memory, but this machine has"), std::string::npos) << huge;
   EXPECT_NE(huge.find("left, but one checkpoint takes"), std::string::npos) << huge;
+}
+
+TEST(PrepareTraining, TellsWhatWasAssumedOfACheckpoint) {
+  const TrainingFixture fixture;
+  const fs::path exported = fixture / "exported";
+  export_checkpoint(fixture.teacher(), CheckpointFormat::kOpenpi, exported);
+  const CheckpointInfo info = read_checkpoint_info(exported, 4);
+  ASSERT_FALSE(info.warnings.empty());
+  ::testing::internal::CaptureStderr();
+  prepare_training(fixture.config("run", {"student.checkpoint=" + exported.string(), "policy.horizon=4",
+                                          "policy.prompt_mode=pi05_no_state"}));
+  const std::string shown = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(shown.find(info.warnings.front()), std::string::npos) << shown;
+}
+
+TEST(PrepareTraining, WarnsOfATeacherThatWasTrainedOtherwise) {
+  const TrainingFixture fixture;
+  const std::string teacher = fixture.teacher();
+  ::testing::internal::CaptureStderr();
+  prepare_training(fixture.config(
+      "run", {"teacher.checkpoint=" + teacher, "student.layers=2", "policy.robot.delta_mask=[6, -1]"}));
+  const std::string shown = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(shown.find("in: relative action dims. The teacher was not trained that way"), std::string::npos)
+      << shown;
+}
+
+TEST(LoadModels, RefusesADamagedTeacher) {
+  const TrainingFixture fixture;
+  const fs::path teacher = fixture.teacher();
+  std::string bytes = read_file(teacher / "model.safetensors");
+  bytes[bytes.size() / 2] ^= 1;
+  testing::write_text(teacher / "model.safetensors", bytes);
+  const ResolvedConfig config =
+      fixture.config("run", {"teacher.checkpoint=" + teacher.string(), "student.layers=2"});
+  testing::expect_error<CorruptError>([&] { run_distill(config, {.quiet = true}); }, "model.safetensors",
+                                      "SHA-256");
+  EXPECT_FALSE(fs::exists(fixture / "run"));
 }
 
 TEST(DryRun, WritesNothing) {

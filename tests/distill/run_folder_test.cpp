@@ -1,6 +1,8 @@
-#include "shallowpi/distill/run_folder.h"
+#include "distill/run_folder.h"
 
-#include "shallowpi/distill/training_state.h"
+#include <unistd.h>
+
+#include "distill/training_state.h"
 #include "test_util.h"
 
 namespace shallowpi {
@@ -40,6 +42,19 @@ TEST(StepsToKeep, AreTheLastEveryAndTheBest) {
   EXPECT_EQ(steps_to_keep({50, 100}, config, -1), (std::set<std::int64_t>{100})) << "never none";
 }
 
+TEST(MostCheckpoints, CountsThoseThatAreKeptAndTheOneBeingWritten) {
+  TrainConfig config;
+  EXPECT_EQ(most_checkpoints(config), 9) << "2 last, 5000 to 25000, best, and 30000";
+  config.keep_every = 0;
+  EXPECT_EQ(most_checkpoints(config), 4);
+  config.keep_best = false;
+  EXPECT_EQ(most_checkpoints(config), 3);
+  config.steps = 1500;
+  EXPECT_EQ(most_checkpoints(config), 2);
+  config.steps = 10;
+  EXPECT_EQ(most_checkpoints(config), 1);
+}
+
 TEST(RunFolder, PublishesMovesTheLinksAndThenForgets) {
   TempDir dir;
   RunFolder run(dir / "run");
@@ -53,6 +68,16 @@ TEST(RunFolder, PublishesMovesTheLinksAndThenForgets) {
   EXPECT_EQ(fs::read_symlink(run.path() / "last"), fs::path("checkpoints/step_000003"));
   EXPECT_EQ(fs::read_symlink(run.path() / "best"), fs::path("checkpoints/step_000001"));
   EXPECT_NO_THROW(verify_manifest(run.path() / "last"));
+}
+
+TEST(RunFolder, MovesALinkAlsoWhereItCouldNotBefore) {
+  TempDir dir;
+  RunFolder run(dir / "run");
+  publish(run, 1, -1, {});
+  // What a link that could not be renamed may leave.
+  fs::create_directory_symlink("nowhere", run.path() / str("last.tmp-", ::getpid(), "-0"));
+  publish(run, 2, -1, {});
+  EXPECT_EQ(fs::read_symlink(run.path() / "last"), fs::path("checkpoints/step_000002"));
 }
 
 TEST(RunFolder, KeepsTheOldCheckpointWhereANewOneCannotBeWritten) {

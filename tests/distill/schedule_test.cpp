@@ -1,4 +1,4 @@
-#include "shallowpi/distill/schedule.h"
+#include "distill/schedule.h"
 
 #include <gtest/gtest.h>
 

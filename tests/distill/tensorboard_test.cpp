@@ -1,4 +1,4 @@
-#include "shallowpi/distill/tensorboard.h"
+#include "distill/tensorboard.h"
 
 #include <bit>
 #include <cstring>

@@ -1,4 +1,7 @@
-#include "shallowpi/distill/trainer.h"
+#include "distill/trainer.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <csignal>
@@ -8,6 +11,10 @@
 
 namespace shallowpi {
 namespace {
+
+#ifndef __has_feature  // clang's; GCC says the same with __SANITIZE_ADDRESS__
+#define __has_feature(x) 0
+#endif
 
 namespace fs = std::filesystem;
 using testing::expect_error;
@@ -99,7 +106,7 @@ TEST(Trainer, SharedTowerChangesNothing) {
       prepare_training(fixture.config("a", {teacher, "student.layers=2", kFrozenTower}));
   const TrainingBatch batch =
       setup.pipeline->make_batch({setup.split.train.begin(), setup.split.train.begin() + 3});
-  const FlowDraw draw = draw_flow(batch.actions_bhd, 2, 5);
+  const FlowDraw draw = draw_flow(batch.actions_bhd, {.draws = 2}, 5);
   std::vector<double> values;
   for (const bool shared : {false, true}) {
     TrainingModels models = load_models(setup);
@@ -126,7 +133,7 @@ TEST(Trainer, ATeacherMayCutImagesIntoOtherPatches) {
   LossConfig loss = setup.config().loss;
   loss.attn = 0;  // which compares attention over the same tokens
   Distiller distiller(load_models(setup).student, other, loss, setup.kept_layers, 32);
-  const torch::Tensor total = objective(distiller.losses(batch, draw_flow(batch.actions_bhd, 1, 5)));
+  const torch::Tensor total = objective(distiller.losses(batch, draw_flow(batch.actions_bhd, {}, 5)));
   EXPECT_TRUE(std::isfinite(total.item<double>()));
 }
 
@@ -196,7 +203,7 @@ TEST(Trainer, FrozenAndDeadParametersStayAndHaveNoState) {
   EXPECT_GT(frozen, 10u);
   std::int64_t trained = 0;
   for (const auto& [name, tensor] : state)
-    if (name.rfind("exp_avg/", 0) == 0) trained += tensor.numel();
+    if (name.starts_with("exp_avg/")) trained += tensor.numel();
   EXPECT_EQ(trained, bench.trainer.parameters().count());
 }
 
@@ -239,6 +246,50 @@ TEST(Trainer, NamesAWayOnAfterADivergence) {
   EXPECT_EQ(fixture.run("again", settings), 0);
 }
 
+TEST(Trainer, NamesTheFramesOfASkippedStep) {
+  const TrainingFixture fixture;
+  testing::LiberoFixture libero;
+  libero.demos = 4;
+  libero.steps = 12;
+  libero.actions = [](int demo) {
+    std::vector<double> values(std::size_t{12} * 7, 0.5);
+    if (demo < 2) values.back() = 1e30;  // one of the two at least is trained on
+    return values;
+  };
+  testing::write_libero(fixture / "extreme.hdf5", libero);
+  testing::write_text(fixture / "stats.json",
+                      norm_stats_json(*read_checkpoint_info(fixture.teacher()).stats));
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(fixture.run("run", {"data.files=" + (fixture / "extreme.hdf5").string(),
+                                "data.norm_stats=" + (fixture / "stats.json").string(), "train.steps=20",
+                                "train.save_every=20", "train.eval_every=0", "train.max_skipped=20"}),
+            0);
+  const std::string shown = ::testing::internal::GetCapturedStderr();
+  const std::string frames = "; extreme actions: " + (fixture / "extreme.hdf5").string() + " demo_";
+  EXPECT_NE(shown.find(frames), std::string::npos) << shown;
+  EXPECT_EQ(shown.find(frames), shown.rfind(frames)) << "only the first time";
+  EXPECT_NE(shown.find(" of 20 steps were skipped"), std::string::npos) << shown;
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer)
+TEST(Trainer, SaysWhatHelpsWhereMemoryRunsOut) {
+  const TrainingFixture fixture;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_AS, &before), 0);
+  std::int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  rlimit tight = before;
+  tight.rlim_cur = static_cast<rlim_t>(pages * ::sysconf(_SC_PAGESIZE)) + (rlim_t{1} << 30);
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &tight), 0);
+  expect_error<Error>(  // the images of a batch take 3 GiB for each camera
+      [&] {
+        fixture.run("run", {"train.batch_size=1048576", "data.workers=1", "data.prefetch=1"});
+      },
+      "out of memory; raise train.accumulate or lower train.batch_size");
+  ::setrlimit(RLIMIT_AS, &before);
+}
+#endif
+
 TEST(Trainer, SavesAndExitsWhenAskedTo) {
   const TrainingFixture fixture;
   {
@@ -276,6 +327,7 @@ TEST(MatchesPattern, KnowsStarsAndQuestionMarks) {
   EXPECT_FALSE(matches_pattern("layers.?.", "layers.11."));
   EXPECT_FALSE(matches_pattern("vision", "vision_tower"));
   EXPECT_FALSE(matches_pattern("*tower", "vision_tower.x"));
+  EXPECT_FALSE(matches_pattern("*a*a*a*a*a*a*a*a*a*a*a*a*b", std::string(200, 'a'))) << "in no time";
 }
 
 TEST(PrepareTraining, ReportsAllProblemsAtOnce) {

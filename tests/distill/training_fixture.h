@@ -5,8 +5,9 @@
 #include <sstream>
 
 #include "data/hdf5_fixtures.h"
+#include "distill/trainer.h"
 #include "shallowpi/base/safetensors.h"
-#include "shallowpi/distill/trainer.h"
+#include "shallowpi/distill/run.h"
 #include "test_util.h"
 
 namespace shallowpi::testing {
@@ -54,7 +55,7 @@ class TrainingFixture {
         "threads=1"};
     bool from_scratch = true;
     for (const std::string& item : more)
-      from_scratch &= item.rfind("teacher.checkpoint=", 0) != 0 && item.rfind("student.checkpoint=", 0) != 0;
+      from_scratch &= !item.starts_with("teacher.checkpoint=") && !item.starts_with("student.checkpoint=");
     if (from_scratch)
       for (const char* item : kScratch) all.emplace_back(item);
     all.insert(all.end(), more.begin(), more.end());

@@ -1,4 +1,4 @@
-#include "shallowpi/distill/training_state.h"
+#include "distill/training_state.h"
 
 #include "test_util.h"
 

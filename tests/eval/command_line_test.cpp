@@ -104,7 +104,17 @@ TEST(CommandLine, TheVersionNamesTheLibraries) {
 TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"shallowpi-distill", "no --config FILE"},
-      {"shallowpi-distill --confg x.yaml", "--confg"},
+      {"shallowpi-distill --init-only /tmp/none", "teacher.checkpoint"},
+      {"shallowpi-distill --confg x.yaml", "error: there is no option --confg; did you mean --config?"},
+      {"shallowpi-eval offline --chekpoint=a", "there is no option --chekpoint; did you mean --checkpoint?"},
+      {"shallowpi-eval offline --checkpoint a --nothing-like-it", "there is no option --nothing-like-it\n"},
+      {"shallowpi-distill exprot --checkpoint x", "there is no command \"exprot\"; did you mean export?"},
+      {"shallowpi-infer serve --checkpoint a --port 99999",
+       "error: --port: Value 99999 not in range 0 to 65535"},
+      {"shallowpi-infer serve --checkpoint a --port abc", "error: --port: \"abc\" is not a whole number"},
+      {"shallowpi-infer simulate-loop --data a --control-hz nan", "not in range 0.1 to 10000"},
+      {"shallowpi-infer gate --checkpoint a --data b --dtype bfloat16 --max-abs nan",
+       "--max-abs nan: must be 0"},
       {"shallowpi-distill --config /nowhere.yaml", "/nowhere.yaml: there is no such file"},
       {"shallowpi-distill --config /tmp", "/tmp is a folder; name a YAML file"},
       {"shallowpi-distill my.yaml", "did you mean --config my.yaml?"},
@@ -123,7 +133,7 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-eval", "subcommand"},
       {"shallowpi-eval ofline --checkpoint a", "there is no command \"ofline\"; did you mean offline?"},
       {"shallowpi-infer look", "give one of run, inspect"},
-      {"shallowpi-eval offline", "--checkpoint"},
+      {"shallowpi-eval offline", "error: --checkpoint is required\nRun with --help for more information."},
       {"shallowpi-eval offline --checkpoint /nowhere", "--data"},
       {"shallowpi-eval rollout", "--suite"},
       {"shallowpi-eval rollout --suite libero_object --out /tmp/none", "exactly one of --checkpoint"},
@@ -138,6 +148,8 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-eval compare a", "at least two runs"},
       {"shallowpi-infer run --checkpoint a", "--input"},
       {"shallowpi-infer bench --random-weights --size tiny --device cpu --engine graph", "needs a GPU"},
+      {"shallowpi-infer bench --random-weights --model pi1", "--model: 'pi1' is not one of pi0, pi05"},
+      {"shallowpi-infer bench --random-weights --size huge", "--size: 'huge' is not one of full, tiny"},
       {"shallowpi-infer bench --random-weights --size tiny --engine fast",
        "'fast' is not one of auto, eager, graph"},
       {"shallowpi-infer bench --checkpoint a --layers 6", "--checkpoint excludes --layers"},
@@ -154,6 +166,15 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-infer simulate-loop", "--data"},
       {"shallowpi-infer simulate-loop --data /nowhere.hdf5", "/nowhere.hdf5"},
       {"shallowpi-infer simulate-loop --data a --latency-ms -1", "--latency-ms -1"},
+      {"shallowpi-infer simulate-loop --data a --mode slow",
+       "--mode: 'slow' is not one of all, ensemble, receding, rtc"},
+      {"shallowpi-infer run --checkpoint a --horizon 10001", "not in range 1 to 10000"},
+      {"shallowpi-eval skip --checkpoint a --data b --rank-by luck",
+       "--rank-by: 'luck' is not one of velocity, action"},
+      {"shallowpi-eval rollout --suite libero_object --out /tmp/none --protocol mine",
+       "--protocol: 'mine' is not one of openpi, lerobot"},
+      {"shallowpi-eval rollout --suite libero_object --out /tmp/none --chunking no",
+       "--chunking: 'no' is not one of ensemble, receding, rtc"},
   };
   for (const auto& [command, reason] : cases) {
     const Outcome outcome = run(command);
@@ -161,6 +182,15 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
     EXPECT_EQ(outcome.out, "") << command;
     EXPECT_NE(outcome.err.find(reason), std::string::npos) << command << "\n" << outcome.err;
   }
+}
+
+TEST(CommandLine, HelpShowsWholeExamples) {
+  const Outcome help = run("shallowpi-eval offline --help");
+  EXPECT_NE(help.out.find("--teacher checkpoints/pi05_libero \\\n      --held-out runs/l6/config.yaml"),
+            std::string::npos)
+      << help.out;
+  EXPECT_EQ(help.out.find("shallowpi-eval skip"), std::string::npos) << help.out;
+  EXPECT_NE(run("shallowpi-infer inspect --help").out.find("The exit code does not"), std::string::npos);
 }
 
 TEST(CommandLine, DumpsWhatItWasGiven) {

@@ -1,5 +1,7 @@
 #include "shallowpi/eval/gate.h"
 
+#include <cmath>
+
 #include "shallowpi/base/files.h"
 #include "shallowpi/model/checkpoint.h"
 #include "test_util.h"
@@ -86,6 +88,26 @@ TEST(Gate, NoiseBelongsToTheFrame) {
   options.seed = 7;
   EXPECT_NE(measure(run_gate_json(options), "action cosine")["mean"],
             measure(batched, "action cosine")["mean"]);
+}
+
+TEST(Gate, RefusesLimitsThatDecideNothing) {
+  const auto refused = [](double GateLimits::*limit, double value, const char* message) {
+    GateOptions options = quickstart();
+    options.limits.*limit = value;
+    expect_error<UsageError>([&] { run_gate_json(options); }, message);
+  };
+  refused(&GateLimits::min_cosine_mean, 2, "--min-cosine 2: must be -1 to 1");
+  refused(&GateLimits::max_abs_mean, NAN, "--max-abs nan: must be 0 or more");
+  refused(&GateLimits::max_l2_worst, -1, "--max-l2-worst -1: must be 0 or more");
+}
+
+TEST(Gate, RefusesADamagedCheckpoint) {
+  TempDir dir;
+  std::filesystem::copy(kQuickstart + "/teacher", dir / "policy", std::filesystem::copy_options::recursive);
+  testing::write_text(dir / "policy/README.md", "damaged");
+  GateOptions options = quickstart();
+  options.checkpoint = dir / "policy";
+  expect_error<CorruptError>([&] { run_gate_json(options); }, "README.md", "manifest.json");
 }
 
 TEST(Gate, RefusesToCompareAPathWithItself) {

@@ -1,9 +1,11 @@
 #include "shallowpi/eval/offline.h"
 
 #include "data/fake_episodes.h"
+#include "eval/labelled_path.h"
 #include "eval/open_gates.h"
 #include "parity_fixture.h"
 #include "shallowpi/base/json.h"
+#include "shallowpi/eval/layers.h"
 #include "shallowpi/model/checkpoint.h"
 
 namespace shallowpi {
@@ -22,7 +24,7 @@ TEST(OfflineBatch, LossesOfStudentFoldersEqualTheReference) {
     options.teacher = dir / "teacher";
     options.batch = testing::test_data("parity/" + kind + "/io.safetensors");
     options.out = dir / "losses.json";
-    ASSERT_EQ(run_offline(options), 0);
+    run_offline(options);
     const Json losses = read_json(options.out);
     const NamedTensors io = testing::parity_io(kind);
     for (const char* name : {"task", "kd", "attn"}) {
@@ -33,7 +35,7 @@ TEST(OfflineBatch, LossesOfStudentFoldersEqualTheReference) {
 
     options.teacher.clear();
     options.checkpoints = {"a=" + (dir / "student").string(), "b=" + (dir / "teacher").string()};
-    ASSERT_EQ(run_offline(options), 0);
+    run_offline(options);
     const Json named = read_json(options.out);
     EXPECT_NEAR(named["a"]["loss_task"].get<double>(), losses["loss_task"].get<double>(), 1e-6);
     EXPECT_TRUE(named["b"].contains("loss_task"));
@@ -89,7 +91,7 @@ class OfflineData : public ::testing::Test {
 
 TEST_F(OfflineData, ComparesTeacherStudentAndFloor) {
   options_.skipped = true;
-  ASSERT_EQ(run_offline(options_), 0);
+  run_offline(options_);
   const Json report = read_json(options_.out);
   ASSERT_EQ(report["policies"].size(), 4u);
   const Json &teacher = report["policies"][0], &skipped = report["policies"][1],
@@ -134,7 +136,7 @@ TEST_F(OfflineData, MeasuresTheEpisodesThatTheRunHeldOut) {
   options_.demos = choose_demos({}, dir_ / "run.yaml");
   options_.teacher.clear();
   options_.per_frame = dir_ / "frames.csv";
-  ASSERT_EQ(run_offline(options_), 0);
+  run_offline(options_);
   const Dataset dataset = open_dataset({{files, 1.0}}, "auto");
   std::set<std::string> expected, measured;
   for (const Dataset::Sample& sample : dataset.split(0.25, 7).held_out)
@@ -154,6 +156,42 @@ TEST_F(OfflineData, MeasuresTheEpisodesThatTheRunHeldOut) {
   }
   EXPECT_EQ(measured, expected);
   EXPECT_EQ(expected.size(), 2u);  // one of each file
+}
+
+TEST_F(OfflineData, NamesThePolicyWhoseOutputsAreNotFinite) {
+  const auto spoil = [&](const std::string& name) {  // finite each, but not their product
+    NamedTensors weights = load_safetensors(dir_ / name / "model.safetensors");
+    for (auto& [key, tensor] : weights)
+      if (key.ends_with(".q_proj.weight") || key.ends_with(".k_proj.weight"))
+        tensor = tensor.to(torch::kFloat32) * 1e20;
+    save_safetensors(dir_ / name / "model.safetensors", weights);
+  };
+  spoil("student");
+  expect_error<CorruptError>([&] { run_offline(options_); }, "small: its outputs are not finite (",
+                             ".hdf5 demo_");
+  LayerStudyOptions study;
+  study.offline = options_;
+  study.offline.checkpoints = {(dir_ / "student").string()};
+  study.keep = 1;
+  for (const auto command : {run_similarity, run_skip})
+    expect_error<CorruptError>([&] { command(study); }, "student: its ", "are not finite");
+  spoil("teacher");
+  expect_error<CorruptError>([&] { run_offline(options_); }, "teacher: its outputs are not finite");
+  EXPECT_FALSE(std::filesystem::exists(options_.out));
+}
+
+TEST(LabelledPath, TellsEqualNamesApart) {
+  const auto labels = [](const std::vector<std::string>& texts) {
+    std::vector<std::string> all;
+    for (const LabelledPath& path : read_labelled_paths(texts, "runs")) all.push_back(path.label);
+    return join(all, " ");
+  };
+  EXPECT_EQ(labels({"runs/l6/last", "runs/l9/last/", "runs/x/best"}), "l6/last l9/last best");
+  EXPECT_EQ(labels({"/a/b/c/last", "/a/x/c/last", "last=/else"}), "b/c/last x/c/last last");
+  EXPECT_EQ(labels({"a/results.json", "b/results.json", "c=d"}), "a/results b/results c");
+  EXPECT_EQ(labels({"/last", "/a/last"}), "last a/last");
+  expect_error<UsageError>([&] { labels({"x=a", "x=b"}); }, "two runs are called 'x'");
+  expect_error<UsageError>([&] { labels({"runs/a", "runs/a/"}); }, "two runs are called");
 }
 
 TEST_F(OfflineData, RefusesContradictoryOptions) {

@@ -1,5 +1,5 @@
-// A fresh pi0.5 policy has closed gates (adaRMS dense layers of zeros): its layers pass their input on
-// unchanged.
+// A fresh pi0.5 policy has closed gates (adaRMS dense layers of zeros):
+// its layers pass their input on unchanged.
 #pragma once
 
 #include "shallowpi/model/policy.h"

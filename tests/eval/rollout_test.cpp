@@ -340,6 +340,43 @@ TEST_F(RolloutTest, SaysWhatDoesNotFit) {
   refused([](auto&) {}, "cannot render", "libEGL");
 }
 
+TEST_F(RolloutTest, RefusesAFolderOfOtherFiles) {
+  ScriptedPolicy policy;
+  testing::write_text(options_.out / "config.yaml", "");
+  expect_error<UsageError>([&] { run_rollout(options_, policy); }, "--out ", "it holds config.yaml");
+  std::filesystem::rename(options_.out / "config.yaml", options_.out / ".hidden");
+  std::filesystem::create_directories(options_.out / "logs");  // of a run without a finished episode
+  run("run");
+  testing::write_text(options_.out / "notes.txt", "its owner's");
+  run("run");
+}
+
+/// Has nothing to play on the last task.
+class ChoosyPolicy final : public RolloutPolicy {
+ public:
+  Json identity() const override { return {{"kind", "choosy"}}; }
+  std::int64_t horizon() const override { return 20; }
+  void check_task(const std::string& instruction) const override {
+    if (instruction == "do task 2") throw UsageError("no demonstration of task 2");
+  }
+  std::vector<RobotActions> infer(const std::vector<PolicyCall>&) override { throw Error("was asked"); }
+};
+
+TEST_F(RolloutTest, ATaskThatThePolicyCannotPlayIsSeenBeforeTheFirstEpisode) {
+  ChoosyPolicy policy;
+  expect_error<UsageError>([&] { run_rollout(options_, policy); }, "no demonstration of task 2");
+  const std::string demos = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/alphabet_soup.hdf5";
+  for (const char* kind : {"replay:", "mean-action:"})
+    expect_error<UsageError>([&] { baseline_policy(kind + demos)->check_task("do task 2"); },
+                             "no demonstration of \"do task 2\"");
+  expect_error<UsageError>(
+      [&] {
+        baseline_policy("replay:" + demos + "#99")
+            ->check_task("pick up the alphabet soup and place it in the basket");
+      },
+      "there is no demonstration 99");
+}
+
 TEST_F(RolloutTest, AFolderIsUsedByOneRunAtATime) {
   std::filesystem::create_directories(options_.out);
   const FolderLock lock(options_.out);
@@ -358,7 +395,7 @@ TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
   compare.runs = {(dir_ / "lr=a0.5").string(), "worse=" + (dir_ / "b" / "results.json").string()};
   compare.out = dir_ / "comparison.json";
   ::testing::internal::CaptureStdout();
-  EXPECT_EQ(run_compare(compare), 0);
+  run_compare(compare);
   const std::string table = ::testing::internal::GetCapturedStdout();
   EXPECT_NE(table.find("worse"), std::string::npos) << table;
   EXPECT_NE(table.find("lr=a0.5 "), std::string::npos) << table;
@@ -368,6 +405,26 @@ TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
   EXPECT_EQ(report[1]["paired"]["both"], 4);
   EXPECT_NEAR(report[1]["paired"]["difference"].get<double>(), -2.0 / 12, 1e-12);
   EXPECT_NEAR(report[1]["paired"]["mcnemar_p"].get<double>(), 0.5, 1e-12);
+  // Two runs of the same name, with more difference than four decimals show.
+  RolloutResults never = read_results(dir_ / "b" / "results.json"), always = never;
+  for (std::int64_t trial = 100; trial < 120; ++trial)
+    for (RolloutResults* results : {&never, &always}) {
+      EpisodeRecord record = never.episodes.begin()->second;
+      record.key.trial = trial;
+      record.success = results == &always;
+      results->episodes[record.key] = record;
+    }
+  for (const auto& [name, results] : {std::pair{"x", never}, {"y", always}}) {
+    std::filesystem::create_directories(dir_ / name / "run");
+    write_results(dir_ / name / "run" / "results.json", results);
+  }
+  compare.runs = {(dir_ / "x/run").string(), (dir_ / "y/run").string()};
+  ::testing::internal::CaptureStdout();
+  run_compare(compare);
+  const std::string close = ::testing::internal::GetCapturedStdout();
+  EXPECT_NE(close.find("y/run"), std::string::npos) << close;
+  EXPECT_NE(close.find("only x/run / only it"), std::string::npos) << close;
+  EXPECT_NE(close.find("< 0.0001"), std::string::npos) << close;
   compare.runs = {"/nowhere", (dir_ / "lr=a0.5").string()};
   expect_error<UsageError>([&] { run_compare(compare); }, "/nowhere", "results.json");
   compare.runs = {(dir_ / "lr=a0.5").string(), (dir_ / "b").string()};
@@ -567,6 +624,11 @@ TEST(CheckpointPolicy, IsKnownAgainByItsWeights) {
   save_safetensors(file, tensors);
   const Json before = fingerprint();
   EXPECT_EQ(fingerprint(), before);
+  testing::write_text(folder / "training_state/optimizer.safetensors", "is of no use to a policy");
+  EXPECT_EQ(fingerprint(), before);
+  testing::write_text(folder / "assets/training_state", "another file");
+  EXPECT_NE(fingerprint(), before);
+  std::filesystem::remove(folder / "assets/training_state");
   tensors.at("action_out_proj.bias").add_(1);
   save_safetensors(file, tensors);
   EXPECT_NE(fingerprint(), before);

@@ -123,7 +123,7 @@ def observations():
             "array_empty_wraps": array([], "u1", shape=[1 << 62, 2, 0]),
             "array_empty_large": array([], "u1", shape=[1 << 40, 0]),
             "scalar": scalar(numpy.int16(3)), "scalar_of_map": scalar(numpy.int16(3), data={}),
-            "plain": [None, True, -1, 1.5, b"bytes", {"a": {b"b": []}}, [0] * 20]}.items():
+            "plain": [None, True, -1, 1.5, 2.0**64, b"bytes", {"a": {b"b": []}}, [0] * 20]}.items():
         add(name, {"a": value})
     seeds = {name: bytes([kind]) + msgpack.packb(message) for name, (kind, message) in messages.items()}
     seeds |= {name: b"\0" + bytes.fromhex(message) for name, message in {

@@ -38,7 +38,7 @@ void write_teacher(PolicyKind kind, const fs::path& folder) {
         torch::kBFloat16, shape,
         [shape, scale] { return torch::empty(shape, torch::kBFloat16).uniform_(-scale, scale); }};
   }
-  write_safetensors(folder / checkpoint::kWeights, plan, checkpoint::tied_metadata());
+  write_safetensors(folder / SafetensorsFolder::kFile, plan, checkpoint::tied_metadata());
 }
 
 void load_and_sample(const fs::path& folder) {

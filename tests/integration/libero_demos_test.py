@@ -135,7 +135,7 @@ class Files(unittest.TestCase):
                                       option, self.out if option == "--out" else "63"], capture_output=True, text=True)
             self.assertIn(problem, refused.stderr)
             self.assertNotIn("Traceback", refused.stderr)
-        self.assertEqual([*self.out.parent.glob(f"{self.out.name}.tmp"), *self.out.glob("*.tmp")], [])
+        self.assertEqual([*self.out.parent.glob(f"{self.out.name}*.tmp"), *self.out.glob("*.tmp")], [])
         report = self.out / "report.json"
         subprocess.run([EVAL, "offline", "--checkpoint", PROJECT / "configs/quickstart/teacher", "--data", cut, "--frames", "0",
                         "--out", report], check=True, capture_output=True)

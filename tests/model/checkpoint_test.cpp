@@ -95,6 +95,7 @@ TEST(Checkpoint, TakesTheRobotFromTheAssetId) {
   const RobotSpec simulated = robot("lerobot/aloha_sim_transfer_cube_human", small_stats(14, 14));
   EXPECT_EQ(simulated.kind, RobotKind::kAloha);
   EXPECT_TRUE(simulated.delta_mask.empty()) << "openpi's pi0_aloha_sim has absolute actions";
+  EXPECT_EQ(read_checkpoint_info(dir.path()).spec.default_prompt, "Transfer cube") << "its client sends none";
   EXPECT_EQ(robot("me/my_aloha_towel", small_stats(14, 14)).delta_mask, make_bool_mask({6, -1, 6, -1}));
   EXPECT_EQ(robot("me/aloha_one_arm", small_stats(7, 7)).kind, RobotKind::kJoints);
 
@@ -105,6 +106,33 @@ TEST(Checkpoint, TakesTheRobotFromTheAssetId) {
   EXPECT_EQ(unknown.kind, RobotKind::kJoints);
   EXPECT_EQ(unknown.state_dim, 7) << "zeros are padding";
   EXPECT_EQ(unknown.action_dim, 6);
+  const std::string warning = join(read_checkpoint_info(dir.path()).warnings, "\n");
+  for (const std::string& part : {std::string("assets of me/arm: the robot is not known"),
+                                  str("--init-only OUT teacher.checkpoint=", dir.path().string(),
+                                      " 'policy.robot.delta_mask=[5, -1]'")})
+    EXPECT_NE(warning.find(part), std::string::npos) << warning;
+}
+
+TEST(Checkpoint, TakesNoneOfSeveralRobotsStatistics) {
+  const TempDir dir;
+  write_weights_file(dir.path(), random_weights(small_config()));
+  for (const char* robot : {"trossen", "droid"})
+    write_text(dir / "assets" / robot / "norm_stats.json", norm_stats_json(small_stats(8, 8)));
+  const CheckpointInfo info = read_checkpoint_info(dir.path());
+  EXPECT_FALSE(info.stats);
+  EXPECT_EQ(info.asset_ids, (std::vector<std::string>{"droid", "trossen"}));
+  ASSERT_EQ(info.warnings.size(), 1u);
+  EXPECT_NE(info.warnings[0].find("several robots (droid, trossen), and none is taken"), std::string::npos);
+  EXPECT_NE(info.warnings[0].find("data.norm_stats="), std::string::npos);
+  EXPECT_EQ(info.spec.robot.kind, RobotKind::kJoints);
+}
+
+TEST(Checkpoint, TheStateOfAnOpenpiPi05MayBeWide) {
+  const TempDir dir;
+  write_weights_file(dir.path(), random_weights(small_config()));
+  write_text(dir / "assets/me/humanoid/norm_stats.json", norm_stats_json(small_stats(40, 30)));
+  EXPECT_EQ(read_checkpoint_info(dir.path()).spec.robot.state_dim, 40);
+  EXPECT_EQ(read_checkpoint_info(dir.path()).spec.robot.action_dim, 30);
 }
 
 TEST(Checkpoint, ReadsEveryDtypeAndTheModelPrefix) {
@@ -169,11 +197,14 @@ TEST(Checkpoint, RefusesFoldersWithoutUsableWeights) {
   write_text(dir / "pytorch_model.bin", "pickle");
   expect_error<UsageError>([&] { read_checkpoint_info(dir.path()); }, "pytorch_model.bin", "never read");
   expect_error<UsageError>([&] { read_checkpoint_info(dir / "pytorch_model.bin"); }, "this is a file");
+  write_text(dir / "peft/adapter_config.json", "{}");
+  expect_error<UsageError>([&] { read_checkpoint_info(dir / "peft"); }, "merge the adapter into its base");
   write_text(dir / "jax/params/_METADATA", "{}");
   for (const char* folder : {"jax", "jax/params"})
-    expect_error<UsageError>([&] { read_checkpoint_info(dir / folder); },
-                             "convert_jax_model_to_pytorch.py --checkpoint_dir",
-                             "\"pi05\" occurs in --checkpoint_dir");
+    expect_error<UsageError>(
+        [&] { read_checkpoint_info(dir / folder); }, "convert_jax_model_to_pytorch.py --checkpoint_dir",
+        str("\n  cp -r ", (dir / "jax").string(), "/assets ", (dir / "jax").string(), "_pytorch/\n"),
+        "\"pi05\" occurs in --checkpoint_dir");
 }
 
 TEST(Checkpoint, RefusesTruncatedAndForeignFiles) {
@@ -274,6 +305,24 @@ TEST(Checkpoint, WritesItsOwnFormatAndReadsItBack) {
                              "manifest.json lists shallowpi.json, which is missing");
 }
 
+TEST(Checkpoint, ItsFilesAreIntactWithoutTheTrainingState) {
+  const TempDir dir;
+  const CheckpointContents contents = small_contents();
+  publish_folder(dir / "out", [&](const fs::path& folder) {
+    write_checkpoint_files(folder, contents, without_heads(random_weights(contents.config)));
+    write_text(folder / "training_state/state.json", "{}");
+  });
+  const CheckpointInfo info = read_checkpoint_info(dir / "out");
+  EXPECT_EQ(verify_files(info), FilesState::kIntact);
+  fs::remove_all(dir / "out/training_state");
+  EXPECT_EQ(verify_files(info), FilesState::kWithoutTrainingState);
+  export_checkpoint(dir / "out", CheckpointFormat::kOpenpi, dir / "exported");
+  fs::remove(dir / "out/README.md");
+  expect_error<CorruptError>([&] { verify_files(info); }, "README.md", "missing");
+  fs::remove(dir / "out/manifest.json");
+  EXPECT_EQ(verify_files(info), FilesState::kNoManifest);
+}
+
 TEST(Checkpoint, WritesTheSameBytesTwiceAndRoundsAllButTheFloat32Tensors) {
   const TempDir dir;
   const CheckpointContents contents = small_contents();
@@ -312,6 +361,9 @@ TEST(Checkpoint, RefusesADamagedShallowpiJson) {
   expect_error<CorruptError>(with("horizon", "7"), "horizon");
   expect_error<CorruptError>(with("prompt_mode", "loud"), "'loud' is not one of");
   expect_error<CorruptError>(with("kept_layers", {0, 1, 2}), "kept_layers lists 3");
+  Json robot = good["robot"];
+  robot["delta_mask"] = std::vector<bool>(9, true);
+  expect_error<CorruptError>(with("robot", robot), "shallowpi.json", "delta_mask marks dim 8");
   Json architecture = good["architecture"];
   architecture["layers"] = 6;
   expect_error<CorruptError>(with("architecture", architecture), "do not belong together");

@@ -1,5 +1,5 @@
-// Exports to openpi's and LeRobot's folders, as far as C++ can check them (tests/integration has the real
-// LeRobot).
+// Exports to openpi's and LeRobot's folders, as far as C++ can check them
+// (tests/integration has the real LeRobot).
 #include "model/export.h"
 
 #include <gtest/gtest.h>
@@ -141,11 +141,61 @@ TEST(ExportStats, KeepTheNormalisedValuesAcrossConventions) {
             << from.name << " to " << to.name;
 }
 
+TEST(ExportStats, KeepAConstantDimsRangeAtZero) {
+  const FeatureStats stats{{2.0}, {0.0}, {2.0}, {2.0}};
+  const FeatureStats converted =
+      checkpoint::convert_stats(stats, NormMode::kLeRobotQuantiles, NormMode::kQuantile);
+  EXPECT_EQ(converted.q01[0], 2.0);
+  EXPECT_EQ(converted.q99[0], 2.0) << "a range of -1e-6 would make openpi divide by 0";
+}
+
+TEST(ExportStats, GiveAConstantDimTheMiddleOfItsQuantiles) {
+  const FeatureStats stats{{-300.0}, {0.0}, {}, {}};
+  const FeatureStats lerobot =
+      checkpoint::convert_stats(stats, NormMode::kLeRobotMeanStd, NormMode::kLeRobotQuantiles);
+  EXPECT_NEAR((lerobot.q01[0] + lerobot.q99[0]) / 2, -300.0, 1e-9);
+  EXPECT_LT(static_cast<float>(lerobot.q01[0]), -300.0f) << "LeRobot's files are float32";
+  EXPECT_GT(static_cast<float>(lerobot.q99[0]), -300.0f);
+  const FeatureStats openpi =
+      checkpoint::convert_stats(stats, NormMode::kLeRobotMeanStd, NormMode::kQuantile);
+  EXPECT_NEAR((-300.0 - openpi.q01[0]) / (openpi.q99[0] - openpi.q01[0] + 1e-6) * 2 - 1, 0.0, 1e-6);
+}
+
 TEST(ExportStats, RefuseWhatTheirModeLacks) {
   const FeatureStats stats{{0.3}, {0.02}, {}, {}};
   expect_error<CorruptError>(
       [&] { checkpoint::convert_stats(stats, NormMode::kQuantile, NormMode::kLeRobotMeanStd); },
       "q01 and q99");
+}
+
+TEST_P(Export, ToOpenpiSaysWhichCamerasAreWhich) {
+  const auto readme_with = [&](const std::vector<std::string>& cameras) {
+    contents_.spec.image_keys = cameras;
+    write_own();
+    std::filesystem::remove_all(dir_ / "out");
+    export_checkpoint(dir_ / "own", CheckpointFormat::kOpenpi, dir_ / "out");
+    return read_file(dir_ / "out/README.md");
+  };
+  const std::string gap = readme_with({"base_0_rgb", "right_wrist_0_rgb"});
+  EXPECT_NE(gap.find("| `base_0_rgb`, `right_wrist_0_rgb` |"), std::string::npos) << gap;
+  EXPECT_NE(gap.find("zeros with `image_mask` False"), std::string::npos);
+  EXPECT_EQ(gap.find("another order"), std::string::npos);
+  ::testing::internal::CaptureStderr();
+  const std::string mapped = readme_with({"left_wrist_0_rgb", "top", "base_0_rgb"});
+  const std::string warning = ::testing::internal::GetCapturedStderr();
+  for (const std::string& text : {mapped, warning})
+    EXPECT_NE(text.find("left_wrist_0_rgb as base_0_rgb, top as left_wrist_0_rgb, base_0_rgb as "
+                        "right_wrist_0_rgb"),
+              std::string::npos)
+        << text;
+  expect_error<UsageError>([&] { readme_with({"a", "b", "c", "d"}); }, "sees 4 cameras (a, b, c, d)");
+}
+
+TEST_P(Export, RefusesAnExportedFolderThatWasDamaged) {
+  export_checkpoint(dir_ / "own", CheckpointFormat::kLeRobot, dir_ / "out");
+  write_text(dir_ / "out/README.md", "edited");
+  expect_error<CorruptError>(
+      [&] { export_checkpoint(dir_ / "out", CheckpointFormat::kOpenpi, dir_ / "again"); }, "README.md");
 }
 
 TEST_P(Export, RefusesHeadsThatTheTargetWouldNotKnow) {

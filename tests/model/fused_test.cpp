@@ -1,5 +1,5 @@
-// The fused operations against LibTorch's operators: their row functions on the host, themselves where there
-// is a GPU.
+// The fused operations against LibTorch's operators: their row functions on the host,
+// themselves where there is a GPU.
 #include "model/fused.h"
 
 #include "model/fused_rows.h"

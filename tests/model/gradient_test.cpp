@@ -1,5 +1,5 @@
-// Every gradient against the one of LeRobot's joint training forward, which differentiates prefix and suffix
-// at once.
+// Every gradient against the one of LeRobot's joint training forward,
+// which differentiates prefix and suffix at once.
 #include <cstdlib>
 
 #include "parity_fixture.h"

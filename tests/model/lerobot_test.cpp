@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/model/checkpoint.h"
 #include "small_checkpoint.h"
 
@@ -10,8 +11,8 @@ namespace {
 
 using namespace testing;
 
-/// A pi05 folder with both files of statistics under names that no LeRobot version writes: the JSON must be
-/// followed.
+/// A pi05 folder with both files of statistics under names that no LeRobot version writes:
+/// the JSON must be followed.
 class LeRobotFolder : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -103,6 +104,88 @@ TEST_F(LeRobotFolder, KeepsTheMeaningOfEveryNormalisationMode) {
   expect_error<UsageError>([&] { read(); }, "'SOFTMAX' is not known");
 }
 
+TEST_F(LeRobotFolder, AConstantInAMixOfModesIsTheMiddleOfItsRange) {
+  write_processors("MEAN_STD", "QUANTILES");
+  NormStats stats = small_stats();
+  stats.state.std[1] = 0;
+  save_safetensors(dir_ / "in.safetensors", lerobot_stats(stats));
+  const FeatureStats state = read().stats->state;
+  EXPECT_LT(state.q01[1], stats.state.mean[1]);
+  EXPECT_GT(state.q99[1], stats.state.mean[1]);
+  EXPECT_NEAR(state.q99[1] - state.q01[1], 2e-6, 1e-9);
+}
+
+TEST_F(LeRobotFolder, LeavesAsItIsWhatTheNormaliserDoesNotName) {
+  const std::vector<double> low(8, -1.0), high(8, 1.0);
+  std::string pre = read_file(dir_ / "policy_preprocessor.json");
+  const std::string mode = R"("STATE":"QUANTILES",)";
+  ASSERT_NE(pre.find(mode), std::string::npos) << pre;
+  pre.erase(pre.find(mode), mode.size());
+  write_text(dir_ / "policy_preprocessor.json", pre);
+  EXPECT_EQ(read().stats->state.q01, low) << "no mode";
+  EXPECT_EQ(read().stats->state.q99, high);
+  EXPECT_TRUE(read().warnings.empty()) << join(read().warnings, "; ");
+  write_processors("QUANTILES", "QUANTILES");
+  NamedTensors tensors = lerobot_stats(small_stats());
+  std::erase_if(tensors, [](const auto& entry) { return entry.first.starts_with("observation.state"); });
+  save_safetensors(dir_ / "in.safetensors", tensors);
+  const CheckpointInfo info = read();
+  EXPECT_EQ(info.stats->state.q01, low) << "no statistics";
+  EXPECT_EQ(info.stats->actions.q01, small_stats().actions.q01);
+  EXPECT_NE(join(info.warnings, "\n").find("no statistics of observation.state"), std::string::npos);
+}
+
+TEST_F(LeRobotFolder, TellsWhereThePostprocessorIsMissing) {
+  std::filesystem::remove(dir_ / "policy_postprocessor.json");
+  const CheckpointInfo info = read();
+  EXPECT_EQ(info.stats->actions.mean, small_stats().actions.mean) << "the preprocessor's";
+  EXPECT_NE(join(info.warnings, "\n").find("no policy_postprocessor.json"), std::string::npos);
+}
+
+TEST_F(LeRobotFolder, SaysWhichCamerasAreWhich) {
+  EXPECT_EQ(join(read().notes, "\n"),
+            "cameras: observation.images.image is base_0_rgb, observation.images.image2 is left_wrist_0_rgb");
+  Json& inputs = config_["input_features"];
+  const Json image = inputs["observation.images.image"];
+  inputs["observation.images.side"] = image;
+  write_text(dir_ / "config.json", config_.dump());
+  EXPECT_NE(join(read().warnings, "\n").find("cameras side have no openpi name"), std::string::npos);
+}
+
+TEST_F(LeRobotFolder, RefusesOrReportsSettingsThatAreNotOurs) {
+  const auto with = [&](const char* key, const Json& value) {
+    Json config = config_;
+    config[key] = value;
+    write_text(dir_ / "config.json", config.dump());
+    return [this] { read(); };
+  };
+  expect_error<UsageError>(with("use_visual_memory", true), "use_visual_memory is true");
+  expect_error<UsageError>(with("use_proprioceptive_memory", true), "use_proprioceptive_memory is true");
+  expect_error<UsageError>(with("min_period", 0.01), "min_period is 0.01");
+  expect_error<UsageError>(with("max_period", 8), "max_period is 8");
+  with("max_period", 4.0)();
+  with("num_inference_steps", 5)();
+  EXPECT_NE(join(read().warnings, "\n").find("give --steps 5"), std::string::npos);
+}
+
+TEST_F(LeRobotFolder, APi05StateMayBeWiderThanTheNetwork) {
+  const auto with_state = [&](std::int64_t width) {
+    config_["input_features"]["observation.state"]["shape"] = Json::array({width});
+    write_text(dir_ / "config.json", config_.dump());
+    save_safetensors(dir_ / "in.safetensors", lerobot_stats(small_stats(width)));
+  };
+  with_state(40);
+  EXPECT_EQ(read().spec.robot.state_dim, 40);
+  EXPECT_EQ(read().stats->state.width(), 40u);
+  with_state(1025);
+  expect_error<CorruptError>([&] { read(); }, "robot.state_dim is 1025, expected 1 to 1024");
+  with_state(40);
+  config_.erase("use_relative_actions");  // with lm_head alone: LeRobot 0.4, whose prompt has 32 numbers
+  write_text(dir_ / "config.json", config_.dump());
+  write_weights_file(dir_.path(), renamed(random_weights(small_config()), "model."));
+  expect_error<CorruptError>([&] { read(); }, "robot.state_dim is 40, expected 1 to 32");
+}
+
 TEST_F(LeRobotFolder, TellsThePromptOfOldVersions) {
   write_weights_file(dir_.path(), renamed(random_weights(small_config()), "model."));  // lm_head alone
   EXPECT_EQ(read().spec.prompt_mode, PromptMode::kPi05State) << "one sign is not enough";
@@ -110,7 +193,7 @@ TEST_F(LeRobotFolder, TellsThePromptOfOldVersions) {
   write_text(dir_ / "config.json", config_.dump());
   const CheckpointInfo info = read();
   EXPECT_EQ(info.spec.prompt_mode, PromptMode::kPi05StatePadded32);
-  EXPECT_NE(join(info.notes, "\n").find("LeRobot 0.4.x"), std::string::npos);
+  EXPECT_NE(join(info.warnings, "\n").find("LeRobot 0.4.x"), std::string::npos);
 }
 
 TEST_F(LeRobotFolder, BuildsTheMaskOfRelativeActions) {
@@ -130,7 +213,7 @@ TEST_F(LeRobotFolder, ReadsWithoutProcessors) {
   const CheckpointInfo info = read();
   EXPECT_FALSE(info.stats);
   EXPECT_EQ(info.spec.max_token_len, 64);
-  EXPECT_NE(join(info.notes, "\n").find("no normalisation statistics"), std::string::npos);
+  EXPECT_NE(how_to_add_stats(info).find("policy_preprocessor.json"), std::string::npos);
 }
 
 TEST_F(LeRobotFolder, RefusesContradictions) {

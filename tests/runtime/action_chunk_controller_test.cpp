@@ -26,8 +26,8 @@ RobotObservation observation(float state) {
 }
 
 /// Action i of the chunk of state s is {10000 s + i}.
-ActionChunk chunk_of(const RobotObservation& seen) {
-  ActionChunk chunk;
+RobotActions chunk_of(const RobotObservation& seen) {
+  RobotActions chunk;
   for (std::int64_t i = 0; i < kHorizon; ++i)
     chunk.push_back({10000 * seen.state.at(0) + static_cast<float>(i)});
   return chunk;
@@ -50,7 +50,7 @@ TEST(ActionChunkController, TickDoesNotWaitForInference) {
   std::promise<void> go;
   std::shared_future<void> gone = go.get_future().share();
   std::atomic<int> calls{0};
-  ActionChunkController controller(small_options(), [&](const RobotObservation& seen, const ActionChunk&) {
+  ActionChunkController controller(small_options(), [&](const RobotObservation& seen, const RobotActions&) {
     ++calls;
     gone.wait();
     return chunk_of(seen);
@@ -72,7 +72,7 @@ TEST(ActionChunkController, TickDoesNotWaitForInference) {
 
 TEST(ActionChunkController, WhatInferenceThrowsIsAFailedAnswer) {
   std::atomic<int> calls{0};
-  ActionChunkController controller(small_options(), [&](const RobotObservation& seen, const ActionChunk&) {
+  ActionChunkController controller(small_options(), [&](const RobotObservation& seen, const RobotActions&) {
     const int call = calls++;
     if (call == 0) throw UsageError("no such camera");
     if (call == 1) throw 7;
@@ -88,7 +88,7 @@ TEST(ActionChunkController, WhatInferenceThrowsIsAFailedAnswer) {
 
 TEST(ActionChunkController, RefusesAWrongObservationAtOnce) {
   ActionChunkController controller(
-      small_options(), [](const RobotObservation& seen, const ActionChunk&) { return chunk_of(seen); },
+      small_options(), [](const RobotObservation& seen, const RobotActions&) { return chunk_of(seen); },
       [](const RobotObservation& seen) {
         if (seen.state.at(0) < 0) throw UsageError("a negative state");
       });
@@ -100,7 +100,7 @@ TEST(ActionChunkController, RefusesAWrongObservationAtOnce) {
 TEST(ActionChunkController, AnAnswerFromBeforeAResetIsDropped) {
   std::promise<void> go;
   std::shared_future<void> gone = go.get_future().share();
-  ActionChunkController controller(small_options(), [&](const RobotObservation& seen, const ActionChunk&) {
+  ActionChunkController controller(small_options(), [&](const RobotObservation& seen, const RobotActions&) {
     gone.wait();
     return chunk_of(seen);
   });
@@ -119,7 +119,7 @@ TEST(ActionChunkController, AnAnswerFromBeforeAResetIsDropped) {
 TEST(ActionChunkController, DestructionWaitsForInference) {
   std::atomic<bool> running{false}, ended{false};
   {
-    ActionChunkController controller(small_options(), [&](const RobotObservation& seen, const ActionChunk&) {
+    ActionChunkController controller(small_options(), [&](const RobotObservation& seen, const RobotActions&) {
       running = true;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       ended = true;

@@ -17,8 +17,8 @@ using testing::expect_error;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// The chunk of the observation at `tick`: action i is {1000 tick + i, tick}.
-ActionChunk chunk_of(std::int64_t tick, std::int64_t horizon) {
-  ActionChunk chunk;
+RobotActions chunk_of(std::int64_t tick, std::int64_t horizon) {
+  RobotActions chunk;
   for (std::int64_t i = 0; i < horizon; ++i)
     chunk.push_back({static_cast<float>(1000 * tick + i), static_cast<float>(tick)});
   return chunk;
@@ -137,7 +137,7 @@ TEST(ActionChunking, ActsWeightsAreExpMinusMIOldestFirst) {
 
 TEST(ActionChunking, EnsemblingOfEqualPlansIsThatPlan) {
   Loop loop(small(ChunkMode::kEnsemble, 2, 8), 1);
-  ActionChunk same(8, Action{0.25f, -1.0f});
+  RobotActions same(8, Action{0.25f, -1.0f});
   for (int tick = 0; tick < 20; ++tick) loop.instead[tick].actions = same;
   loop.step();
   for (int tick = 1; tick < 20; ++tick) EXPECT_EQ(loop.step().action, (Action{0.25f, -1.0f}));
@@ -162,7 +162,7 @@ TEST(ActionChunking, RtcLearnsTheDelayFromAnswersAndEndsThePrefixWithTheChunk) {
   Loop loop(small(ChunkMode::kRtc, 2, 7), 4);
   loop.first_dims(9);
   ASSERT_EQ(ticks_of(loop.requests), (std::vector<std::int64_t>{0, 4, 8}));
-  EXPECT_EQ(loop.requests[1].prefix, (ActionChunk{{4, 0}, {5, 0}, {6, 0}})) << "4 ticks, but chunk 0 ends";
+  EXPECT_EQ(loop.requests[1].prefix, (RobotActions{{4, 0}, {5, 0}, {6, 0}})) << "4 ticks, but chunk 0 ends";
   EXPECT_EQ(loop.requests[2].prefix.size(), 3u);
   for (ChunkMode mode : {ChunkMode::kReceding, ChunkMode::kEnsemble}) {
     Loop other(small(mode, 2, 7), 4);
@@ -224,7 +224,7 @@ TEST(ActionChunking, FailedAndNonFiniteAnswersLeaveTheOldChunkInForce) {
   loop.instead[3].actions = chunk_of(3, 8);
   loop.instead[3].actions[7][1] = kNan;
   loop.instead[4].actions = chunk_of(4, 7);
-  loop.instead[5].actions = ActionChunk(8, Action{1});
+  loop.instead[5].actions = RobotActions(8, Action{1});
   EXPECT_EQ(loop.first_dims(7), (std::vector<float>{0, 1, 2, 3, 4, 5, 6000}));
   const ChunkCounters& counters = loop.chunker.counters();
   EXPECT_EQ(counters.failed, 1);
@@ -234,7 +234,7 @@ TEST(ActionChunking, FailedAndNonFiniteAnswersLeaveTheOldChunkInForce) {
 }
 
 TEST(ActionChunking, SaysWhyAnAnswerWasRefused) {
-  const auto why = [](ActionChunk actions, std::string error = "", Action initial = {}) {
+  const auto why = [](RobotActions actions, std::string error = "", Action initial = {}) {
     ChunkingOptions options = small(ChunkMode::kEnsemble, 1, 2);
     if (initial.empty()) options.relative_dims = {true, true};
     ActionChunker chunker(options);

@@ -75,6 +75,8 @@ static void check_errors(const shallowpi_policy *policy, shallowpi_controller *c
   how.device = NULL;
   how.horizon = -1;
   CHECK(shallowpi_policy_load("/nowhere", &how, &missing) == SHALLOWPI_USAGE && says("horizon -1"));
+  how.horizon = 10001;
+  CHECK(shallowpi_policy_load("/nowhere", &how, &missing) == SHALLOWPI_USAGE && says("from 1 to 10000"));
 
   CHECK(shallowpi_controller_defaults(policy, &options) == SHALLOWPI_OK);
   options.expected_delay = 1000;

@@ -29,7 +29,7 @@ class EchoApplication : public WebsocketApplication {
 
 InferResult obey(const InferRequest& request) {
   const std::string& prompt = request.observation.prompt;
-  if (prompt.rfind("sleep ", 0) == 0)
+  if (prompt.starts_with("sleep "))
     std::this_thread::sleep_for(std::chrono::milliseconds(std::stoi(prompt.substr(6))));
   if (prompt == "fail") throw std::runtime_error("secret of /home/robot/policy.cpp:17");
   if (prompt == "blame") throw UsageError("observation/state: the policy cannot stand it");

@@ -13,8 +13,8 @@ using testing::expect_error;
 using testing::expect_tensor_near;
 using torch::Tensor;
 
-// The engines sum over different numbers of (masked) keys, so that the order of float32 sums differs; actions
-// reach 5.
+// The engines sum over different numbers of (masked) keys, so that the order of float32 sums differs.
+// Actions reach 5.
 constexpr double kRounding = 3e-5;
 
 /// A recorder that counts its recordings.

@@ -80,6 +80,21 @@ TEST_F(Inspect, FindsNothingWrongWithAFolderOfOurs) {
   EXPECT_TRUE(has(report, "tokenizer", "problem: "));
 }
 
+TEST_F(Inspect, EndsWithWhetherServeTakesTheFolder) {
+  const auto teacher = [](const char* name) {
+    return inspect_checkpoint(std::filesystem::path(SHALLOWPI_SOURCE_DIR) / "configs/quickstart" / name);
+  };
+  EXPECT_EQ(teacher("teacher").serve, "can run");
+  EXPECT_TRUE(teacher("teacher").text().ends_with("\nserve: can run\n"));
+  EXPECT_EQ(teacher("teacher").json().at("facts").at("serve"), "can run");
+  EXPECT_TRUE(inspect_checkpoint(teacher_).serve.starts_with("cannot run: there are no normalisation"));
+  write_student();
+  EXPECT_EQ(inspect_checkpoint(student_).serve,
+            "cannot run: the tokenizer has more pieces than the embedding has rows");
+  testing::write_text(student_ / "README.md", "edited");
+  EXPECT_TRUE(inspect_checkpoint(student_).serve.starts_with("cannot run: the files are damaged; "));
+}
+
 TEST_F(Inspect, SeesStatisticsThatCannotBeRight) {
   NormStats stats = testing::identity_stats(8, 7);
   stats.actions.q99[3] = stats.actions.q01[3] + 1e-7;
@@ -87,7 +102,7 @@ TEST_F(Inspect, SeesStatisticsThatCannotBeRight) {
   const InspectReport report = inspect_checkpoint(student_);
   EXPECT_FALSE(report.corrupt);
   bool told = false;
-  for (const std::string& text : findings(report, "statistics")) told |= text.rfind("ok", 0) != 0;
+  for (const std::string& text : findings(report, "statistics")) told |= !text.starts_with("ok");
   EXPECT_TRUE(told) << join(findings(report, "statistics"), " | ");
 }
 
@@ -117,6 +132,43 @@ TEST_F(Inspect, ReportsAFileThatIsNotTheOneInTheManifest) {
   const InspectReport report = inspect_checkpoint(student_);
   EXPECT_TRUE(report.corrupt);
   EXPECT_TRUE(has(report, "manifest", "README.md"));
+}
+
+TEST_F(Inspect, ChecksTheManifestOfAnExportedFolderToo) {
+  write_student();
+  export_checkpoint(student_, CheckpointFormat::kLeRobot, dir_ / "exported");
+  EXPECT_TRUE(has(inspect_checkpoint(dir_ / "exported"), "manifest", "ok: every file"));
+  testing::write_text(dir_ / "exported/README.md", "edited");
+  EXPECT_TRUE(inspect_checkpoint(dir_ / "exported").corrupt);
+}
+
+TEST_F(Inspect, ACheckpointMayComeWithoutItsTrainingState) {
+  publish_folder(student_, [&](const std::filesystem::path& folder) {
+    std::filesystem::copy(teacher_, folder);
+    testing::write_text(folder / "training_state/state.json", "{}");
+  });
+  std::filesystem::remove_all(student_ / "training_state");
+  const InspectReport report = inspect_checkpoint(student_);
+  EXPECT_FALSE(report.corrupt);
+  EXPECT_TRUE(
+      has(report, "manifest", "ok: every file has the recorded size and SHA-256; without training_state"));
+}
+
+TEST_F(Inspect, ShowsWhatWasAssumedAndWhatNot) {
+  write_student();
+  export_checkpoint(student_, CheckpointFormat::kLeRobot, dir_ / "lerobot");
+  std::filesystem::remove(dir_ / "lerobot/manifest.json");
+  std::filesystem::remove(dir_ / "lerobot/policy_postprocessor.json");
+  const InspectReport report = inspect_checkpoint(dir_ / "lerobot");
+  EXPECT_TRUE(has(report, "read as", "ok: cameras: observation.images.image is base_0_rgb"));
+  EXPECT_TRUE(has(report, "assumed", "warning: there is no policy_postprocessor.json"));
+}
+
+TEST_F(Inspect, NamesTheRobotsToChooseFrom) {
+  for (const char* robot : {"droid", "trossen"})
+    testing::write_text(teacher_ / "assets" / robot / "norm_stats.json",
+                        norm_stats_json(testing::identity_stats(8, 8)));
+  EXPECT_TRUE(has(inspect_checkpoint(teacher_), "assumed", "several robots (droid, trossen)"));
 }
 
 TEST_F(Inspect, AFolderThatWasEditedAsItAdvisesIsFine) {

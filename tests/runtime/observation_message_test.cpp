@@ -290,11 +290,20 @@ TEST(ObservationMessage, ReadsTheOptionalFields) {
   EXPECT_EQ(request.options.steps, 4);
   EXPECT_EQ(request.timestamp_s, 1700000000.5);
 
+  PolicySpec far = spec_of(RobotKind::kLibero, 8, 7);
+  far.horizon = 2000;
+  const std::vector<float> long_noise(2000 * 32, 0.25f);
+  message.set("noise", {WireArray{'f', 4, {2000, 32}, raw(long_noise)}});
+  const PolicyRequest long_request = ObservationDecoder(far, {}, {}).decode(message.encode());
+  expect_tensor_near(long_request.infer.noise_hd, torch::full({2000, 32}, 0.25), 0);
+
   const auto refused = [](std::string_view key, WireValue value, const std::string& begin) {
     expect_refused(Message(RobotKind::kLibero).set(key, std::move(value)), begin);
   };
-  refused("noise", {WireArray{'f', 4, {5, 64}, raw(noise)}}, "noise: expected [steps, 32]");
-  refused("noise", {WireArray{'f', 4, {9, 32}, raw(noise).substr(0, 9 * 128)}}, "noise: expected 10 steps");
+  refused("noise", {WireArray{'f', 4, {5, 64}, raw(noise)}},
+          "noise: expected [horizon, action_width], here [10, 32], got [5, 64] of <f4");
+  refused("noise", {WireArray{'f', 4, {9, 32}, raw(noise).substr(0, 9 * 128)}},
+          "noise: expected [horizon, action_width], here [10, 32], got 9 steps");
   refused("num_steps", {std::int64_t{0}}, "num_steps: expected an integer from 1 to 100");
   refused("num_steps", {std::int64_t{101}}, "num_steps: expected");
   refused("num_steps", {2.5}, "num_steps: expected");
@@ -319,7 +328,7 @@ TEST(ObservationMessage, NormalisesPrefixActions) {
   expect_refused(message.set("prefix_actions", {WireArray{'f', 8, {10, 7}, Message::floats(70).data}}),
                  "prefix_actions: expected fewer than 10 steps");
   expect_refused(message.set("prefix_actions", {WireArray{'f', 8, {1, 6}, Message::floats(6).data}}),
-                 "prefix_actions: expected [steps, 7]");
+                 "prefix_actions: expected [D, action dims], here [D, 7], got [1, 6]");
 }
 
 TEST(ObservationMessage, RefusesWhatIsNoMap) {

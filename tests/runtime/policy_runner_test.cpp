@@ -4,7 +4,7 @@
 
 #include "data/fake_episodes.h"
 #include "parity_fixture.h"
-#include "shallowpi/data/loader.h"
+#include "shallowpi/data/pipeline.h"
 
 namespace shallowpi {
 namespace {
@@ -94,6 +94,18 @@ TEST_F(Runner, ChecksObservationsAsTheServerDoes) {
   refused("prompt is empty", [](auto& o) { o.prompt.clear(); });
 }
 
+TEST_F(Runner, MakesARequestOfAnObservation) {
+  const RobotObservation seen = pipeline_->robot_observation({0, 0, 3});
+  const InferRequest free = runner_->request(seen, {}, 5);
+  EXPECT_EQ(free.observation.state, seen.state);
+  EXPECT_EQ(free.observation.images.size(), seen.images.size());
+  EXPECT_TRUE(torch::equal(free.noise_hd, runner_->noise(5)));
+  EXPECT_FALSE(free.prefix_actions_hd.defined());
+  const RobotActions prefix(4, std::vector<float>(7, 0.25f));
+  EXPECT_TRUE(torch::equal(runner_->request(seen, prefix, 5).prefix_actions_hd,
+                           runner_->transform().from_robot(prefix, seen.state)));
+}
+
 TEST_F(Runner, ContinuesGivenActions) {
   InferRequest next = request(3);
   const torch::Tensor chunk = runner_->infer({request(3, 2)})[0].normalized_hd;
@@ -147,6 +159,49 @@ TEST(PolicyRunner, WithholdsActionsThatAreNotFinite) {
   InferRequest request{{{}, std::vector<float>(8, 0.0f), "pick up the soup"}, torch::zeros({kHorizon, 32})};
   request.observation.images["base_0_rgb"] = {2, 2, std::vector<std::uint8_t>(12)};
   expect_error<NotFiniteError>([&] { broken.infer({request}); }, "not finite");
+}
+
+TEST(PolicyRunner, RefusesADamagedCheckpoint) {
+  testing::TempDir dir;
+  std::filesystem::copy(kTeacher, dir / "policy", std::filesystem::copy_options::recursive);
+  const auto load = [&] { PolicyRunner::load(dir / "policy", torch::kCPU, torch::kFloat32); };
+  EXPECT_NO_THROW(load());
+  testing::write_text(dir / "policy/training_state/state.json", "not listed, and of no use to a policy");
+  EXPECT_NO_THROW(load());
+  std::string weights = read_file(dir / "policy/model.safetensors");
+  weights[weights.size() / 2] ^= 1;
+  testing::write_text(dir / "policy/model.safetensors", weights);
+  expect_error<CorruptError>(load, "model.safetensors", "its SHA-256 is not the one in manifest.json");
+}
+
+TEST(PolicyRunner, WarnsOfWhatItAssumes) {
+  testing::TempDir dir;
+  testing::write_parity_openpi(dir / "policy", "pi05");
+  testing::write_text(dir / "policy/assets/ur5e/norm_stats.json",
+                      norm_stats_json(testing::identity_stats(8, 8)));
+  ::testing::internal::CaptureStderr();
+  expect_error<UsageError>(  // which comes after it
+      [&] {
+        PolicyRunner::load(dir / "policy", torch::kCPU, torch::kFloat32, 10,
+                           testing::quickstart_tokenizer().string());
+      },
+      "embedding only 256 rows");
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("assets of ur5e: the robot is not known"), std::string::npos) << log;
+}
+
+TEST_F(Runner, SaysWhereAPromptWouldLoseTheState) {
+  RobotObservation observation = request(3).observation;
+  EXPECT_NO_THROW(runner_->transform().check_prompt(observation));
+  for (int i = 0; i < 40; ++i) observation.prompt += " and the soup";
+  expect_error<UsageError>([&] { runner_->transform().check_prompt(observation); },
+                           "prompt: ", " tokens, at most 64");
+  PolicySpec plain = runner_->info().spec;
+  plain.prompt_mode = PromptMode::kPi05NoState;
+  const PolicyTransform transform(plain, *runner_->info().stats,
+                                  std::make_shared<const Tokenizer>(testing::quickstart_tokenizer()),
+                                  runner_->info().config.vocab);
+  EXPECT_NO_THROW(transform.check_prompt(observation));
 }
 
 TEST(PolicyRunner, SaysWhatACheckpointLacks) {

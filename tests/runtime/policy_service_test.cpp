@@ -16,7 +16,9 @@ class PolicyServiceTest : public ::testing::Test {
       : runner_(PolicyRunner::load(str(SHALLOWPI_SOURCE_DIR, "/configs/quickstart/teacher"), torch::kCPU,
                                    torch::kFloat32)),
         service_(
-            ObservationDecoder(runner_.info().spec, runner_.info().stats, {}),
+            ObservationDecoder(
+                runner_.info().spec, runner_.info().stats,
+                {.check = [this](const auto& seen) { runner_.transform().check_prompt(seen); }}),
             [this](const auto& requests, const auto& options) { return runner_.infer(requests, options); },
             {}, policy_metadata(runner_.info().spec), [] {}) {
     for (const std::string& camera : runner_.info().spec.image_keys) {
@@ -89,6 +91,15 @@ TEST_F(PolicyServiceTest, RefusesWhatThePolicyRefuses) {
   EXPECT_TRUE(answer.text);
   EXPECT_FALSE(answer.close);
   EXPECT_EQ(answer.bytes.rfind("noise is missing", 0), 0u) << answer.bytes;
+}
+
+TEST_F(PolicyServiceTest, RefusesAPromptThatLosesTheState) {
+  for (int i = 0; i < 40; ++i) request_.observation.prompt += " and the soup";
+  const WebsocketAnswer answer = ask({{"noise", floats(request_.noise_hd)}});
+  EXPECT_TRUE(answer.text);
+  EXPECT_FALSE(answer.close);
+  EXPECT_TRUE(answer.bytes.starts_with("prompt: ") && answer.bytes.ends_with(" tokens, at most 64"))
+      << answer.bytes;
 }
 
 TEST_F(PolicyServiceTest, CountsRefusalsAndWarnsOfThemNowAndThen) {

@@ -19,7 +19,7 @@ class Run : public ::testing::TestWithParam<const char*> {
     save_safetensors(options_.input, io_);
   }
   NamedTensors run() {
-    EXPECT_EQ(run_policy_on_file(options_), 0);
+    run_policy_on_file(options_);
     return load_safetensors(options_.output);
   }
 
@@ -67,6 +67,22 @@ TEST_P(Run, WarnsOfAMissingCamera) {
   EXPECT_NE(log.find("in.image_1 is missing, so the policy acts without its camera left_wrist_0_rgb"),
             std::string::npos)
       << log;
+}
+
+TEST_P(Run, RefusesMoreCamerasThanThePolicyHas) {
+  for (int k = 0; k < 4; ++k) io_[str("in.image_", k)] = io_.at("in.image_0");
+  save_safetensors(options_.input, io_);
+  expect_error<UsageError>([&] { run_policy_on_file(options_); }, "in.image_3 is one camera too many",
+                           "base_0_rgb, left_wrist_0_rgb, right_wrist_0_rgb");
+}
+
+TEST_P(Run, WritesNothingThatIsNotFinite) {
+  NamedTensors weights = testing::parity_weights(GetParam());
+  for (auto& [name, tensor] : weights)  // finite each, but not their product
+    if (name.ends_with(".q_proj.weight") || name.ends_with(".k_proj.weight")) tensor.mul_(1e20);
+  save_safetensors(dir_ / "policy/model.safetensors", weights);
+  expect_error<CorruptError>([&] { run_policy_on_file(options_); }, "policy", "is not finite");
+  EXPECT_FALSE(std::filesystem::exists(options_.output));
 }
 
 TEST_P(Run, RefusesContradictionsAndWritesNothing) {

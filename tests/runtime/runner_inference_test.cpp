@@ -40,11 +40,11 @@ TEST(RunnerInference, AChunkReturnsToWhatTheNetworkSaid) {
 TEST(RunnerInference, AnswersContinueTheirPrefix) {
   const ChunkInference infer = runner_inference(quickstart_runner(), 2);
   const RobotObservation observation = grey_observation();
-  const ActionChunk free = infer(observation, {});
-  ActionChunk prefix(free.begin(), free.begin() + 3);
+  const RobotActions free = infer(observation, {});
+  RobotActions prefix(free.begin(), free.begin() + 3);
   for (Action& action : prefix)
     for (float& value : action) value *= 0.5f;
-  const ActionChunk bound = infer(observation, prefix);
+  const RobotActions bound = infer(observation, prefix);
   ASSERT_EQ(bound.size(), free.size());
   for (std::size_t i = 0; i < prefix.size(); ++i)
     for (std::size_t d = 0; d < prefix[i].size(); ++d) EXPECT_NEAR(bound[i][d], prefix[i][d], 1e-4) << i << d;
@@ -55,7 +55,7 @@ TEST(RunnerInference, NoiseIsAFunctionOfSeedAndCall) {
   const RobotObservation observation = grey_observation();
   const ChunkInference a = runner_inference(runner, 2, 1), b = runner_inference(runner, 2, 1),
                        c = runner_inference(runner, 2, 2);
-  const ActionChunk first = a(observation, {}), second = a(observation, {});
+  const RobotActions first = a(observation, {}), second = a(observation, {});
   EXPECT_NE(first, second);
   EXPECT_EQ(b(observation, {}), first);
   EXPECT_NE(c(observation, {}), first);
@@ -67,12 +67,12 @@ TEST(RunnerInference, ControllersMayShareARunner) {
   constexpr int kCalls = 4;
   const auto chunks = [&](std::uint64_t seed, std::int64_t steps) {
     const ChunkInference infer = runner_inference(runner, steps, seed);
-    std::vector<ActionChunk> all;
+    std::vector<RobotActions> all;
     for (int call = 0; call < kCalls; ++call) all.push_back(infer(observation, {}));
     return all;
   };
   const auto alone_a = chunks(1, 2), alone_b = chunks(2, 3);
-  std::vector<ActionChunk> together_b;
+  std::vector<RobotActions> together_b;
   std::thread other([&] { together_b = chunks(2, 3); });
   const auto together_a = chunks(1, 2);
   other.join();

@@ -23,8 +23,8 @@ struct CommonOptions {
 /// Sets the log level, and the number of threads (not given or 0: all cores).
 void apply_common_options(const CommonOptions& options);
 
-/// auto (a GPU where there is one), cpu, cuda or cuda:N. Throws UsageError for anything else and for a GPU
-/// that is not there.
+/// auto or empty (a GPU where there is one), cpu, cuda or cuda:N. Throws UsageError for anything else and for
+/// a GPU that is not there.
 torch::Device parse_device(const std::string& name);
 /// auto (bfloat16 on a GPU, float32 on a CPU), float32 or bfloat16. Throws UsageError for anything else.
 torch::Dtype parse_dtype(const std::string& name, torch::Device device);
@@ -35,7 +35,8 @@ std::string dtype_name(torch::Dtype dtype);
 std::string version_text();
 
 /// Runs `body` and returns its exit code. What it throws is printed as one message on stderr and becomes the
-/// exit code of its kind (base/error.h); out of memory and errors of LibTorch become 1.
+/// exit code of its kind (base/error.h); out of memory and errors of LibTorch become 1, and so does output
+/// that stdout did not take.
 int run_main(const std::function<int()>& body);
 
 }  // namespace shallowpi

@@ -14,6 +14,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -28,7 +29,8 @@ struct ConfigRange {
   double max = std::numeric_limits<double>::infinity();
   bool open_min = false, open_max = false;  ///< the limit itself is not allowed
   bool contains(double value) const;
-  std::string text() const;  ///< ">= 1", "> 0 and <= 1"; empty where everything goes
+  std::string text() const;        ///< ">= 1", "> 0 and <= 1"; empty where everything goes
+  std::string whole_text() const;  ///< for whole numbers: with the limits of 64 bits where it has none
 };
 inline ConfigRange at_least(double min) {
   return {.min = min};
@@ -78,7 +80,7 @@ class ConfigTable {
 
   const std::vector<ConfigSection>& sections() const { return sections_; }
   const ConfigField* find(const std::string& key) const;
-  bool is_group(const std::string& key) const;  ///< do keys start with "<key>."?
+  bool is_group(const std::string& key) const;  ///< whether keys start with "<key>."
   std::vector<std::string> keys() const;
   /// "did you mean train.steps?", or where no key is near, how to see them all.
   std::string hint(const std::string& key) const;
@@ -99,8 +101,8 @@ class ConfigReader {
 
   /// Keys that were set.
   const std::set<std::string>& set_keys() const { return set_keys_; }
-  /// False where a file could not be read to its end, so that nothing can be said about keys that are
-  /// missing.
+  /// False where a file could not be read to its end, or a value stands in place of a group of keys, so that
+  /// nothing can be said about keys that are missing.
   bool is_complete() const { return is_complete_; }
   /// Adds a problem with a key, named with the place where it was set, unless its value was refused already.
   void add_problem(const std::string& key, const std::string& message);
@@ -122,8 +124,8 @@ class ConfigReader {
   bool is_complete_ = true;
 };
 
-/// Nested YAML of all values with their help as comments; inherited fields that are not in `set_keys` are
-/// commented out.
+/// Nested YAML of all values with their help as comments; inherited fields that are not
+/// in `set_keys` are commented out.
 std::string config_yaml(const ConfigTable& table, const std::set<std::string>& set_keys);
 /// All keys with their current values, as plain text and as Markdown tables.
 std::string config_help_text(const ConfigTable& table);
@@ -132,7 +134,7 @@ std::string config_markdown_text(const ConfigTable& table);
 template <typename Integer>
 void ConfigTable::integer(const std::string& name, Integer& value, std::string help, ConfigRange range) {
   auto read = [&value, range](const YamlNode& node) {
-    const std::int64_t number = yaml_integer(node);
+    const std::int64_t number = yaml_integer_within(node, range.whole_text());
     if (!range.contains(static_cast<double>(number)))
       throw UsageError(str(number, " is out of range; it must be ", range.text()));
     value = static_cast<Integer>(number);
@@ -144,9 +146,9 @@ template <typename E>
 void ConfigTable::choice(const std::string& name, E& value, std::string help) {
   auto read = [&value](const YamlNode& node) {
     const std::string text = yaml_text(node);
-    for (const auto& entry : kEnumNames<E>)
-      if (entry.name == text) return void(value = entry.value);
-    throw UsageError(str("'", text, "' is not one of ", join(enum_names<E>(), ", ")));
+    const std::optional<E> found = find_enum<E>(text);
+    if (!found) throw UsageError(str("'", text, "' is not one of ", join(enum_names<E>(), ", ")));
+    value = *found;
   };
   custom({name, std::move(help), "one of " + join(enum_names<E>(), ", "), "", false, read,
           [&value] { return std::string(enum_name(value)); }});

@@ -1,11 +1,15 @@
 // Names of enumerators, for configuration, JSON and messages. One table per enum, next to its definition:
-//   template <> inline constexpr auto kEnumNames<Robot> = std::to_array<EnumName<Robot>>({{Robot::kLibero,
-//   "libero"}, ...});
+//
+//   template <>
+//   inline constexpr auto kEnumNames<RobotKind> =
+//       std::to_array<EnumName<RobotKind>>({{RobotKind::kLibero, "libero"}, ...});
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
@@ -36,11 +40,18 @@ std::vector<std::string> enum_names() {
   return names;
 }
 
+/// The enumerator called `name`, where there is one.
+template <typename E>
+std::optional<E> find_enum(std::string_view name) {
+  for (const auto& entry : kEnumNames<E>)
+    if (entry.name == name) return entry.value;
+  return std::nullopt;
+}
+
 /// Throws UsageError that lists the valid names; `what` says which setting it is.
 template <typename E>
 E parse_enum(std::string_view name, std::string_view what) {
-  for (const auto& entry : kEnumNames<E>)
-    if (entry.name == name) return entry.value;
+  if (const std::optional<E> found = find_enum<E>(name)) return *found;
   throw UsageError(str(what, ": '", name, "' is not one of ", join(enum_names<E>(), ", ")));
 }
 

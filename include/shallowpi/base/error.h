@@ -6,14 +6,14 @@
 
 namespace shallowpi {
 
-/// Process exit codes (docs/config.md lists them for users).
+/// Process exit codes (docs/config.md lists them for users). A program that was interrupted by a signal and
+/// has saved its work ends with StopSignal::exit_code().
 enum class ExitCode : int {
   kDone = 0,
-  kFailed = 1,        ///< anything that is not one of the below, such as a full disk
-  kUsage = 2,         ///< bad usage, configuration or input
-  kCorrupt = 3,       ///< corrupt data or checkpoint
-  kDiverged = 4,      ///< numeric divergence
-  kInterrupted = 130  ///< SIGINT, after saving; SIGTERM exits 143
+  kFailed = 1,    ///< anything that is not one of the below, such as a full disk
+  kUsage = 2,     ///< bad usage, configuration or input
+  kCorrupt = 3,   ///< corrupt data or checkpoint
+  kDiverged = 4,  ///< numeric divergence
 };
 
 /// Base of all errors; thrown itself where no subclass fits (exit code 1).

@@ -8,17 +8,24 @@
 #include <string_view>
 #include <vector>
 
+#include "shallowpi/base/file_descriptor.h"
+
 namespace shallowpi {
 
-/// The whole file as bytes. Throws IoError with the path and the system's reason; refuses files over
-/// `max_bytes`.
+/// The whole file as bytes. Throws IoError with the path and the system's reason;
+/// refuses files over `max_bytes`.
 std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes = std::uint64_t{1} << 32);
 
 /// Writes to a temporary file beside `path`, fsyncs it, renames it, fsyncs the folder. Throws IoError,
-/// leaving no temporary file behind.
+/// leaving no temporary file behind. Symbolic links are followed and stay. What is there and is no plain file
+/// (/dev/null, /dev/stdout, a named pipe) is written into and stays, too.
 void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
 
-/// The same where `write` makes the file: it gets the temporary path and has to fsync what it wrote.
+/// The same where `write` makes the file: it gets the path to write to and has to fsync what it wrote.
+void write_named_file(const std::filesystem::path& path,
+                      const std::function<void(const std::filesystem::path&)>& write);
+
+/// The same for a file or link of our own: `write` gets the temporary path, and a link at `path` is replaced.
 void write_atomically(const std::filesystem::path& path,
                       const std::function<void(const std::filesystem::path&)>& write);
 
@@ -29,36 +36,49 @@ void write_atomically(const std::filesystem::path& path,
 void publish_folder(const std::filesystem::path& path,
                     const std::function<void(const std::filesystem::path&)>& fill, bool replace = false);
 
-/// Checks every file in manifest.json. Throws CorruptError naming the first file that is missing, has another
-/// size or another hash, or where there is no manifest.
-void verify_manifest(const std::filesystem::path& folder);
+/// Removes a folder; a kill halfway leaves nothing under its name. Throws IoError.
+void discard_folder(const std::filesystem::path& folder);
 
-/// Removes temporary folders and files that a killed process left beside `path` (those of live processes
-/// stay).
+/// A name beside `path` that nobody uses, ".tmp-PID-N" added to it, for a file that is written over a longer
+/// time: the caller renames or removes it. What a killed process leaves, remove_stale_temporaries() finds.
+std::filesystem::path temporary_path(const std::filesystem::path& path);
+
+enum class OptionalFiles { kChecked, kUnchecked };
+/// Checks every file in manifest.json, several at once. Throws CorruptError naming the first file that is
+/// missing, has another size or another hash, or where there is no manifest. The subfolder `optional` may be
+/// missing as a whole, and is not read where it is kUnchecked: returns whether the manifest lists it and it
+/// is missing.
+bool verify_manifest(const std::filesystem::path& folder, const std::string& optional = {},
+                     OptionalFiles which = OptionalFiles::kChecked);
+
+/// Removes the temporary files and folders in `parent` that killed processes
+/// left; those of live processes stay.
 void remove_stale_temporaries(const std::filesystem::path& parent);
 
 /// Lower-case hex SHA-256.
 std::string sha256(std::string_view bytes);
 std::string sha256_file(const std::filesystem::path& path);
 
-/// Bytes free for this user on the file system of `path` (its nearest existing parent).
+/// `path` made absolute, or its nearest parent that exists.
+std::filesystem::path nearest_existing(const std::filesystem::path& path);
+/// Bytes free for this user on the file system of `path`, which need not exist yet.
 std::uint64_t free_disk_bytes(const std::filesystem::path& path);
+
+/// Where this user's programs keep what they can fetch again: XDG_CACHE_HOME, else ~/.cache.
+std::filesystem::path user_cache_folder();
 
 /// All files that match; a pattern without wildcards must exist. Sorted, without repeats. Throws UsageError
 /// where nothing matches.
 std::vector<std::filesystem::path> expand_globs(const std::vector<std::string>& patterns);
 
-/// An exclusive advisory lock on `path`/.lock, held while the object lives. Throws UsageError naming the
+/// An exclusive advisory lock on `folder`/.lock, held while the object lives. Throws UsageError naming the
 /// holder's process where the folder is in use.
 class FolderLock {
  public:
   explicit FolderLock(const std::filesystem::path& folder);
-  ~FolderLock();
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
 
  private:
-  int fd_ = -1;
+  FileDescriptor file_;
 };
 
 }  // namespace shallowpi

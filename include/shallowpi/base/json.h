@@ -15,11 +15,11 @@ Json parse_json(std::string_view text, std::string_view where);
 /// As parse_json, from a file of at most 64 MiB. Throws IoError where it cannot be read.
 Json read_json(const std::filesystem::path& path);
 
-// T of the two below: bool, std::int64_t, double (from integers too), std::string, Json, or a std::vector of
-// one.
+// T of the two below: bool, std::int64_t, double (from integers too), std::string,
+// Json, or a std::vector of one.
 
-/// Member `key` of the object `json` as T; throws CorruptError naming `where` and the key where missing or of
-/// another type.
+/// Member `key` of the object `json` as T; throws CorruptError naming `where` and the key
+/// where missing or of another type.
 template <typename T>
 T json_get(const Json& json, std::string_view key, std::string_view where);
 /// As json_get, but `fallback` where the key is missing or null.

@@ -4,11 +4,29 @@
 #include <string>
 #include <string_view>
 
+#include "shallowpi/base/enum_names.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi::log {
 
 enum class Level { kDebug, kInfo, kWarning, kError, kOff };
+
+}  // namespace shallowpi::log
+
+namespace shallowpi {
+
+template <>
+inline constexpr auto kEnumNames<log::Level> = std::to_array<EnumName<log::Level>>({
+    {log::Level::kDebug, "debug"},
+    {log::Level::kInfo, "info"},
+    {log::Level::kWarning, "warning"},
+    {log::Level::kError, "error"},
+    {log::Level::kOff, "off"},
+});
+
+}  // namespace shallowpi
+
+namespace shallowpi::log {
 
 /// Messages below `level` are dropped. Default kInfo.
 void set_level(Level level);

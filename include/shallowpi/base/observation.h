@@ -1,9 +1,9 @@
 // What a policy sees and what it learns from, as tensors ready for the network.
 //
 // Shape suffixes used throughout the project:
-//   b batch   h horizon (action steps)   d padded state/action dims (32)   t prompt tokens   p prefix tokens
-//   s suffix tokens   n attention heads   k head width   w model width   l layers   r flow draws   c,y,x
-//   image
+//   b batch   h horizon (action steps)   d padded state/action dims (32)   t prompt tokens
+//   p prefix tokens   s suffix tokens   n attention heads   k head width   w model width
+//   l layers   r flow draws   c,y,x image
 #pragma once
 
 #include <torch/types.h>

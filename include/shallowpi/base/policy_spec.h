@@ -1,6 +1,6 @@
-// Everything beside the weights that a policy needs to be used as it was trained: how images, state, actions
-// and the prompt are prepared. Saved in a checkpoint's shallowpi.json; inferred from openpi and LeRobot
-// folders.
+// Everything beside the weights that a policy needs to be used as it was trained: how images,
+// state, actions and the prompt are prepared. Saved in a checkpoint's shallowpi.json; inferred
+// from openpi and LeRobot folders.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,20 @@
 
 namespace shallowpi {
 
+inline constexpr std::int64_t kMaxHorizon = 10000;  ///< the most action steps per chunk
+inline constexpr std::int64_t kEulerSteps = 10;     ///< integration steps of the flow, where none are given
+inline constexpr std::int64_t kMaxEulerSteps = 1000;
+inline constexpr std::int64_t kMaxTextStateDim = 1024;  ///< the most state dims that a prompt may hold
+
+/// pi's cameras in its order (openpi's IMAGE_KEYS).
+inline const std::vector<std::string> kCanonicalCameras{"base_0_rgb", "left_wrist_0_rgb",
+                                                        "right_wrist_0_rgb"};
+
 /// How the prompt is written (pi_models: openpi's tokenizer.py, LeRobot's processors).
 enum class PromptMode {
-  kPi0Plain,           ///< "<bos>text\n", the text stripped, its underscores and newlines replaced by spaces
-  kLeRobotPi0,         ///< LeRobot's pi0: "<bos>text\n", the text as it is; a newline that it ends with is kept
-  kPi05State,          ///< "Task: text, State: 12 200 ...;\nAction: " with the robot's real state dims
+  kPi0Plain,    ///< "<bos>text\n", the text stripped, its underscores and newlines replaced by spaces
+  kLeRobotPi0,  ///< LeRobot's pi0: "<bos>text\n", the text as it is; a newline that it ends with is kept
+  kPi05State,   ///< "Task: text, State: 12 200 ...;\nAction: " with the robot's real state dims
   kPi05StatePadded32,  ///< the same with the state zero-padded to 32 dims first (LeRobot 0.4.x)
   kPi05NoState,        ///< as kPi0Plain, padded to the pi0.5 length (openpi's pi05_libero)
 };
@@ -29,14 +38,21 @@ inline constexpr auto kEnumNames<PromptMode> = std::to_array<EnumName<PromptMode
     {PromptMode::kPi05NoState, "pi05_no_state"},
 });
 
-/// Does the prompt hold the robot's state (and so differ from step to step)?
+/// Whether the prompt holds the robot's state, and so differs from step to step.
 constexpr bool prompt_reads_state(PromptMode mode) {
   return mode == PromptMode::kPi05State || mode == PromptMode::kPi05StatePadded32;
 }
 
-/// Is it a prompt of pi0 (whose state is a token of its own)? The others are pi0.5's.
+/// Whether `mode` writes pi0's prompt; the others write pi0.5's.
 constexpr bool is_pi0_prompt(PromptMode mode) {
   return mode == PromptMode::kPi0Plain || mode == PromptMode::kLeRobotPi0;
+}
+
+/// The most state dims of a policy. A pi0 network reads the state at its own width; pi0.5 has it as text in
+/// the prompt, where any number fits unless the state is padded to 32 (LeRobot 0.5 and later; openpi).
+constexpr std::int64_t max_state_dim(PromptMode mode, std::int64_t action_width) {
+  const bool as_text = mode == PromptMode::kPi05State || mode == PromptMode::kPi05NoState;
+  return as_text ? kMaxTextStateDim : action_width;
 }
 
 /// How state and actions are normalised.
@@ -57,7 +73,8 @@ inline constexpr auto kEnumNames<NormMode> = std::to_array<EnumName<NormMode>>({
 constexpr bool uses_quantiles(NormMode mode) {
   return mode == NormMode::kQuantile || mode == NormMode::kLeRobotQuantiles;
 }
-/// What is added to a width before dividing by it.
+/// What is added to a width before dividing by it; kLeRobotQuantiles instead puts
+/// it in the place of a width of 0.
 constexpr double norm_epsilon(NormMode mode) {
   return mode == NormMode::kZScore || mode == NormMode::kQuantile ? 1e-6 : 1e-8;
 }
@@ -77,7 +94,7 @@ inline constexpr auto kEnumNames<ResizeMode> = std::to_array<EnumName<ResizeMode
 enum class RobotKind {
   kLibero,  ///< state 8 = eef position, axis-angle, gripper; 7 actions
   kAloha,   ///< 14 joints; pi's joint flips and gripper maps
-  kJoints,  ///< up to 32 joints as they are
+  kJoints,  ///< any joints as they are
 };
 template <>
 inline constexpr auto kEnumNames<RobotKind> = std::to_array<EnumName<RobotKind>>({
@@ -95,19 +112,22 @@ inline std::vector<bool> make_bool_mask(const std::vector<int>& runs) {
 
 struct RobotSpec {
   RobotKind kind = RobotKind::kLibero;
-  std::int64_t state_dim = 8;   ///< real dims, at most the policy's action_width
+  std::int64_t state_dim = 8;   ///< real dims, at most max_state_dim()
   std::int64_t action_dim = 7;  ///< real dims, at most the policy's action_width
-  std::vector<bool>
-      delta_mask;  ///< action dims that are relative to the state at the chunk's start; empty: none
+  /// Action dims that are relative to the state at the chunk's start; empty: none.
+  std::vector<bool> delta_mask;
 };
+
+/// Throws UsageError, naming the field, where kind, dims and delta mask of a robot do not fit each other.
+void check_robot_spec(const RobotSpec& robot);
 
 struct PolicySpec {
   std::int64_t horizon = 50;            ///< action steps per chunk
   std::int64_t image_size = 224;        ///< side of the square that the vision tower expects
   std::int64_t action_width = 32;       ///< state and actions in the network: the robot's, padded with zeros
   std::vector<std::string> image_keys;  ///< cameras, in the order of the prefix
-  std::map<std::string, std::string>
-      lerobot_cameras;  ///< LeRobot's feature of a camera, where it is not the usual one
+  /// LeRobot's feature of a camera, where it is not the usual one.
+  std::map<std::string, std::string> lerobot_cameras;
   PromptMode prompt_mode = PromptMode::kPi05State;
   std::int64_t max_token_len = 200;
   NormMode norm_mode = NormMode::kQuantile;

@@ -1,5 +1,5 @@
-// The safetensors format: a reader that validates before it reads, and a writer whose bytes are
-// deterministic.
+// The safetensors format: a reader that validates before it reads, and a writer
+// whose bytes are deterministic.
 //
 // Everything the format forbids is refused by name (CorruptError): a header that is too long or not a JSON
 // object, unknown dtypes, offsets that overlap, leave holes or run past the end, shape x dtype != bytes,
@@ -16,6 +16,8 @@
 #include <string_view>
 #include <vector>
 
+#include "shallowpi/base/file_descriptor.h"
+
 namespace shallowpi {
 
 /// What the header says of one tensor.
@@ -26,16 +28,14 @@ struct TensorInfo {
   std::uint64_t end = 0;
 };
 
-/// One open file. The header is validated in the constructor; data is read on demand. Not thread-safe.
+/// One open file. The header is validated in the constructor; data is read on demand. Reading is safe from
+/// several threads.
 class SafetensorsFile {
  public:
   /// Throws IoError (cannot be opened) or CorruptError.
   explicit SafetensorsFile(const std::filesystem::path& path);
-  ~SafetensorsFile();
-  SafetensorsFile(SafetensorsFile&&) noexcept;
-  SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
 
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return file_.path(); }
   const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool contains(const std::string& name) const { return tensors_.count(name) != 0; }
@@ -49,17 +49,21 @@ class SafetensorsFile {
  private:
   void read_bytes(const TensorInfo& info, std::uint64_t skip, char* to, std::size_t size) const;
 
-  std::filesystem::path path_;
+  FileDescriptor file_;
   std::map<std::string, TensorInfo> tensors_;
   std::map<std::string, std::string> metadata_;
-  int fd_ = -1;
   std::uint64_t data_start_ = 0;
 };
 
-/// A checkpoint's weights: `folder`/model.safetensors, or the shards that model.safetensors.index.json names.
-/// Same reading interface as one file.
+/// A checkpoint's weights: the file kFile, or the shards that kIndex names. Same
+/// reading interface as one file.
 class SafetensorsFolder {
  public:
+  static constexpr const char* kFile = "model.safetensors";
+  static constexpr const char* kIndex = "model.safetensors.index.json";
+  /// Whether `folder` holds one of the two.
+  static bool exists(const std::filesystem::path& folder);
+
   /// Throws UsageError where the folder holds neither, CorruptError where index and shards disagree.
   explicit SafetensorsFolder(const std::filesystem::path& folder);
 

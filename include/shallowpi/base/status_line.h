@@ -1,6 +1,7 @@
 // A line on stderr that says how far something is.
 #pragma once
 
+#include <functional>
 #include <string>
 
 namespace shallowpi {
@@ -12,9 +13,13 @@ class StatusLine {
   ~StatusLine();
   StatusLine(const StatusLine&) = delete;
   StatusLine& operator=(const StatusLine&) = delete;
+  /// `text` is cut to the terminal's width.
   void show(const std::string& text);
-  /// Is stderr a terminal, and the line not quiet?
+  /// Whether stderr is a terminal and the line not quiet.
   bool shows() const { return show_; }
+  /// Erases the line, if one is there, and does `write`, which writes lines that stay. The next show() draws
+  /// it again. The log writes so.
+  static void without(const std::function<void()>& write);
 
  private:
   bool show_;

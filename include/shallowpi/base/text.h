@@ -32,12 +32,20 @@ std::string join(const Range& items, std::string_view separator) {
 
 std::vector<std::string> split(std::string_view text, char separator);
 std::string_view trim(std::string_view text);
-/// Has it an ASCII control character?
+/// Whether `name` is written as a device: auto, cpu, cuda or cuda:N (parse_device of base/cli.h reads it).
+bool is_device_name(std::string_view name);
+/// Whether `text` holds an ASCII control character.
 bool has_control_character(std::string_view text);
 
-/// `text` between double quotes for a message, safe for terminals and logs whatever it holds: control
-/// characters and bytes beyond ASCII that are not UTF-8 appear as \xNN, and what is longer than 100 bytes is
-/// cut.
+/// Bytes of the UTF-8 code point that `text` begins with; 0 where it begins with none. Overlong forms,
+/// surrogates and what is beyond U+10FFFF are none.
+std::size_t utf8_length(std::string_view text);
+/// Whether all of `text` is UTF-8.
+bool is_utf8(std::string_view text);
+
+/// `text` between double quotes for a message, safe for terminals and logs whatever it
+/// holds: control characters and bytes beyond ASCII that are not UTF-8 appear as \xNN, and
+/// what is longer than 100 bytes is cut.
 std::string in_quotes(std::string_view text);
 
 /// The candidate with the smallest edit distance to `word`; empty where none is close enough to be a typo.

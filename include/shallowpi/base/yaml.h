@@ -9,8 +9,8 @@
 
 namespace shallowpi {
 
-/// One value of a YAML document. A map's keys are texts; keys[i] belongs to children[i] and stands on
-/// key_lines[i].
+/// One value of a YAML document. A map's keys are texts; keys[i] belongs to
+/// children[i] and stands on key_lines[i].
 struct YamlNode {
   enum class Kind { kNull, kScalar, kList, kMap };
   Kind kind = Kind::kNull;
@@ -36,12 +36,14 @@ struct YamlDocument {
 inline constexpr std::size_t kMaxYamlBytes = std::size_t{1} << 20;
 inline constexpr std::size_t kMaxYamlDepth = 16;
 
-/// Never throws for bad input; everything wrong is in `problems`. Text over kMaxYamlBytes is not parsed at
-/// all.
+/// Never throws for bad input; everything wrong is in `problems`. Text over
+/// kMaxYamlBytes is not parsed at all.
 YamlDocument parse_yaml(std::string_view text);
 
 /// A value as its type. Each throws UsageError with the reason alone ("'abc' is not a whole number").
 std::int64_t yaml_integer(const YamlNode& node);
+/// `limits` is what the message says of a whole number with too many digits: "it must be LIMITS".
+std::int64_t yaml_integer_within(const YamlNode& node, std::string_view limits);
 double yaml_number(const YamlNode& node);  ///< finite
 bool yaml_bool(const YamlNode& node);      ///< true or false
 std::string yaml_text(const YamlNode& node);

@@ -21,12 +21,21 @@ struct Frame {
   std::vector<float> state;   ///< raw robot dims
 };
 
+/// Actions, one row per control step: [steps][action_dim], robot units.
+using RobotActions = std::vector<std::vector<float>>;
+
 struct EpisodeInfo {
   std::string name;         ///< "demo_3" or the file's stem
   std::string prompt;       ///< the instruction; empty where the file has none
   std::int64_t length = 0;  ///< usable (observation, action) pairs, after alignment and no-op filter
   /// Per pair: its images only repeat an earlier pair's, so it is no training sample. Empty: none do.
   std::vector<bool> repeats;
+  /// Per pair its own instruction, where the task changes within the episode. Empty: all have `prompt`.
+  std::vector<std::string> step_prompts = {};
+
+  const std::string& prompt_at(std::int64_t step) const {
+    return step_prompts.empty() ? prompt : step_prompts.at(static_cast<std::size_t>(step));
+  }
 };
 
 /// One demonstration file. Everything is validated when it is opened (CorruptError naming file, demo and
@@ -36,17 +45,17 @@ class EpisodeFile {
   virtual ~EpisodeFile() = default;
   virtual const std::filesystem::path& path() const = 0;
   virtual const std::vector<EpisodeInfo>& episodes() const = 0;
-  /// Canonical camera names ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"), those the file really
-  /// has.
+  /// Those that the file really has; pi's by their canonical names (kCanonicalCameras).
   virtual const std::vector<std::string>& camera_names() const = 0;
   virtual std::int64_t state_dim() const = 0;
   virtual std::int64_t action_dim() const = 0;
-  /// The frame of pair `step`; `cameras` selects by index into camera_names().
+  /// The frame of pair `step`; `cameras` selects by index into camera_names(). Throws UsageError where there
+  /// is no such episode, step or camera, CorruptError where the frame is damaged.
   virtual Frame frame(std::int64_t episode, std::int64_t step,
                       const std::vector<std::size_t>& cameras) const = 0;
   /// Raw state [length][state_dim] and actions [length][action_dim] of a whole episode (small; read once).
   virtual const std::vector<std::vector<float>>& states(std::int64_t episode) const = 0;
-  virtual const std::vector<std::vector<float>>& actions(std::int64_t episode) const = 0;
+  virtual const RobotActions& actions(std::int64_t episode) const = 0;
 };
 
 }  // namespace shallowpi

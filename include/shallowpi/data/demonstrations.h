@@ -1,4 +1,4 @@
-// Demonstration files as one list of training samples: opening them, the split by episode, their statistics.
+// Demonstration files as one list of training samples: opening them, the split by episode.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "shallowpi/base/norm_stats.h"
-#include "shallowpi/base/policy_spec.h"
 #include "shallowpi/data/dataset.h"
 #include "shallowpi/data/readers.h"
 
@@ -34,12 +32,18 @@ class Dataset {
   std::int64_t action_dim() const;
   /// Cameras that every source has, in canonical order.
   std::vector<std::string> camera_names() const;
+  /// The file that a sample is of.
+  const EpisodeFile& file(const Sample& sample) const { return *sources_[sample.source].file; }
+  /// The robot's state at a sample, raw units.
+  std::vector<float> state(const Sample& sample) const;
+  /// The next `horizon` actions from a sample on, raw units; after the episode's end the last one repeats.
+  RobotActions chunk(const Sample& sample, std::int64_t horizon) const;
   /// The files that lack a camera of this name.
   std::vector<const EpisodeFile*> files_without(const std::string& camera) const;
-  /// Splits by episode: `held_out_fraction` of each file's episodes (at least one where > 0, never all) are
-  /// held out, chosen by `seed`. Files of a single episode (ALOHA) are split together as if they were one.
-  /// Samples are in file order. Throws UsageError for a fraction outside [0, 1), or where no episode can be
-  /// spared.
+  /// Splits by episode: `held_out_fraction` of each file's episodes (at least one where > 0, never all)
+  /// are held out, chosen by `seed`. Files of a single episode (ALOHA) are split together as if they were
+  /// one. Samples are in file order. Throws UsageError for a fraction outside [0, 1), or where no episode
+  /// can be spared.
   struct Split {
     std::vector<Sample> train, held_out;
   };
@@ -57,10 +61,5 @@ Dataset open_dataset(const std::vector<std::pair<std::string, double>>& patterns
 
 /// `count` of the samples, evenly spread over the list (all where count is 0 or not smaller).
 std::vector<Dataset::Sample> spread_samples(const std::vector<Dataset::Sample>& samples, std::int64_t count);
-
-/// Statistics over policy-space states and action chunks of `samples` (openpi: whole chunks, so
-/// that most actions count H times).
-NormStats compute_norm_stats(const Dataset& dataset, const std::vector<Dataset::Sample>& samples,
-                             const PolicySpec& spec, double min_range = 0.0);
 
 }  // namespace shallowpi

@@ -26,9 +26,9 @@ struct ImageJob {
 /// image_to_float for a robot's cameras, one thread each: they wait for the slowest, not for the sum.
 void images_to_float(const std::vector<ImageJob>& jobs, std::int64_t size, ResizeMode mode);
 
-/// openpi's training augmentation on a float [3, size, size] image in [-1, 1], in place; drawn anew per
-/// sample: crop 95 % and rotate by U(-5, 5) degrees (not for wrist cameras), then brightness, contrast and
-/// saturation.
+/// openpi's training augmentation on a float [3, size, size] image in [-1, 1], in place; drawn
+/// anew per sample: crop 95 % and rotate by U(-5, 5) degrees (not for wrist cameras), then
+/// brightness, contrast and saturation.
 void augment(float* image_cyx, std::int64_t size, bool is_wrist, Random& random);
 
 /// Decodes a JPEG (RGB out). Throws CorruptError; `where` names the frame.

@@ -23,9 +23,6 @@ struct RobotObservation {
   std::string prompt;                   ///< empty: the spec's default_prompt
 };
 
-/// [H][action_dim], robot units.
-using RobotActions = std::vector<std::vector<float>>;
-
 /// Actions in robot units, mapped and normalised as the policy's. `raw_state` is the robot's own state.
 RobotActions policy_actions(const PolicySpec& spec, const FeatureStats& action_stats, RobotActions actions,
                             const std::vector<float>& raw_state);
@@ -56,6 +53,9 @@ class PolicyTransform {
 
   /// Throws what prepare() would throw for this observation, without preparing it.
   void check(const RobotObservation& observation) const;
+
+  /// Throws UsageError where the prompt holds the state and prepare() would cut it, and with it the state.
+  void check_prompt(const RobotObservation& observation) const;
 
   /// Normalised [H, >= action_dim] actions to robot units; `raw_state` is the robot's own state.
   RobotActions to_robot(const torch::Tensor& actions_hd, const std::vector<float>& raw_state) const;

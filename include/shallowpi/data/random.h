@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <numbers>
 
 namespace shallowpi {
 
@@ -20,9 +21,8 @@ class Random {
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
   /// Standard normal (Box and Muller's cosine).
   double normal() {
-    constexpr double kTwoPi = 6.283185307179586;
     const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));
-    return radius * std::cos(kTwoPi * uniform());
+    return radius * std::cos(2.0 * std::numbers::pi * uniform());
   }
   /// Uniform in {0, ..., n - 1}.
   std::uint64_t below(std::uint64_t n) {

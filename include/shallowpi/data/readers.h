@@ -11,8 +11,8 @@ struct LiberoOptions {
   /// Raw LIBERO files store obs[j] *after* actions[j], so obs[j] is paired with actions[j + 1]; regenerated
   /// ones ("aligned") store it before. A file that looks regenerated is warned of.
   bool raw_alignment = true;
-  /// Drop pairs whose first six action values have a norm below 1e-4 and whose gripper command equals the
-  /// last kept one.
+  /// Drop pairs whose first six action values have a norm below 1e-4 and whose gripper
+  /// command equals the last kept one.
   bool drop_noops = true;
 };
 
@@ -29,10 +29,6 @@ std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path,
 /// Any robot's joints can be stored this way. The prompt comes from the root's `language_instruction` or
 /// `task` attribute, else is empty.
 std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path);
-
-/// Opens either layout.
-std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path,
-                                           const LiberoOptions& libero_options = {});
 
 /// Which layout a file has, by its groups: "libero" or "aloha". Throws CorruptError where it is neither.
 std::string detect_layout(const std::filesystem::path& path);

@@ -1,4 +1,4 @@
-// The PaliGemma SentencePiece tokenizer and the four prompt modes.
+// The PaliGemma SentencePiece tokenizer and the prompts that it encodes.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@ namespace shallowpi {
 /// Safe to use from several threads at once.
 class Tokenizer {
  public:
-  /// Throws UsageError where the file is missing, CorruptError where it is not a SentencePiece model or has
-  /// no bos.
+  /// Throws UsageError where the file is missing, CorruptError where it is not a
+  /// SentencePiece model or has no bos.
   explicit Tokenizer(const std::filesystem::path& model);
   ~Tokenizer();
   /// Piece ids without bos or eos.
@@ -30,15 +30,18 @@ class Tokenizer {
   std::filesystem::path path_;
 };
 
-/// `explicit_path` (which must exist then), else `checkpoint_path` (the model, or the folder that holds
-/// tokenizer.model), else openpi's cache, else the Hugging Face cache of google/paligemma-3b-pt-224;
-/// OPENPI_DATA_HOME, HF_HOME and HF_HUB_CACHE are honoured. Throws UsageError with the command that fetches
-/// it.
+/// `explicit_path` (which must exist then), else `checkpoint_path` (the model, or the folder that
+/// holds tokenizer.model), else openpi's cache, else the Hugging Face cache of
+/// google/paligemma-3b-pt-224; OPENPI_DATA_HOME, HF_HOME and HF_HUB_CACHE are honoured. Throws
+/// UsageError with the command that fetches it.
 std::filesystem::path find_tokenizer(const std::string& explicit_path,
                                      const std::filesystem::path& checkpoint_path);
 
-/// Prompt ids, bos first, at most spec.max_token_len (cut on the right, `truncated` set). `state` is the
-/// normalised, unpadded policy state (read by the pi05_state modes).
+/// The prompt's text after bos, in the parts that are encoded one by one. `state` is the normalised, unpadded
+/// policy state (read by the pi05_state modes).
+std::vector<std::string> prompt_parts(const PolicySpec& spec, const std::string& text,
+                                      const std::vector<float>& state);
+/// Prompt ids of prompt_parts, bos first, at most spec.max_token_len (cut on the right, `truncated` set).
 std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const PolicySpec& spec,
                                         const std::string& text, const std::vector<float>& state,
                                         bool* truncated = nullptr);

@@ -31,6 +31,7 @@ class Distiller {
  public:
   /// `teacher` may be null where only the task loss has a weight. `kept_layers`: the teacher layers that the
   /// student's were copied from, for the attention loss. `loss_dims`: action dims in the squared errors.
+  /// Throws UsageError where the attention loss has a weight, but the heads of the two differ.
   Distiller(Policy student, Policy teacher, const LossConfig& config, std::vector<std::int64_t> kept_layers,
             std::int64_t loss_dims);
 
@@ -57,7 +58,7 @@ class Distiller {
   bool shares_tower_ = false, shares_layout_ = false;
 };
 
-/// Can the tower be shared: frozen in the student, and equal to the teacher's bit for bit?
+/// Whether the tower can be shared: frozen in the student, and equal to the teacher's bit for bit.
 bool can_share_tower(Policy& student, Policy& teacher);
 
 }  // namespace shallowpi

@@ -3,6 +3,8 @@
 
 #include <torch/types.h>
 
+#include "shallowpi/distill/config.h"
+
 namespace shallowpi {
 
 /// R draws for each of B samples, rows ordered b*R + r.
@@ -15,8 +17,8 @@ struct FlowDraw {
 
 /// t ~ Beta(alpha, beta) * 0.999 + 0.001 (openpi), stratified over the R draws of a sample: draw r takes its
 /// quantile from [r/R, (r+1)/R). `seed` names the stream, for instance hash(run seed, step, micro-batch).
-FlowDraw draw_flow(const torch::Tensor& actions_bhd, std::int64_t draws, std::uint64_t seed,
-                   double alpha = 1.5, double beta = 1.0);
+/// Throws UsageError where draws, alpha or beta is not positive.
+FlowDraw draw_flow(const torch::Tensor& actions_bhd, const FlowConfig& flow, std::uint64_t seed);
 /// The same x_t and target from given noise [B*R, H, 32] and t [B*R].
 FlowDraw make_flow(const torch::Tensor& actions_bhd, const torch::Tensor& noise, const torch::Tensor& t);
 

@@ -14,8 +14,8 @@ struct LossSum {
   torch::Tensor mean() const { return sum / count; }
 };
 
-/// L_task and L_kd (paper equations 1 and 2): squared error over [B, H, :dims]; `dims` 32 (openpi) or the
-/// robot's own.
+/// L_task and L_kd (paper equations 1 and 2): squared error over [B, H, :dims]. `dims` is 32 (openpi), or the
+/// number of the robot's own.
 LossSum velocity_loss(const torch::Tensor& v_bhd, const torch::Tensor& target_bhd, std::int64_t dims);
 
 /// L_attn (paper equation 3): KL(teacher || student) between softmax(q k^T / sqrt(K)) over the valid prefix

@@ -9,7 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include "shallowpi/data/loader.h"
+#include "shallowpi/data/pipeline.h"
 #include "shallowpi/distill/config.h"
 #include "shallowpi/model/checkpoint.h"
 #include "shallowpi/model/policy.h"
@@ -25,8 +25,8 @@ struct TrainingSetup {
   std::optional<CheckpointInfo> teacher;         ///< teacher.checkpoint
   std::optional<CheckpointInfo> start;           ///< student.checkpoint
   PolicyConfig policy;                           ///< the student's sizes
-  std::vector<std::int64_t>
-      kept_layers;  ///< teacher layers that the student's were copied from; empty: none, or all
+  /// Teacher layers that the student's were copied from; empty: none, or all.
+  std::vector<std::int64_t> kept_layers;
   std::vector<std::int64_t> start_layers;  ///< layers to take from `start`, where not all
   PolicySpec spec;
   std::filesystem::path tokenizer;
@@ -35,8 +35,8 @@ struct TrainingSetup {
   std::shared_ptr<const SamplePipeline> pipeline;
 
   const DistillConfig& config() const { return resolved.config; }
-  /// The folder whose dead tensors a new checkpoint takes over; empty where trained from scratch.
-  std::filesystem::path origin() const;
+  /// What the student starts from, and takes dead tensors over from; null where trained from scratch.
+  const CheckpointInfo* origin() const { return start ? &*start : teacher ? &*teacher : nullptr; }
 };
 
 /// The demonstrations that `data` names.
@@ -49,6 +49,7 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved);
 struct TrainingModels {
   Policy student{nullptr}, teacher{nullptr};
 };
+/// Throws CorruptError where a file of a checkpoint is not what its manifest says.
 TrainingModels load_models(const TrainingSetup& setup);
 
 /// The parameters to train: live ones that no pattern of optimizer.freeze matches; the others need no
@@ -56,14 +57,15 @@ TrainingModels load_models(const TrainingSetup& setup);
 /// are stored as one (q, k and v; gate and up).
 std::vector<ParameterGroup> trainable_groups(Policy& student, const std::vector<std::string>& freeze);
 
-/// Does `pattern` (* any characters, ? one) match the whole of `name`?
-bool matches_pattern(std::string_view pattern, std::string_view name);
+/// Whether `pattern`, as the shell's (* any characters, ? one), matches the whole of `name`.
+bool matches_pattern(const std::string& pattern, const std::string& name);
 
 /// The statistics of the file that data.norm_stats names; none where it names none.
 std::optional<NormStats> given_stats(const DataConfig& data);
 
-/// What a student of these `sizes` does like the policy that it starts from, whose spec this is, and what
-/// like the policy.* keys of the configuration.
+/// The spec of a student of these `sizes`: `spec`, which is that of the policy it starts from, with the
+/// policy.* keys that are set. Throws UsageError where the result does not fit the sizes, or no checkpoint
+/// could hold it.
 PolicySpec student_spec(const ResolvedConfig& resolved, PolicySpec spec, const PolicyConfig& sizes);
 
 /// The layers that the configuration keeps of a policy of `depth` layers. Throws UsageError.

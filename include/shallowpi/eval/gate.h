@@ -25,7 +25,7 @@ struct GateOptions {
   DemoChoice demos;
   std::int64_t frames = 64;  ///< compare on this many, evenly spread; 0: all
   std::optional<std::int64_t> horizon;
-  std::int64_t steps = 10;      ///< Euler steps
+  std::int64_t steps = kEulerSteps;
   std::int64_t batch_size = 1;  ///< frames per forward pass
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kBFloat16;  ///< of the faster path

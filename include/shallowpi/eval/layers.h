@@ -101,8 +101,8 @@ struct LayerStudyOptions {
   bool json = false;   ///< JSON on stdout instead of tables
 };
 
-/// Print tables or JSON, and write `offline.out`. Return 0; throw UsageError where the options do not fit.
-int run_similarity(const LayerStudyOptions& options);
-int run_skip(const LayerStudyOptions& options);
+/// Print tables or JSON, and write `offline.out`. Throw UsageError where the options do not fit.
+void run_similarity(const LayerStudyOptions& options);
+void run_skip(const LayerStudyOptions& options);
 
 }  // namespace shallowpi

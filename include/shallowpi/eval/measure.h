@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "shallowpi/base/json.h"
-#include "shallowpi/data/loader.h"
+#include "shallowpi/data/pipeline.h"
 #include "shallowpi/model/policy.h"
 
 namespace shallowpi {
@@ -22,7 +22,7 @@ struct MeasuredPolicy {
 };
 
 struct MeasureOptions {
-  std::int64_t steps = 10;               ///< Euler steps
+  std::int64_t steps = kEulerSteps;
   std::int64_t draws = 4;                ///< flow draws (noise, t) per frame
   std::int64_t batch_size = 8;           ///< frames per forward pass
   std::int64_t latency_repetitions = 5;  ///< 0: latency is not measured
@@ -36,8 +36,8 @@ struct FrameReport {
   Dataset::Sample sample;
   double loss_task = 0;       ///< squared velocity error against the demonstration, all padded dims
   double velocity_error = 0;  ///< the same over the robot's real dims
-  std::optional<double> loss_kd,
-      velocity_error_teacher;       ///< squared velocity difference to the teacher: all dims, real dims
+  /// Squared velocity difference to the teacher: all dims, real dims.
+  std::optional<double> loss_kd, velocity_error_teacher;
   std::optional<double> loss_attn;  ///< KL(teacher || student) of the middle layer's attention
   double action_error = 0;          ///< mean absolute error of the sampled chunk, normalised, real dims
   double action_error_robot = 0;    ///< the same in the robot's units
@@ -51,8 +51,8 @@ struct PolicyReport {
   std::optional<double> loss_task, velocity_error, loss_kd, velocity_error_teacher, loss_attn;
   std::optional<double> action_error, action_error_robot;
   std::vector<double> action_error_robot_per_dim;
-  std::optional<double> latency_ms,
-      latency_min_ms;  ///< one observation -> one chunk, encode included; median, minimum
+  /// From one observation to one chunk, encode included: median and minimum.
+  std::optional<double> latency_ms, latency_min_ms;
   std::vector<FrameReport> frames;
   Json json() const;  ///< without `frames`
 };
@@ -70,8 +70,8 @@ BatchLosses batch_losses(MeasuredPolicy& student, Policy* teacher, const Observa
                          const torch::Tensor& actions_bhd, const torch::Tensor& noise_bhd,
                          const torch::Tensor& time_b);
 
-/// Measures on `samples`. `teacher` may be null. Batches come from `pipeline`, which must be made of
-/// `dataset`.
+/// Measures on `samples` in batches of `pipeline`, which must be made of `dataset`; `teacher` may be null.
+/// Throws UsageError where there is no sample, or draws, steps or batch size are not positive.
 PolicyReport measure_policy(MeasuredPolicy& subject, Policy* teacher, const Dataset& dataset,
                             const SamplePipeline& pipeline, const std::vector<Dataset::Sample>& samples,
                             const MeasureOptions& options);

@@ -22,8 +22,8 @@ struct OfflineOptions {
   bool skipped = false;     ///< measure each student before training too: the teacher's layers it kept
 
   std::filesystem::path out;  ///< JSON; empty: none (with `batch`: stdout alone)
-  std::filesystem::path
-      per_frame;       ///< each frame's losses, JSON lines; CSV where it ends in .csv; empty: none
+  /// Each frame's losses as JSON lines, CSV where it ends in .csv; empty: none.
+  std::filesystem::path per_frame;
   bool quiet = false;  ///< no progress line
 
   torch::Dtype dtype = torch::kFloat32;
@@ -32,8 +32,8 @@ struct OfflineOptions {
 
 /// With `batch`: prints {"loss_task": ..., "loss_kd": ..., "loss_attn": ...} (the last two with a teacher;
 /// one such object per label where several checkpoints are given). With `data.files`: prints one table of the
-/// teacher, each student before and after training, and "repeat last action". Returns the exit code 0;
-/// throws UsageError where the options contradict each other or do not fit the folders and the data.
-int run_offline(const OfflineOptions& options);
+/// teacher, each student before and after training, and "repeat last action". Throws UsageError where the
+/// options contradict each other or do not fit the folders and the data.
+void run_offline(const OfflineOptions& options);
 
 }  // namespace shallowpi

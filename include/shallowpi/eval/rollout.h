@@ -70,7 +70,7 @@ struct CompareOptions {
 };
 
 /// Prints each run's success, and each against the first on the episodes that both have: exact McNemar test
-/// and the 95 % interval of the paired difference. Returns 0.
-int run_compare(const CompareOptions& options);
+/// and the 95 % interval of the paired difference. Throws UsageError where there are fewer than two runs.
+void run_compare(const CompareOptions& options);
 
 }  // namespace shallowpi

@@ -15,6 +15,8 @@
 namespace shallowpi {
 
 inline constexpr std::int64_t kLiberoStateDim = 8, kLiberoActionDim = 7;
+/// openpi's dummy action: LIBERO's robot stands still, gripper open.
+inline const std::vector<float> kLiberoStandStill{0, 0, 0, 0, 0, 0, -1};
 
 /// One episode of an evaluation. Names a stream of random numbers together with the seed.
 struct EpisodeKey {
@@ -42,12 +44,14 @@ class RolloutPolicy {
   virtual bool needs_images() const { return true; }
   /// Actions per chunk; 0: known only from the first answer.
   virtual std::int64_t horizon() const = 0;
+  /// Throws UsageError where it has nothing to play on the task with this instruction, before any is played.
+  virtual void check_task(const std::string& /*instruction*/) const {}
   /// One chunk [H][7] in robot units per call.
   virtual std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) = 0;
 };
 
 struct NetworkOptions {
-  std::int64_t steps = 10;              ///< Euler steps
+  std::int64_t steps = kEulerSteps;
   std::optional<std::int64_t> horizon;  ///< where the checkpoint does not say it
   std::string tokenizer;                ///< where the checkpoint has none
   torch::Device device = torch::kCPU;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/norm_stats.h"
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/safetensors.h"
@@ -28,7 +29,12 @@ struct CheckpointInfo {
   std::filesystem::path tokenizer;        ///< tokenizer.model within the folder; empty where it has none
   std::vector<std::int64_t> kept_layers;  ///< the teacher layers that a student kept; empty for a teacher
   std::string teacher_fingerprint;        ///< of the teacher a student came from; empty otherwise
-  std::vector<std::string> notes;         ///< what was assumed, in words for `inspect`
+  /// The robots whose statistics an openpi folder has, where they are several and so none was taken.
+  std::vector<std::string> asset_ids;
+  std::vector<std::string> notes;  ///< facts about how the folder is read, in words for `inspect`
+  /// What was assumed about the meaning of observations or actions, or is likely not meant: whoever uses the
+  /// policy has to be told.
+  std::vector<std::string> warnings;
 };
 
 /// Reads everything but the weights. Throws UsageError (no such folder, no weights, a JAX `params/` folder:
@@ -40,13 +46,22 @@ CheckpointInfo read_checkpoint_info(const std::filesystem::path& folder,
 /// messages where horizon_known is false.
 std::string unknown_horizon(const CheckpointInfo& info);
 
+/// What to do where `stats` is empty: which file to put where, or how to choose among `asset_ids`.
+std::string how_to_add_stats(const CheckpointInfo& info);
+
+enum class FilesState { kIntact, kWithoutTrainingState, kNoManifest };
+/// Compares the files with the folder's manifest.json, which exports have too. Its training_state/ may be
+/// missing as a whole, or be left unchecked: it is of no use to a policy. Throws CorruptError where a file is
+/// not what the manifest says.
+FilesState verify_files(const CheckpointInfo& info, OptionalFiles training_state = OptionalFiles::kChecked);
+
 /// Tensor names of a file mapped to openpi's: an optional leading `model.` is stripped and the tied twin
 /// resolved (`embed_tokens` preferred over `lm_head`).
 std::map<std::string, std::string> canonical_names(const SafetensorsFolder& file);
 
-/// Loads the policy: all tensors are compared with expected_tensors() first, and every missing, unexpected
-/// and misshapen one is listed in one CorruptError. Reads tensor by tensor into the module (never two full
-/// copies).
+/// Loads the policy: all tensors are compared with expected_tensors() first,
+/// and every missing, unexpected and misshapen one is listed in one CorruptError.
+/// Reads tensor by tensor into the module (never two full copies).
 Policy load_policy(const CheckpointInfo& info, torch::Dtype dtype = torch::kFloat32,
                    torch::Device device = torch::kCPU, PolicyOptions options = {});
 
@@ -60,8 +75,8 @@ std::string weights_fingerprint(const CheckpointInfo& checkpoint);
 
 /// 16 hex digits that identify a folder's policy, in a second whatever its size. They change with every file
 /// that is added, removed, renamed, resized or (up to 1 MiB) edited, and with every training of the weights:
-/// of a larger tensor or other file the first, middle and last 64 KiB count. Throws CorruptError for a
-/// .safetensors file that is none.
+/// of a larger tensor or other file the first, middle and last 64 KiB count. training_state/ does not count.
+/// Throws CorruptError for a .safetensors file that is none.
 std::string folder_fingerprint(const std::filesystem::path& folder);
 
 /// What goes into a folder of ours beside the weights.

@@ -50,8 +50,8 @@ struct ExpectedTensor {
   bool dead = false;  ///< in the file, but no output depends on it: not trained, copied from the teacher
 };
 
-/// Every tensor of an openpi file with these sizes, by openpi's name. The tied pair appears once, as
-/// `embed_tokens`.
+/// Every tensor of an openpi file with these sizes, by openpi's name.
+/// The tied pair appears once, as `embed_tokens`.
 std::map<std::string, ExpectedTensor> expected_tensors(const PolicyConfig& config);
 
 /// Live parameters (what a forward pass reads) and dead ones.
@@ -60,10 +60,11 @@ struct ParameterCount {
 };
 ParameterCount count_parameters(const PolicyConfig& config);
 
-/// Sizes from tensor names (openpi's, without `model.`) and shapes. `heads` from the variant: 8 query heads
-/// and 16 vision heads unless overridden. Throws CorruptError that names what is missing or contradictory
-/// (for instance 18 and 12 layers in the two stacks).
+/// Sizes from tensor names (openpi's, without `model.`) and shapes; these do not tell the numbers of heads,
+/// which are the released policies' unless given. Throws CorruptError that names what is missing or
+/// contradictory (for instance 18 and 12 layers in the two stacks).
 PolicyConfig infer_config(const std::map<std::string, std::vector<std::int64_t>>& shapes,
-                          std::int64_t heads = 8, std::int64_t vision_heads = 16);
+                          std::int64_t heads = GemmaConfig{}.heads,
+                          std::int64_t vision_heads = VisionConfig{}.heads);
 
 }  // namespace shallowpi

@@ -47,7 +47,6 @@ PassCost forward_bytes(const PolicyConfig& config, const PassShape& shape, std::
 struct DevicePeak {
   std::string_view name;  ///< part of the device's name
   double bf16_flops = 0;  ///< per second, float32 accumulation
-  double fp8_flops = 0;   ///< 0 where the device has no fp8
   double bytes = 0;       ///< per second
 };
 /// Empty for a device that the table does not know; CPUs are never in it.

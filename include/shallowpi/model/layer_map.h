@@ -25,8 +25,8 @@ inline constexpr auto kEnumNames<LayerMapRule> = std::to_array<EnumName<LayerMap
 std::vector<std::int64_t> layer_map(LayerMapRule rule, std::int64_t student_layers,
                                     std::int64_t teacher_layers);
 
-/// Throws UsageError with the reason where the list is empty, unsorted, repeats a layer or leaves [0,
-/// teacher_layers).
+/// Throws UsageError with the reason where the list is empty, unsorted,
+/// repeats a layer or leaves [0, teacher_layers).
 void check_layer_map(const std::vector<std::int64_t>& kept, std::int64_t teacher_layers);
 
 }  // namespace shallowpi

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "shallowpi/base/observation.h"
+#include "shallowpi/base/policy_spec.h"
 #include "shallowpi/model/config.h"
 
 namespace shallowpi {
@@ -31,19 +32,19 @@ struct PrefixCache {
   std::vector<torch::Tensor> values_bpk;  ///< per layer [B, P, K]
   torch::Tensor mask_bp;                  ///< bool [B, P]
   torch::Tensor lengths_b;  ///< int64 [B], valid tokens per sample = position of the first suffix token
-  bool ragged = false;      ///< do the lengths differ, so that rows are padded?
+  bool ragged = false;      ///< whether the lengths differ, so that rows are padded
 };
 
 /// Where the tokens of an observation go in the prefix, from PolicyImpl::layout or fixed_layout.
 struct PrefixLayout {
   std::vector<std::vector<std::int64_t>> camera_samples;  ///< per camera, the samples that are embedded
   torch::Tensor prompt_positions;  ///< int64 [n] positions within tokens_bt, flattened, that are embedded
-  torch::Tensor destinations;  ///< int64 [m*T + n] row within [B*P] of every image token (camera-major), then
-                               ///< of every prompt token
+  /// int64 [m*T + n] row within [B*P] of every image token (camera-major), then of every prompt token
+  torch::Tensor destinations;
   torch::Tensor lengths_b;     ///< int64 [B] valid tokens per sample
   std::int64_t length = 0;     ///< P
-  bool ragged = false;         ///< do the lengths differ from P?
-  bool holds_invalid = false;  ///< are masked images and padding embedded too, behind the valid tokens?
+  bool ragged = false;         ///< whether the lengths differ from P
+  bool holds_invalid = false;  ///< masked images and padding are embedded too, behind the valid tokens
 };
 
 /// Collects, for one layer, what the attention loss needs. Give it to `velocity` (action queries) and, for
@@ -95,8 +96,8 @@ struct ParameterGroup {
   bool keep_float32 = false;         ///< float32 also in a bfloat16 policy
 };
 
-/// `whole` (of the shape of group.parameter) by openpi's names: slices that alias it, without gradient
-/// history.
+/// `whole` (of the shape of group.parameter) by openpi's names:
+/// slices that alias it, without gradient history.
 std::map<std::string, torch::Tensor> split_parts(const ParameterGroup& group, const torch::Tensor& whole);
 
 class PolicyImpl : public torch::nn::Module {
@@ -107,10 +108,9 @@ class PolicyImpl : public torch::nn::Module {
              torch::Device device = torch::kCPU, PolicyOptions options = {});
 
   const PolicyConfig& config() const { return config_; }
-  PolicyOptions& options() { return options_; }
 
-  /// Random weights for training from scratch: scaled normal for matrices, identity for norms, zero for
-  /// adaRMS dense.
+  /// Random weights for training from scratch: scaled normal for matrices,
+  /// identity for norms, zero for adaRMS dense.
   void initialize(std::uint64_t seed);
 
   /// Vision tower and projector, only on the (sample, camera) pairs that exist. Returns [M, T, W] image
@@ -136,18 +136,20 @@ class PolicyImpl : public torch::nn::Module {
 
   /// Flow velocity float32 [B*R, H, 32] at x_t [B*R, H, 32], state [B, 32], t [B*R] or [B*R, H]. One cache
   /// row serves R consecutive rows of x_t (R flow draws per observation; R = 1 at inference): row b*R + r
-  /// belongs to sample b.
+  /// belongs to sample b. Throws UsageError for another policy's cache, for x_t of another shape and, of a
+  /// pi0 policy, for a state that is missing or has another shape.
   torch::Tensor velocity(const PrefixCache& cache, const torch::Tensor& state_bd, const torch::Tensor& x_t,
                          const torch::Tensor& t, AttentionTap* tap = nullptr);
 
   /// `steps` Euler steps from `noise` [B, H, 32] at t = 1 - k/steps. Returns float32 [B, H, 32] normalised
-  /// actions.
+  /// actions. Throws UsageError as encode and velocity do, and for steps < 1.
   torch::Tensor sample_actions(const Observation& observation, const torch::Tensor& noise_bhd,
-                               std::int64_t steps = 10);
+                               std::int64_t steps = kEulerSteps);
   torch::Tensor sample_actions(const PrefixCache& cache, const torch::Tensor& state_bd,
-                               const torch::Tensor& noise_bhd, std::int64_t steps = 10,
+                               const torch::Tensor& noise_bhd, std::int64_t steps = kEulerSteps,
                                const SampleOptions& options = {});
-  /// For SampleOptions: what `steps` steps need of the flow time, from the weights as they are now.
+  /// For SampleOptions: what `steps` steps need of the flow time, from the weights as they are now. Throws
+  /// UsageError for steps < 1.
   std::shared_ptr<const StepConditioning> step_conditioning(std::int64_t steps);
 
   /// Prefix embeddings [B, cameras*T + prompt, W] in the full padded layout (masked cameras and padding

@@ -20,7 +20,7 @@ class PolicyRunner;
 /// Computes the chunk [H][A] of an observation. `prefix` [D][A], D < H: the actions that will be executed
 /// meanwhile, in rtc mode; else empty. What it throws is reported as a failed answer.
 using ChunkInference =
-    std::function<ActionChunk(const RobotObservation& observation, const ActionChunk& prefix)>;
+    std::function<RobotActions(const RobotObservation& observation, const RobotActions& prefix)>;
 
 /// Throws what is wrong with an observation; PolicyRunner::check for a loaded policy.
 using ObservationCheck = std::function<void(const RobotObservation& observation)>;
@@ -31,7 +31,7 @@ ChunkingOptions chunking_for(const PolicySpec& spec);
 
 /// Inference by a loaded policy, with noise from (seed, number of the call). Calls are serialised, so that
 /// several controllers may share a runner.
-ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64_t steps = 10,
+ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64_t steps = kEulerSteps,
                                 std::uint64_t seed = 42);
 
 /// All functions belong to one thread, the control loop's.

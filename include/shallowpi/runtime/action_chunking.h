@@ -18,11 +18,11 @@
 #include <vector>
 
 #include "shallowpi/base/enum_names.h"
+#include "shallowpi/data/dataset.h"
 
 namespace shallowpi {
 
-using Action = std::vector<float>;        ///< [A], robot units
-using ActionChunk = std::vector<Action>;  ///< [H][A]
+using Action = std::vector<float>;  ///< [A], robot units: one of a chunk's RobotActions
 
 enum class ChunkMode {
   kEnsemble,  ///< temporal ensembling (ACT): a weighted mean of all chunks that have an action for this tick
@@ -41,8 +41,8 @@ struct ChunkingOptions {
   std::int64_t execute = 7;   ///< ticks from one request to the next, where the answer is there by then
   std::int64_t horizon = 50;  ///< actions per chunk
   double control_hz = 30.0;   ///< ticks per second; only converts latencies
-  double ensemble_decay =
-      0.01;  ///< ACT's m: the i-th chunk, oldest first, weighs exp(-m i); below 0: newest most
+  /// ACT's m: the i-th chunk, oldest first, weighs exp(-m i); below 0 the newest weighs most.
+  double ensemble_decay = 0.01;
   /// Ticks from a request to its answer. Chunks too short for it are refused, later answers are counted as
   /// late, and rtc conditions on that many actions (or on the longest of the last ten delays, if that is
   /// more). 0: not known.
@@ -67,14 +67,14 @@ void check_chunking(const ChunkingOptions& options, std::int64_t delay);
 struct ChunkRequest {
   std::int64_t id = 0;
   std::int64_t tick = 0;  ///< of the observation, and of the chunk's action 0
-  ActionChunk
-      prefix;  ///< rtc: the actions of ticks tick, tick + 1, ... that will be executed whatever the answer
+  /// rtc: the actions of ticks tick, tick + 1, ... that will be executed whatever the answer.
+  RobotActions prefix;
 };
 
 struct ChunkAnswer {
-  std::int64_t id = 0;  ///< the request's
-  ActionChunk actions;  ///< [horizon][A]
-  std::string error;    ///< not empty: inference failed, `actions` is ignored
+  std::int64_t id = 0;   ///< the request's
+  RobotActions actions;  ///< [horizon][A]
+  std::string error;     ///< not empty: inference failed, `actions` is ignored
 };
 
 enum class TickStatus {
@@ -139,16 +139,15 @@ class ActionChunker {
   /// Why the last answer could not be used; empty where it could, or there was none.
   const std::string& last_error() const { return last_error_; }
   std::int64_t now() const { return now_; }  ///< the number of the next tick
-  bool request_under_way() const { return under_way_.has_value(); }
 
  private:
   struct Chunk {
     std::int64_t start = 0;
-    ActionChunk actions;
+    RobotActions actions;
   };
-  std::string fault(const ActionChunk& actions) const;
+  std::string fault(const RobotActions& actions) const;
   bool refuse(std::int64_t& counter, const std::string& why);
-  ActionChunk prefix() const;
+  RobotActions prefix() const;
   double weight(std::size_t position) const;  // in the ensemble, oldest first
   double mean_age() const;
   void hold(ChunkTick& out);

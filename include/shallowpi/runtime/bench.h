@@ -24,11 +24,11 @@ inline constexpr auto kEnumNames<BenchSize> = std::to_array<EnumName<BenchSize>>
 
 struct BenchOptions {
   std::filesystem::path checkpoint;  ///< empty: random weights of the sizes below
-  std::string model = "pi05";        ///< pi0 or pi05
+  PolicyKind model = PolicyKind::kPi05;
   BenchSize size = BenchSize::kFull;
   std::int64_t layers = 18;                      ///< of random weights
   std::optional<std::int64_t> cameras, horizon;  ///< the checkpoint's; of random weights 2 and 10
-  std::int64_t prompt_tokens = 64, steps = 10, batch = 1;
+  std::int64_t prompt_tokens = 64, steps = kEulerSteps, batch = 1;
   std::int64_t iterations = 20, warmup = 3;
   /// "layers=4,6,9,18", "vision-tokens=64,128,256": all combinations are measured. Fewer vision tokens means
   /// that many per camera reach the backbone, as where a policy prunes them behind its vision tower.
@@ -36,8 +36,8 @@ struct BenchOptions {
   bool compare = false;        ///< time Policy::sample_actions, without the engine, beside it
   bool kernels = true;         ///< on GPUs, use this project's kernels; else LibTorch's operators alone
   std::filesystem::path json;  ///< empty: none
-  std::filesystem::path
-      trace;  ///< where to write a timeline of one more chunk, for chrome://tracing; empty: none
+  /// Where to write a timeline of one more chunk, for chrome://tracing; empty: none.
+  std::filesystem::path trace;
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kFloat32;
   EngineKind engine = EngineKind::kAuto;
@@ -62,7 +62,7 @@ SweepAxis parse_sweep(const std::string& text);
 Json run_bench_json(const BenchOptions& options);
 /// The result as tables for people.
 std::string bench_text(const Json& report);
-/// Measures, prints the tables on stdout and writes options.json. Returns the exit code.
-int run_bench(const BenchOptions& options);
+/// Measures, prints the tables on stdout and writes options.json.
+void run_bench(const BenchOptions& options);
 
 }  // namespace shallowpi

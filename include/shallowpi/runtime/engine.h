@@ -9,15 +9,16 @@
 
 #include "shallowpi/base/enum_names.h"
 #include "shallowpi/base/observation.h"
+#include "shallowpi/base/policy_spec.h"
 #include "shallowpi/model/policy.h"
 
 namespace shallowpi {
 
 /// What one call of the engine is asked for.
 struct EngineRequest {
-  Observation observation;        ///< on the host
-  torch::Tensor noise_bhd;        ///< float32 [B, H, 32]
-  std::int64_t steps = 10;        ///< Euler steps
+  Observation observation;  ///< on the host
+  torch::Tensor noise_bhd;  ///< float32 [B, H, 32]
+  std::int64_t steps = kEulerSteps;
   torch::Tensor given_bhd{};      ///< optional, as in SampleOptions
   torch::Tensor given_mask_bh{};  ///< with given_bhd
 };
@@ -53,7 +54,7 @@ class Engine {
  protected:
   /// `policy` with all its parameters on `device`.
   Engine(Policy policy, torch::Device device);
-  /// What `steps` steps need of the flow time. Throws UsageError unless there are 1..1000.
+  /// What `steps` steps need of the flow time. Throws UsageError unless there are 1..kMaxEulerSteps.
   std::shared_ptr<const StepConditioning> conditioning(std::int64_t steps);
 
   Policy policy_;

@@ -1,5 +1,5 @@
-// `shallowpi-infer inspect`: a doctor for checkpoint folders. Says what a folder is, what it lacks, and what
-// looks wrong.
+// `shallowpi-infer inspect`: a doctor for checkpoint folders.
+// Says what a folder is, what it lacks, and what looks wrong.
 #pragma once
 
 #include <filesystem>
@@ -30,6 +30,7 @@ struct InspectReport {
   std::vector<std::pair<std::string, std::string>> facts;  ///< what the folder is, in order
   std::vector<Finding> findings;
   bool corrupt = false;  ///< weights are corrupt, incomplete or misshapen
+  std::string serve;     ///< "can run", or "cannot run: " and why: what PolicyRunner::load would say
   Json json() const;
   std::string text() const;
 };

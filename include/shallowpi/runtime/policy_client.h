@@ -13,8 +13,8 @@ namespace shallowpi {
 /// What `shallowpi-infer serve` takes beyond openpi's protocol (docs/serve.md).
 struct ClientExtras {
   torch::Tensor noise_hd{};  ///< float32 [H, 32], to start from; undefined: the server draws it
-  RobotActions
-      prefix_actions{};  ///< [D][action dims], what is executed before the answer arrives; may be empty
+  /// [D][action dims], what is executed before the answer arrives; may be empty.
+  RobotActions prefix_actions{};
 };
 
 /// One connection. Pings are answered by a thread of its own, so that the connection outlives long pauses
@@ -35,8 +35,8 @@ class PolicyClient {
 
   /// Sends the observation under the keys of openpi's clients for `robot` (kLibero: observation/image,
   /// observation/wrist_image, observation/state, prompt) and returns the action chunk. Throws Error with the
-  /// server's words where it answers with an error, and where the connection is lost; the next call connects
-  /// anew.
+  /// server's words where it answers with an error, and where the connection is lost; the next call then
+  /// connects again.
   RobotActions infer(const RobotObservation& observation, RobotKind robot = RobotKind::kLibero,
                      const ClientExtras& extras = {});
 

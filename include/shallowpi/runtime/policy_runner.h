@@ -19,7 +19,7 @@ namespace shallowpi {
 torch::Tensor draw_noise(at::IntArrayRef sizes, std::uint64_t seed);
 
 struct InferOptions {
-  std::int64_t steps = 10;  ///< Euler steps
+  std::int64_t steps = kEulerSteps;
 };
 
 struct InferRequest {
@@ -31,9 +31,9 @@ struct InferRequest {
 };
 
 struct InferResult {
-  RobotActions actions;         ///< [H][action_dim] in robot units, all finite
-  torch::Tensor normalized_hd;  ///< float32 [H, action_width] on the host; a later request's prefix_actions
-                                ///< are rows of it
+  RobotActions actions;  ///< [H][action_dim] in robot units, all finite
+  /// float32 [H, action_width] on the host; a later request's prefix_actions are rows of it.
+  torch::Tensor normalized_hd;
   /// Milliseconds of host preparation, and of the network (both for the whole batch).
   double prepare_ms = 0, model_ms = 0;
 };
@@ -44,8 +44,7 @@ class NotFiniteError : public Error {
   using Error::Error;
 };
 
-/// A loaded policy. Several threads may call `infer`: one runs, the others wait. `engine()` is for one
-/// thread.
+/// A loaded policy. Several threads may call `infer`: one runs, the others wait. `engine()` is for one only.
 class PolicyRunner {
  public:
   /// `horizon` where the checkpoint does not say it; `tokenizer`: a file to use instead of the checkpoint's.
@@ -62,6 +61,10 @@ class PolicyRunner {
   torch::Tensor noise(std::uint64_t seed) const {
     return draw_noise({info_.spec.horizon, info_.spec.action_width}, seed);
   }
+
+  /// A request with the noise of `seed`. `prefix` [D][action_dim], D < H, in robot units: the actions that
+  /// the chunk has to begin with; may be empty.
+  InferRequest request(RobotObservation observation, const RobotActions& prefix, std::uint64_t seed) const;
 
   /// Throws UsageError, naming the field, for an observation that `infer` refuses, and for one without a
   /// camera that `serve` demands: the policy would act on less than it was trained with.

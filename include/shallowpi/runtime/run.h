@@ -15,7 +15,7 @@ struct RunOptions {
   std::filesystem::path checkpoint;
   std::filesystem::path input;   ///< a tensor file (runtime/tensor_file.h)
   std::filesystem::path output;  ///< written atomically
-  std::int64_t steps = 10;       ///< Euler steps
+  std::int64_t steps = kEulerSteps;
   std::optional<std::int64_t> horizon;
   std::uint64_t seed = 42;  ///< of the noise, where the input has none
   torch::Device device = torch::kCPU;
@@ -28,8 +28,7 @@ struct RunOptions {
 ///   out.velocity [B, H, 32]          at x_t = t noise + (1 - t) actions; where the input has all three
 ///   out.sampled_actions [B, H, 32]   from in.noise
 ///   in.noise [B, H, 32]              what was drawn, where the input has none: add it to repeat the run
-/// Returns the exit code 0. Throws UsageError where the inputs do not fit the policy or the horizon is not
-/// known.
-int run_policy_on_file(const RunOptions& options);
+/// Throws UsageError where the inputs do not fit the policy or the horizon is not known.
+void run_policy_on_file(const RunOptions& options);
 
 }  // namespace shallowpi

@@ -21,7 +21,7 @@ struct ServeOptions {
   std::string default_prompt;           ///< where an observation brings none; empty: the checkpoint's
   std::string tokenizer;                ///< empty: found by find_tokenizer()
   std::optional<std::int64_t> horizon;  ///< where the checkpoint does not say it
-  std::int64_t steps = 10;              ///< Euler steps where a client asks for none
+  std::int64_t steps = kEulerSteps;     ///< Euler steps where a client asks for none
   std::int64_t max_queue = 16, max_batch = 1, batch_window_ms = 0;
   std::int64_t inference_timeout_s = 60;   ///< /healthz answers 503 while an inference takes longer
   std::optional<std::int64_t> max_age_ms;  ///< of observations with a timestamp

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "shallowpi/base/json.h"
+#include "shallowpi/base/policy_spec.h"
 #include "shallowpi/data/demonstrations.h"
 #include "shallowpi/runtime/action_chunking.h"
 
@@ -18,7 +19,7 @@ namespace shallowpi {
 
 /// The chunk [H][A] that a policy answers at one step of an episode, given the actions of a prefix (rtc). It
 /// must be a function of its arguments alone.
-using EpisodePolicy = std::function<ActionChunk(const Dataset::Sample& sample, const ActionChunk& prefix)>;
+using EpisodePolicy = std::function<RobotActions(const Dataset::Sample& sample, const RobotActions& prefix)>;
 
 /// The demonstration as a policy: its next `horizon` actions, the last one repeated beyond the end.
 EpisodePolicy demonstration_policy(const Dataset& dataset, std::int64_t horizon);
@@ -66,19 +67,18 @@ LoopReport demonstration_report(const Dataset& dataset, const LoopSettings& sett
 std::string loop_table(const std::vector<LoopReport>& reports);
 
 struct SimulateLoopOptions {
-  std::filesystem::path
-      checkpoint;                 ///< empty: the demonstration answers, so that only the timing is measured
+  /// Empty: the demonstration answers, so that only the timing is measured.
+  std::filesystem::path checkpoint;
   std::vector<std::string> data;  ///< files or patterns
   std::int64_t episodes = 0;      ///< of each file, the first; 0: all
   std::vector<double> latencies_ms{110};
   double control_hz = 30;
   std::int64_t execute = 7;
-  std::string mode = "all";  ///< or one of ChunkMode's names
+  std::vector<ChunkMode> modes{ChunkMode::kEnsemble, ChunkMode::kReceding, ChunkMode::kRtc};
   double ensemble_decay = 0.01;
-  std::optional<std::int64_t>
-      horizon;                 ///< where the checkpoint does not say it, or without a checkpoint (50)
-  std::string tokenizer;       ///< empty: found by find_tokenizer()
-  std::int64_t steps = 10;     ///< Euler steps
+  std::optional<std::int64_t> horizon;  ///< where the checkpoint does not say it, or there is none (50)
+  std::string tokenizer;                ///< empty: found by find_tokenizer()
+  std::int64_t steps = kEulerSteps;
   std::filesystem::path json;  ///< empty: none
   bool quiet = false;
   std::uint64_t seed = 42;
@@ -86,8 +86,8 @@ struct SimulateLoopOptions {
   torch::Dtype dtype = torch::kFloat32;
 };
 
-/// Prints the table on stdout; returns 0. Throws UsageError for options out of range or that do not fit the
-/// data. A chunk too short for a latency is simulated, with a warning: the idle ticks show what it costs.
-int run_simulate_loop(const SimulateLoopOptions& options);
+/// Prints the table on stdout. Throws UsageError for options out of range or that do not fit the data. A
+/// chunk too short for a latency is simulated, with a warning: the idle ticks show what it costs.
+void run_simulate_loop(const SimulateLoopOptions& options);
 
 }  // namespace shallowpi

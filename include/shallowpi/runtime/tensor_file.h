@@ -1,5 +1,5 @@
-// Tensor files: a policy's inputs as safetensors, for `shallowpi-infer run --input` and `shallowpi-eval
-// offline --batch`.
+// Tensor files: a policy's inputs as safetensors, for `shallowpi-infer run --input` and
+// `shallowpi-eval offline --batch`.
 //
 //   in.image_<k>       float [B, 3, S, S] in [-1, 1]       k = 0, 1, ... in the order of the prefix
 //   in.image_mask_<k>  bool [B]                            does this sample have camera k? absent: all do

@@ -5,16 +5,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <string_view>
+#include <utility>
 
 namespace shallowpi {
 
 /// Throws IoError "ACTION PATH: reason" from errno; with exit code 2 where the user named a file that is not
 /// there or may not be read.
 [[noreturn]] void throw_errno(std::string_view action, const std::filesystem::path& path);
-
-/// Exactly `size` bytes at `offset` of the open file `fd`; false where the file ends before. Throws IoError.
-bool read_fully_at(int fd, const std::filesystem::path& path, void* to, std::size_t size,
-                   std::uint64_t offset);
 
 /// Every method throws IoError that names the file.
 class FileDescriptor {
@@ -25,16 +22,17 @@ class FileDescriptor {
   FileDescriptor& operator=(FileDescriptor&& other) noexcept;
 
   int get() const { return fd_; }
-  int release();
+  const std::filesystem::path& path() const { return path_; }
+  /// Before the end of this object.
+  void close();
   std::uint64_t size() const;
   /// Up to `size` bytes from the current position; 0 at the end.
   std::size_t read(void* to, std::size_t size) const;
   /// Exactly `size` bytes at `offset`; false where the file ends before.
-  bool read_at(void* to, std::size_t size, std::uint64_t offset) const {
-    return read_fully_at(fd_, path_, to, size, offset);
-  }
+  bool read_at(void* to, std::size_t size, std::uint64_t offset) const;
   /// All bytes, whatever the system takes at a time.
   void write(std::string_view bytes) const;
+  /// Does nothing for what cannot be synced, such as a pipe.
   void sync() const;
 
  private:

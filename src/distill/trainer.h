@@ -1,46 +1,29 @@
-// Training a policy, or distilling one into a shallow student.
+// The training loop of one run.
 #pragma once
 
-#include <chrono>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 
-#include "shallowpi/distill/background_task.h"
+#include "distill/background_task.h"
+#include "distill/flat_parameters.h"
+#include "distill/metrics.h"
+#include "distill/optimizer.h"
+#include "distill/progress.h"
+#include "distill/run_folder.h"
+#include "distill/stop_signal.h"
+#include "distill/training_state.h"
+#include "shallowpi/base/stopwatch.h"
+#include "shallowpi/data/loader.h"
 #include "shallowpi/distill/config.h"
 #include "shallowpi/distill/distiller.h"
-#include "shallowpi/distill/flat_parameters.h"
-#include "shallowpi/distill/metrics.h"
-#include "shallowpi/distill/optimizer.h"
-#include "shallowpi/distill/progress.h"
-#include "shallowpi/distill/run_folder.h"
 #include "shallowpi/distill/setup.h"
-#include "shallowpi/distill/stop_signal.h"
-#include "shallowpi/distill/training_state.h"
 
 namespace shallowpi {
 
-/// What the command line asks of a run.
-struct DistillRun {
-  bool dry_run = false;  ///< print the plan to stdout, write nothing
-  /// "auto": go on with the run in output_dir where there is one. "never": start anew, refused where
-  /// output_dir has checkpoints. A folder (a checkpoint, or a run with some): take its state where output_dir
-  /// has none of its own.
-  std::string resume = "auto";
-  bool quiet = false;
-};
-
-/// Trains as configured. Returns the exit code: 0 done (also where the run was complete already), 130 or 143
-/// after a signal and a save. Throws Error for everything else; its code() is the exit code.
-int run_distill(const ResolvedConfig& resolved, const DistillRun& run);
-
-/// Writes the untrained student of teacher.checkpoint to the new folder `out`; needs no data, tokenizer or
-/// statistics.
-void run_init_only(const ResolvedConfig& resolved, const std::filesystem::path& out);
-
-/// One run in one process.
+/// Trains a policy, or distils one into a shallow student, in one process.
 class Trainer {
  public:
   /// Takes the models over. `resume`: a checkpoint of a run with the same configuration, which may lie in
@@ -65,16 +48,16 @@ class Trainer {
     double gradient_norm = 0;
   };
   StepResult compute_gradient(const TrainingBatch& batch);
-  void apply(const StepResult& result);
+  void apply(const StepResult& result, const TrainingBatch& batch);
   void log_if_due();
   void evaluate_if_due();
   void save_if_due();
   void save();
+  void skip(const StepResult& result, StepVerdict verdict, const TrainingBatch& batch);
   void give_up(const StepResult& result, StepVerdict verdict);
   void restore(const std::filesystem::path& checkpoint);
   Scalars held_out_losses();
-  /// Everything of the run's state that is a tensor, as flat vectors by kind; and the same as "KIND/TENSOR"
-  /// views.
+  /// Everything of the run's state that is a tensor, as flat vectors by kind; and as views "KIND/TENSOR".
   std::map<std::string, torch::Tensor> training_vectors() const;
   NamedTensors by_name(const std::map<std::string, torch::Tensor>& vectors) const;
   CheckpointContents contents() const;
@@ -97,7 +80,7 @@ class Trainer {
   std::unique_ptr<MetricsLog> metrics_;
   std::unique_ptr<Loader> loader_;
   Progress progress_;
-  std::chrono::steady_clock::time_point timed_from_;
+  Stopwatch stopwatch_;  // since the last line of timing
   std::int64_t timed_from_step_ = 0;
   double timed_wait_ = 0;
   BackgroundTask writer_;  // last: its job must end before anything else goes

@@ -14,8 +14,7 @@
 namespace shallowpi {
 
 /// Owns the float32 master weights and their gradient, and makes the module's parameters views of them.
-/// Parameters that compute in bfloat16 are views of a bfloat16 copy instead, which is refreshed from the
-/// master.
+/// Parameters that compute in bfloat16 are views of a bfloat16 copy instead, refreshed from the master.
 class FlatParameters {
  public:
   /// Takes over the parameters of `groups` (float32 or bfloat16, on one device): their values become the

@@ -1,5 +1,5 @@
-// Memory of a training step, from the sizes alone. The counts follow the model's code: what
-// autograd keeps of each layer, in float32.
+// Memory of a training step, from the sizes alone. The counts follow the model's code: what autograd keeps of
+// each layer, in float32.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "shallowpi/distill/append_file.h"
+#include "distill/append_file.h"
 
 namespace shallowpi {
 

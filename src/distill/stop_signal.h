@@ -3,8 +3,8 @@
 
 namespace shallowpi {
 
-/// Handles the three signals while it lives; one at a time. A second SIGINT or SIGTERM ends the process at
-/// once.
+/// Handles the three signals while it lives; there is one at a time. A second SIGINT or SIGTERM ends the
+/// process at once.
 class StopSignal {
  public:
   StopSignal();
@@ -12,7 +12,7 @@ class StopSignal {
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
-  /// Has one arrived?
+  /// Whether one has arrived.
   bool requested() const;
   /// 130 after SIGINT, else 143: schedulers warn with SIGTERM or SIGUSR1 (Slurm's --signal) before they kill,
   /// and the job has to be requeued after both.

@@ -1,5 +1,4 @@
-// What a run will need, computed before it starts: parameters, memory, arithmetic, disk. `--dry-run` prints
-// it.
+// What a run will need, computed before it starts (`--dry-run`): parameters, memory, arithmetic, disk.
 #pragma once
 
 #include <cstdint>
@@ -18,10 +17,11 @@ struct TrainingPlan {
   std::int64_t trained = 0, frozen = 0, dead = 0;  ///< the student's parameters
 
   std::uint64_t weight_bytes = 0;  ///< both models, as they compute
-  std::uint64_t optimizer_bytes =
-      0;  ///< gradient, moments, EMA, and master weights where those are kept apart
+  /// Gradient, moments, EMA, and master weights where those are kept apart.
+  std::uint64_t optimizer_bytes = 0;
   std::uint64_t activation_bytes = 0;  ///< what a training step holds at its peak beside all that
-  std::uint64_t host_bytes = 0;  ///< batches in the loader and the copy that a checkpoint is written from
+  /// Batches in the loader and held out, and the copy that a checkpoint is written from.
+  std::uint64_t host_bytes = 0;
   std::uint64_t base_bytes = 0;  ///< the process before it loads anything
   bool on_gpu = false;
   /// On the machine that computes: everything on the CPU; without base and host memory on a GPU.
@@ -30,6 +30,7 @@ struct TrainingPlan {
 
   double flops = 0;  ///< per step, matrix products only
   std::uint64_t checkpoint_bytes = 0;
+  std::uint64_t most_checkpoints = 0;  ///< that lie in the run's folder at a time
   std::uint64_t free_disk_bytes = 0;
 
   std::size_t training_frames = 0, held_out_frames = 0;
@@ -37,8 +38,8 @@ struct TrainingPlan {
   std::vector<std::string> cameras;
 };
 
-/// Reads no weights; looks at one sample for its prompt's length. Throws UsageError for impossible freezing
-/// patterns.
+/// Reads no weights; looks at one sample for its prompt's length. Throws UsageError where optimizer.freeze
+/// matches nothing, or everything.
 TrainingPlan plan_training(const TrainingSetup& setup);
 
 /// A text for people.

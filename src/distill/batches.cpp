@@ -1,7 +1,8 @@
-#include "trainer_internal.h"
+#include "distill/batches.h"
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 #include "data/sampling.h"
 #include "shallowpi/base/text.h"
@@ -19,20 +20,35 @@ std::vector<TrainingBatch> held_out_batches(const TrainingSetup& setup, std::int
   return batches;
 }
 
-std::string describe_batch(const TrainingSetup& setup, std::int64_t number) {
-  constexpr std::int64_t kShown = 8;
+std::vector<std::int64_t> extreme_samples(const TrainingBatch& batch) {
+  constexpr double kSound = 1e3;
+  std::vector<std::int64_t> positions;
+  for (std::int64_t i = 0; i < batch.actions_bhd.size(0); ++i)
+    if (!(batch.actions_bhd[i].abs().max().item<double>() <= kSound)) positions.push_back(i);
+  return positions;
+}
+
+std::string describe_batch(const TrainingSetup& setup, std::int64_t number,
+                           std::vector<std::int64_t> positions) {
+  constexpr std::size_t kShown = 8;
   const std::int64_t batch_size = setup.config().train.batch_size;
+  if (positions.empty()) {
+    positions.resize(static_cast<std::size_t>(batch_size));
+    std::iota(positions.begin(), positions.end(), 0);
+  }
+  const bool is_cut = positions.size() > kShown;
+  if (is_cut) positions.resize(kShown);
   const SampleOrder order(*setup.dataset, setup.split.train, setup.config().seed);
   std::map<std::string, std::vector<std::int32_t>> steps;
-  for (std::int64_t i = 0; i < std::min(batch_size, kShown); ++i) {
-    const Dataset::Sample& sample = order.at(static_cast<std::uint64_t>(number * batch_size + i));
-    const EpisodeFile& file = *setup.dataset->sources()[static_cast<std::size_t>(sample.source)].file;
+  for (const std::int64_t position : positions) {
+    const Dataset::Sample& sample = order.at(static_cast<std::uint64_t>(number * batch_size + position));
+    const EpisodeFile& file = setup.dataset->file(sample);
     const EpisodeInfo& episode = file.episodes()[static_cast<std::size_t>(sample.episode)];
     steps[str(file.path().string(), " ", episode.name)].push_back(sample.step);
   }
   std::vector<std::string> parts;
   for (const auto& [episode, frames] : steps) parts.push_back(str(episode, " steps ", join(frames, ", ")));
-  return str(join(parts, "; "), batch_size > kShown ? "; ..." : "");
+  return str(join(parts, "; "), is_cut ? "; ..." : "");
 }
 
 }  // namespace shallowpi

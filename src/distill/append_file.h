@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <string_view>
 
+#include "shallowpi/base/file_descriptor.h"
+
 namespace shallowpi {
 
 /// Every method throws IoError that names the file.
@@ -12,22 +14,18 @@ class AppendFile {
  public:
   /// Opens or creates `path`.
   explicit AppendFile(const std::filesystem::path& path);
-  ~AppendFile();
-  AppendFile(const AppendFile&) = delete;
-  AppendFile& operator=(const AppendFile&) = delete;
 
   void append(std::string_view bytes);
   /// Makes everything written so far durable.
-  void sync();
+  void sync() { file_.sync(); }
   std::uint64_t size() const { return size_; }
   /// Drops everything from byte `size` on; throws CorruptError where the file is shorter than that.
   void truncate(std::uint64_t size);
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return file_.path(); }
 
  private:
-  std::filesystem::path path_;
-  int fd_ = -1;
-  std::uint64_t size_ = 0;
+  FileDescriptor file_;
+  std::uint64_t size_;
 };
 
 }  // namespace shallowpi

@@ -16,7 +16,7 @@ struct StepGuard {
   std::vector<double> norms;  ///< ring of the last finite norms; outliers are judged once it is full
   std::int64_t next = 0;      ///< where the ring is written next
   std::int64_t skipped = 0;   ///< skipped steps so far
-  std::int64_t in_a_row = 0;  ///< of which directly before now
+  std::int64_t in_a_row = 0;  ///< skipped steps in a row, up to now
 
   /// `sigma` 0 switches the outlier test off. Every finite norm enters the window, outliers too, so that a
   /// lasting change becomes the new normal.

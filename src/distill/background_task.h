@@ -1,8 +1,10 @@
 // One job at a time on another thread, whose failure surfaces in the thread that started it.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <future>
+#include <utility>
 
 namespace shallowpi {
 

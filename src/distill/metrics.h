@@ -7,15 +7,14 @@
 #include <utility>
 #include <vector>
 
-#include "shallowpi/distill/append_file.h"
-#include "shallowpi/distill/tensorboard.h"
+#include "distill/append_file.h"
+#include "distill/tensorboard.h"
 
 namespace shallowpi {
 
 using Scalars = std::vector<std::pair<std::string, double>>;
 
-/// Means over the steps since the last log line. The members are the whole state; a resumed run restores
-/// them.
+/// Means over the steps since the last log line. A resumed run restores the members, which are all its state.
 struct MetricWindow {
   std::map<std::string, double> sums;
   std::int64_t steps = 0;

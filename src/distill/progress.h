@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "distill/metrics.h"
 #include "shallowpi/base/status_line.h"
-#include "shallowpi/distill/metrics.h"
 
 namespace shallowpi {
 

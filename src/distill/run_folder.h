@@ -24,33 +24,35 @@ struct RunCheckpoint {
 /// Published checkpoints of `run_folder`, oldest first; empty where there are none.
 std::vector<RunCheckpoint> run_checkpoints(const std::filesystem::path& run_folder);
 
-/// The newest one whose manifest verifies and that holds a training state; warns of every rejected one, with
-/// the reason.
+/// The newest one whose manifest verifies and that holds a training state; warns of each that it rejects, and
+/// says why it does.
 std::optional<RunCheckpoint> newest_valid_checkpoint(const std::filesystem::path& run_folder);
 
 /// Keys whose values differ between two configurations, as "key: OLD -> NEW", leaving out those that may
 /// change when a run goes on: its length, logging, saving, machine and workers. A value that a checkpoint
-/// decides is "(unset)". Paths are compared, and named, as absolute ones without links: two names of one file
-/// are equal.
+/// decides is "(unset)". Paths are compared, and named, as absolute ones without links, so that two names of
+/// one file are equal.
 std::vector<std::string> config_differences(const ResolvedConfig& before, const ResolvedConfig& after);
 
-/// With absolute paths, links kept, patterns too: a run's folder saves it, so that it can be used from
-/// everywhere.
+/// With absolute paths, links kept, patterns too: so a run's folder saves it, for use from everywhere.
 ResolvedConfig with_absolute_paths(ResolvedConfig resolved);
 
-/// Checkpoints that retention keeps: the last ones, every keep_every-th step, and `best_step` where asked
-/// for.
+/// The steps that retention keeps: the last ones, every keep_every-th step, and `best_step` where asked for.
 std::set<std::int64_t> steps_to_keep(const std::vector<std::int64_t>& steps, const TrainConfig& config,
                                      std::int64_t best_step);
+
+/// The most checkpoints that a run has on its disk at a time, the one that is being written included.
+std::int64_t most_checkpoints(const TrainConfig& config);
 
 /// A run folder in use by this process.
 class RunFolder {
  public:
-  /// Creates and locks the folder (UsageError where it is in use), and removes what a killed process left
-  /// half-written.
+  /// Creates and locks the folder, and removes what a killed process left half-written. Throws UsageError
+  /// where the folder is in use.
   explicit RunFolder(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
+  /// Where checkpoint `step` of a run is, or would be.
   static std::filesystem::path checkpoint_path(const std::filesystem::path& run_folder, std::int64_t step);
 
   /// Publishes checkpoint `step` with the files that `fill` writes, then moves `last` (and `best` where
@@ -60,7 +62,7 @@ class RunFolder {
                const std::function<void(const std::filesystem::path&)>& fill);
 
   /// The part of publish() after the checkpoint is durable; for a run that was killed in between. Checkpoints
-  /// newer than `step` (they did not verify) are left alone.
+  /// newer than `step` (they did not verify) are left alone. Throws IoError.
   void settle(std::int64_t step, std::int64_t best_step, const TrainConfig& config);
 
  private:

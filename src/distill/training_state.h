@@ -6,10 +6,10 @@
 #include <limits>
 #include <string>
 
+#include "distill/metrics.h"
+#include "distill/step_guard.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/base/safetensors.h"
-#include "shallowpi/distill/metrics.h"
-#include "shallowpi/distill/step_guard.h"
 
 namespace shallowpi {
 

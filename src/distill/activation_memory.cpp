@@ -1,4 +1,4 @@
-#include "cost.h"
+#include "distill/activation_memory.h"
 
 #include <algorithm>
 
@@ -11,8 +11,7 @@ std::int64_t tower_layer(const VisionConfig& v) {
   return 8 * v.width + 2 * v.mlp;
 }
 std::int64_t gemma_layer(const GemmaConfig& g, std::int64_t keys, std::int64_t kept_widths) {
-  // Normalised values; scaled q and the attention's result; attention weights; gate, up, GELU(gate) and their
-  // product.
+  // Normalised values; scaled q and the attention's result; attention weights; gate, up, GELU(gate), product.
   return kept_widths * g.width + 2 * g.heads * g.head_dim + g.heads * keys + 4 * g.mlp;
 }
 
@@ -51,8 +50,7 @@ std::uint64_t training_activation_bytes(const PolicyConfig& config, const PassSh
         total(config.depth() - 1, backbone_kept, p.prefix_tokens * b.width) + 3 * p.prefix_tokens * b.width;
   const std::int64_t expert = total(config.depth(), expert_kept, p.suffix_tokens * e.width);
 
-  // Temporaries of one layer's backward pass: gradients of the MLP's four values and of the attention
-  // weights.
+  // Temporaries of one layer's backward pass: gradients of the MLP's four values, of the attention weights.
   const auto temporary = [](std::int64_t tokens, std::int64_t mlp, std::int64_t heads, std::int64_t keys,
                             std::int64_t width) {
     return tokens * (std::max(4 * mlp, 2 * heads * keys) + 2 * width);

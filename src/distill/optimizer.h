@@ -1,5 +1,5 @@
-// AdamW with decoupled weight decay, global-norm clipping and the moving average, each on one flat float32
-// vector (flat_parameters.h).
+// AdamW with decoupled weight decay, global-norm clipping and the moving average, each on one flat vector of
+// float32 (flat_parameters.h).
 #pragma once
 
 #include <torch/types.h>

@@ -1,0 +1,36 @@
+// Errors that are collected, so that the user learns of all of them at once.
+#pragma once
+
+#include <exception>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shallowpi/base/error.h"
+
+namespace shallowpi {
+
+class Problems {
+ public:
+  /// Runs `step`. An Error that it throws is kept, and the answer false.
+  template <typename Step>
+  bool attempt(Step&& step) {
+    try {
+      step();
+      return true;
+    } catch (const Error& error) {
+      if (!first_) first_ = std::current_exception();
+      messages_.emplace_back(error.what());
+      return false;
+    }
+  }
+  /// Does nothing without problems. Throws the only one as it was; else one Error with the exit code of the
+  /// first: their number, `what`, and a list of them.
+  void throw_all(std::string_view what) const;
+
+ private:
+  std::exception_ptr first_;
+  std::vector<std::string> messages_;
+};
+
+}  // namespace shallowpi
