@@ -27,7 +27,8 @@ inline const CLI::Validator kOutputFile(
       std::error_code ignored;
       const std::filesystem::file_status status = std::filesystem::status(path, ignored);
       if (std::filesystem::is_directory(status)) return name + " is a folder, not a file to write";
-      if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))  // as /dev/null
+      const bool is_descriptor = name.starts_with("/dev/") || name.starts_with("/proc/");  // as /dev/stdout
+      if (std::filesystem::exists(status) && (is_descriptor || !std::filesystem::is_regular_file(status)))
         return ::access(path.c_str(), W_OK) == 0 ? std::string() : name + " cannot be written to";
       if (!std::filesystem::is_directory(folder, ignored))
         return name + ": there is no folder " + folder.string();
@@ -161,6 +162,10 @@ inline void check_options(const CLI::App& app) {
     for (const std::string& text : command->remaining()) {
       if (!text.starts_with("--") || text == "--") continue;
       const std::string given = text.substr(0, text.find('=')), near = nearest(given, known);
+      for (const CLI::App* other : app.get_subcommands([](const CLI::App*) { return true; }))
+        if (command == &app && other->get_option_no_throw(given) != nullptr)
+          throw UsageError(str(given, " belongs behind the command: ", app.get_name(), " ", other->get_name(),
+                               " ", given, " ..."));
       throw UsageError(
           str("there is no option ", given, near.empty() ? "" : str("; did you mean ", near, "?")));
     }

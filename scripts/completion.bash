@@ -7,6 +7,9 @@ _shallowpi() {
   case $previous in
     --engine) words="auto eager graph" ;;
     --chunking) words="receding ensemble rtc" ;;
+    --mode) words="all ensemble receding rtc" ;;
+    --rank-by) words="velocity action" ;;
+    --render) words="on-demand always" ;;
     --protocol) words="openpi lerobot" ;;
     --to) words="openpi lerobot" ;;
     --device) words="auto cpu cuda:0" ;;

@@ -4,9 +4,9 @@
     scripts/convert_lerobot.py DATASET --out FOLDER [--episodes 0-9,12] [--camera KEY=NAME ...]
 
 The files have ALOHA's layout (docs/data.md): action, observations/qpos, observations/images/<camera>, and the task as
-language_instruction, one for each step where it changes within an episode. Frames from videos are stored as JPEG, frames from PNGs losslessly. Finished episodes are kept
-when the command is repeated; with another source or other settings (conversion.json) it is refused. Needs numpy, h5py,
-pyarrow, Pillow, and ffmpeg for videos; LeRobot itself is not needed.
+language_instruction, one for each step where it changes within an episode. Frames from videos are stored as JPEG, frames
+from PNGs losslessly. Finished episodes are kept when the command is repeated; with another source or other settings
+(conversion.json) it is refused. Needs numpy, h5py, pyarrow, Pillow, and ffmpeg for videos; LeRobot itself is not needed.
 """
 import argparse
 import fractions
@@ -30,7 +30,7 @@ CAMERA_NAMES = {"image": "base_0_rgb", "image2": "left_wrist_0_rgb", "wrist_imag
 MAX_ACTION_DIMS = 32
 MAX_STATE_DIMS = 1024  # pi0.5 reads its state as text
 JPEG_QUALITY = 95
-NO_FFMPEG = "ffmpeg is not installed; on Debian and Ubuntu: apt install ffmpeg"
+NO_FFMPEG = "ffmpeg and ffprobe are needed; on Debian and Ubuntu: apt install ffmpeg"
 
 
 def fail(message):
@@ -234,11 +234,11 @@ def png_frames(dataset, column):
 def table(rows, keys, episode, most):
     """[T, N] float32 of one key, or of several with commas between them, one beside the other."""
     columns = [np.asarray(rows[key].to_pylist(), dtype=np.float32).reshape(rows.num_rows, -1) for key in keys.split(",")]
-    values, key = np.concatenate(columns, axis=1), keys
+    values = np.concatenate(columns, axis=1)
     if values.shape[1] > most:
-        fail(f"{key} has {values.shape[1]} values, but policies take at most {most}")
+        fail(f"{keys} has {values.shape[1]} values, but policies take at most {most}")
     if not np.isfinite(values).all():
-        fail(f"{key} of episode {episode} is not finite; leave that episode out with --episodes")
+        fail(f"{keys} of episode {episode} is not finite; leave that episode out with --episodes")
     return values
 
 

@@ -1,4 +1,5 @@
 """Demonstrations in LIBERO's HDF5 layout, and what collecting them draws at random. Needs no simulator."""
+import glob
 import json
 import os
 import pathlib
@@ -102,6 +103,8 @@ class Replaced:
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in self.path.parent.glob(glob.escape(self.path.name) + ".*.tmp"):  # of killed processes
+            stale.unlink(missing_ok=True)
         return self.temporary
 
     def __exit__(self, kind, *_):

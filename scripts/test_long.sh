@@ -81,7 +81,7 @@ for part in "${parts[@]}"; do
       # What has threads of its own: the loader, a robot's images, the background task and the trainer that uses it; the
       # server, its queue and its client, controllers.
       filter='*Loader*:Image.SeveralAtOnce*:*Thread*:*Background*:*Trainer*:*Resume*:Queue*:PolicyService*:PolicyClient*:*Controller*:RunnerInference*' \
-        sanitized tsan build-tsan data_tests distill_tests runtime_tests
+        sanitized tsan build-tsan base_tests data_tests distill_tests runtime_tests
       ;;
   esac
 done

@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -18,6 +20,16 @@ namespace {
 
 /// The most bytes of one read or write; Linux itself stops at 2 GiB.
 constexpr std::size_t kMaxTransfer = std::size_t{1} << 30;
+
+/// N of "/dev/fd/N" and "/proc/self/fd/N".
+std::optional<int> descriptor_number(const std::filesystem::path& path) {
+  const std::string folder = path.parent_path().string(), name = path.filename().string();
+  int number = -1;
+  if ((folder != "/dev/fd" && folder != "/proc/self/fd") ||
+      std::from_chars(name.data(), name.data() + name.size(), number).ptr != name.data() + name.size())
+    return std::nullopt;
+  return number;
+}
 
 }  // namespace
 
@@ -91,6 +103,11 @@ void FileDescriptor::sync() const {
 }
 
 FileDescriptor open_file(const std::filesystem::path& path, int flags) {
+  if (const auto number = descriptor_number(path)) {
+    const int copy = ::fcntl(*number, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) throw_errno("cannot open", path);
+    return {copy, path};
+  }
   for (;;) {
     const int fd = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
     if (fd >= 0) return {fd, path};

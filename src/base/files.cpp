@@ -13,8 +13,12 @@
 #include <cerrno>
 #include <charconv>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
+#include <iostream>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -278,6 +282,7 @@ void check_all(const std::vector<Listed>& files) {
         check_listed(files[i]);
       } catch (...) {
         failures[i] = std::current_exception();
+        next = files.size();  // those before it are being checked already
       }
     }
   };
@@ -287,7 +292,10 @@ void check_all(const std::vector<Listed>& files) {
   const auto cores = static_cast<std::int64_t>(std::max(std::thread::hardware_concurrency(), 1u));
   const std::int64_t useful = std::min<std::int64_t>(bytes / kBytesPerThread, std::ssize(files));
   std::vector<std::jthread> helpers;
-  for (std::int64_t i = 1; i < std::min(cores, useful); ++i) helpers.emplace_back(work);
+  try {
+    for (std::int64_t i = 1; i < std::min(cores, useful); ++i) helpers.emplace_back(work);
+  } catch (const std::system_error&) {  // no more threads for this user: then with fewer
+  }
   work();
   helpers.clear();
   for (const std::exception_ptr& failure : failures)
@@ -328,10 +336,9 @@ void write_file_atomically(const fs::path& path, std::string_view bytes) {
 
 void write_named_file(const fs::path& path, const std::function<void(const fs::path&)>& write) {
   const fs::path target = follow_links(path);
-  if (is_special(target))
-    write_with(target, [&] { write(target); });
-  else
-    write_atomically(target, write);
+  if (!is_special(target)) return write_atomically(target, write);
+  std::cout.flush();  // it may be the same file
+  write_with(target, [&] { write(target); });
 }
 
 void write_atomically(const fs::path& path, const std::function<void(const fs::path&)>& write) {

@@ -62,7 +62,7 @@ void read_step_prompts(const hdf5::File& file, Hdf5Episode& episode) {
   else if (texts.size() != 1)
     file.fail(kInstruction,
               str("has ", texts.size(), " texts, but there are ", episode.actions.size(), " actions"),
-              kMendEpisode);
+              "store one text per step or a single one, or rename the dataset");
   if (episode.prompt.empty()) episode.prompt = texts.front();
 }
 

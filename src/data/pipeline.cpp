@@ -62,7 +62,16 @@ void check_constant_dims(const Dataset& dataset, PolicySpec spec, const NormStat
   const auto state_dims = dims_without_range(stats.state, spec.norm_mode);
   const auto action_dims = dims_without_range(stats.actions, spec.norm_mode);
   if (state_dims.empty() && action_dims.empty()) return;
-  spec.horizon = 1;
+  // Each action is the first of a chunk: but relative ones differ from chunk to chunk, and frames that repeat
+  // begin none.
+  const auto repeats = [](const Dataset::Source& source) {
+    const auto& episodes = source.file->episodes();
+    return std::any_of(episodes.begin(), episodes.end(),
+                       [](const auto& episode) { return !episode.repeats.empty(); });
+  };
+  if (spec.robot.delta_mask.empty() &&
+      std::none_of(dataset.sources().begin(), dataset.sources().end(), repeats))
+    spec.horizon = 1;
   for (const Dataset::Sample& sample : dataset.split(0, 0).train) {
     const auto check = [&](const FeatureStats& of, const std::vector<std::size_t>& dims, const char* what,
                            const std::vector<float>& values) {
@@ -79,7 +88,7 @@ void check_constant_dims(const Dataset& dataset, PolicySpec spec, const NormStat
     };
     const PolicySample raw = policy_sample(dataset, sample, spec);
     check(stats.state, state_dims, "state", raw.state);
-    check(stats.actions, action_dims, "action", raw.actions.front());
+    for (const std::vector<float>& action : raw.actions) check(stats.actions, action_dims, "action", action);
   }
 }
 
@@ -111,7 +120,8 @@ SamplePipeline::SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStat
     for (const EpisodeInfo& episode : source.file->episodes())
       if (lacks_prompt(episode) && this->spec().default_prompt.empty())
         throw UsageError(str(source.file->path().string(), ": ", episode.name,
-                             " has no instruction; set policy.default_prompt"));
+                             episode.step_prompts.empty() ? " has" : " has steps that have",
+                             " no instruction; set policy.default_prompt"));
     const std::vector<std::string>& names = source.file->camera_names();
     std::vector<std::size_t>& indices = cameras_.emplace_back();
     for (const std::string& key : this->spec().image_keys)

@@ -66,7 +66,8 @@ std::vector<std::string> other_files(const fs::path& folder) {
     return {};
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder))
-    if (std::string name = entry.path().filename().string(); !name.starts_with('.'))
+    if (std::string name = entry.path().filename().string();
+        !name.starts_with('.') && name != "lost+found")  // of a disk of its own
       names.push_back(std::move(name));
   std::sort(names.begin(), names.end());
   return names;
@@ -166,7 +167,8 @@ void check_room(const TrainingPlan& plan, const DistillConfig& config, bool dry_
 
 // Where memory runs out on the host, of whatever allocates, says what helps.
 void train(Trainer& trainer, const StopSignal& stop) {
-  constexpr const char* kAdvice = "out of memory; raise train.accumulate or lower train.batch_size";
+  constexpr const char* kAdvice =
+      "out of memory; lower train.batch_size or data.prefetch, or on a CPU raise train.accumulate";
   try {
     trainer.run(stop);
   } catch (const c10::Error& error) {
@@ -232,11 +234,12 @@ void run_init_only(const ResolvedConfig& resolved, const fs::path& out) {
   if (!teacher.horizon_known)
     log::warning(unknown_horizon(teacher), "; the student gets ", teacher.spec.horizon,
                  ": set policy.horizon if that is wrong");
-  verify_files(teacher, OptionalFiles::kUnchecked);
+  for (const std::string& warning : teacher.warnings) log::warning(teacher.folder.string(), ": ", warning);
   teacher.spec = student_spec(resolved, teacher.spec, teacher.config);
   const DataConfig& data = resolved.config.data;
   if (auto given = given_stats(data)) teacher.stats = std::move(given);
   if (!data.tokenizer.empty()) teacher.tokenizer = find_tokenizer(data.tokenizer, {});
+  verify_files(teacher, OptionalFiles::kUnchecked);
   init_student(teacher, chosen_layers(resolved.config.student, teacher.config.depth()), out);
 }
 

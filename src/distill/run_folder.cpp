@@ -152,7 +152,7 @@ void RunFolder::publish(std::int64_t step, std::int64_t best_step, const TrainCo
 
 void RunFolder::settle(std::int64_t step, std::int64_t best_step, const TrainConfig& config) {
   link("last", step);
-  if (best_step == step) link("best", step);
+  if (config.keep_best && best_step == step) link("best", step);
   std::vector<std::int64_t> steps;
   for (const RunCheckpoint& checkpoint : run_checkpoints(path_))
     if (checkpoint.step <= step) steps.push_back(checkpoint.step);

@@ -55,9 +55,9 @@ class RunFolder {
   /// Where checkpoint `step` of a run is, or would be.
   static std::filesystem::path checkpoint_path(const std::filesystem::path& run_folder, std::int64_t step);
 
-  /// Publishes checkpoint `step` with the files that `fill` writes, then moves `last` (and `best` where
-  /// `best_step` is this one), then applies retention. Throws IoError, leaving all earlier checkpoints and
-  /// links as they were.
+  /// Publishes checkpoint `step` with the files that `fill` writes, then moves `last` (and `best` where it
+  /// is `best_step` and the best is kept), then applies retention. Throws IoError, leaving all earlier
+  /// checkpoints and links as they were.
   void publish(std::int64_t step, std::int64_t best_step, const TrainConfig& config,
                const std::function<void(const std::filesystem::path&)>& fill);
 

@@ -120,18 +120,16 @@ Trainer::StepResult Trainer::compute_gradient(const TrainingBatch& batch) {
 
 void Trainer::skip(const StepResult& result, StepVerdict verdict, const TrainingBatch& batch) {
   const double loss = result.losses.front().second;
-  std::string frames;
-  if (state_.guard.skipped == 1) {  // the others are often for the same ones
-    const std::vector<std::int64_t> extreme = extreme_samples(batch);
-    frames = str(extreme.empty() ? "; its frames: " : "; extreme actions: ",
-                 describe_batch(setup_, state_.step, extreme));
-  }
+  const std::vector<std::int64_t> extreme = extreme_samples(batch);
+  const std::string frames = str(extreme.empty() ? "its frames: " : "extreme actions: ",
+                                 describe_batch(setup_, state_.step, extreme));
+  const bool is_first = state_.guard.skipped == 1;  // the others are often for the same frames
   log::warning("step ", state_.step + 1, " skipped: ",
                verdict == StepVerdict::kNonFinite ? "a value is not finite" : "the gradient is an outlier",
-               " (loss ", loss, ", gradient norm ", result.gradient_norm, ")", frames);
+               " (loss ", loss, ", gradient norm ", result.gradient_norm, ")", is_first ? "; " + frames : "");
   // A run too short for that many skipped steps must not end as if it had trained.
   const bool learned_nothing = state_.updates == 0 && state_.step + 1 == config_.train.steps;
-  if (state_.guard.in_a_row >= config_.train.max_skipped || learned_nothing) give_up(result, verdict);
+  if (state_.guard.in_a_row >= config_.train.max_skipped || learned_nothing) give_up(result, verdict, frames);
 }
 
 void Trainer::apply(const StepResult& result, const TrainingBatch& batch) {
@@ -150,7 +148,7 @@ void Trainer::apply(const StepResult& result, const TrainingBatch& batch) {
   state_.window.add(values);
 }
 
-void Trainer::give_up(const StepResult& result, StepVerdict verdict) {
+void Trainer::give_up(const StepResult& result, StepVerdict verdict, const std::string& frames) {
   writer_.wait();
   const auto saved = run_checkpoints(folder_.path());
   // A folder with checkpoints goes on with the configuration that they were made with.
@@ -163,8 +161,7 @@ void Trainer::give_up(const StepResult& result, StepVerdict verdict) {
           " steps in a row were skipped (",
           verdict == StepVerdict::kNonFinite ? "loss or gradient not finite" : "gradient outliers",
           "; last loss ", result.losses.front().second, ", gradient norm ", result.gradient_norm,
-          "). The last batch was ", describe_batch(setup_, state_.step),
-          ". Look at this data, or lower optimizer.peak_lr", where));
+          "). Of the last batch, ", frames, ". Look at this data, or lower optimizer.peak_lr", where));
 }
 
 bool Trainer::is_due(std::int64_t every) const {

@@ -54,7 +54,7 @@ class Trainer {
   void save_if_due();
   void save();
   void skip(const StepResult& result, StepVerdict verdict, const TrainingBatch& batch);
-  void give_up(const StepResult& result, StepVerdict verdict);
+  void give_up(const StepResult& result, StepVerdict verdict, const std::string& frames);
   void restore(const std::filesystem::path& checkpoint);
   Scalars held_out_losses();
   /// Everything of the run's state that is a tensor, as flat vectors by kind; and as views "KIND/TENSOR".

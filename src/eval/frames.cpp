@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/distill/setup.h"
@@ -51,12 +52,14 @@ std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::
 
 SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data) {
   if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
+  for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
   std::optional<NormStats> stats = given_stats(data);
   const StatsOrigin origin = stats ? StatsOrigin::kData : StatsOrigin::kPolicy;
   if (!stats) stats = info.stats;  // also those that its run computed
   if (!stats)
-    throw UsageError(str(info.folder.string(),
-                         " has no normalisation statistics: name some with --set data.norm_stats=FILE"));
+    throw UsageError(
+        str(info.folder.string(), " has no normalisation statistics: ",
+            info.asset_ids.empty() ? "name some with --set data.norm_stats=FILE" : how_to_add_stats(info)));
   const auto tokenizer = std::make_shared<Tokenizer>(find_tokenizer(data.tokenizer, info.tokenizer));
   return SamplePipeline(dataset, info.spec, *stats, tokenizer, info.config.vocab, origin);
 }

@@ -160,10 +160,10 @@ std::string number(const Json& value) {
 Json run_gate_json(const GateOptions& options) {
   check_options(options);
   const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
-  verify_files(info, OptionalFiles::kUnchecked);
   const Dataset dataset = open_data(options.demos.data);
   const Frames frames = choose_samples(dataset, options.demos, options.frames);
   const SamplePipeline pipeline = make_pipeline(dataset, info, options.demos.data);
+  verify_files(info, OptionalFiles::kUnchecked);
   if (!options.quiet) log::info("sampling ", frames.size(), " chunks in float32, then on the faster path");
   const torch::Tensor reference_nhd =
       sample_all(options, info, pipeline, frames, torch::kFloat32, EngineKind::kEager).actions_nhd;

@@ -63,6 +63,18 @@ class RolloutProgress {
   std::optional<Stopwatch> logged_;
 };
 
+/// Throws UsageError where a rollout's files would lie among others: those of a training run, say.
+void check_own(const fs::path& out) {
+  static const std::set<std::string> kOwn{"results.json", "report.html", "logs", "videos"};
+  if (!fs::is_directory(out) || fs::exists(out / "results.json")) return;  // resume_from() looks at that
+  for (const auto& entry : fs::directory_iterator(out)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with('.') && kOwn.count(name.substr(0, name.find(".tmp-"))) == 0)
+      throw UsageError(str("--out ", out.string(), " is no rollout's folder, it holds ", name,
+                           "; name an empty or a new one"));
+  }
+}
+
 /// The evaluation: seats, the episodes that wait for one, and the results.
 class Rollout {
  public:
@@ -114,20 +126,9 @@ class Rollout {
  private:
   static const fs::path& prepared(const fs::path& out) {
     if (out.empty()) throw UsageError("no --out DIR");
-    fs::create_directories(out);
     check_own(out);
+    fs::create_directories(out);
     return out;
-  }
-  /// Not among other files: those of a training run, say.
-  static void check_own(const fs::path& out) {
-    static const std::set<std::string> kOwn{"results.json", "report.html", "logs", "videos"};
-    if (fs::exists(out / "results.json")) return;  // resume_from() looks at that
-    for (const auto& entry : fs::directory_iterator(out)) {
-      const std::string name = entry.path().filename().string();
-      if (!name.starts_with('.') && kOwn.count(name.substr(0, name.find(".tmp-"))) == 0)
-        throw UsageError(str("--out ", out.string(), " is no rollout's folder, it holds ", name,
-                             "; name an empty or a new one"));
-    }
   }
   fs::path results_file() const { return options_.out / "results.json"; }
 
@@ -319,7 +320,9 @@ std::unique_ptr<RolloutPolicy> choose_policy(const RolloutOptions& options) {
     return server_policy(options.server, resolve_settings(options).seed, options.step_timeout_s,
                          read_api_key(options.api_key_file));
   if (!options.policy.empty()) return baseline_policy(options.policy);
-  find_simulator_python(options.python);  // before a checkpoint is loaded
+  // Before a checkpoint is loaded.
+  check_own(options.out);
+  find_simulator_python(options.python);
   return checkpoint_policy(options.checkpoint, resolve_settings(options).seed, options.network);
 }
 

@@ -142,7 +142,8 @@ std::string how_to_add_stats(const CheckpointInfo& info) {
                "shallowpi-distill --init-only OUT teacher.checkpoint=",
                folder, " data.norm_stats=", folder,
                "/assets/NAME/norm_stats.json policy.asset_id=NAME policy.robot.kind=joints "
-               "policy.robot.state_dim=S policy.robot.action_dim=A. Training takes the same keys");
+               "policy.robot.state_dim=S policy.robot.action_dim=A (trossen is ALOHA: kind aloha, 14 and 14, "
+               "'policy.robot.delta_mask=[6, -1, 6, -1]'). Training takes the same keys");
   }
   if (info.format == CheckpointFormat::kLeRobot)
     return "copy policy_preprocessor.json, policy_postprocessor.json and the files they name from the run";
@@ -157,11 +158,17 @@ FilesState verify_files(const CheckpointInfo& info, OptionalFiles training_state
   if (!fs::exists(manifest)) return FilesState::kNoManifest;
   if (info.format != CheckpointFormat::kShallowPi) {  // where it may be somebody else's
     const Json json = read_json(manifest);
-    if (!json.is_object() || !json.contains("files")) return FilesState::kNoManifest;
+    if (!json.is_object() || !json.contains("files") || !json["files"].is_object())
+      return FilesState::kNoManifest;
   }
-  return verify_manifest(info.folder, checkpoint::kTrainingState, training_state)
-             ? FilesState::kWithoutTrainingState
-             : FilesState::kIntact;
+  try {
+    return verify_manifest(info.folder, checkpoint::kTrainingState, training_state)
+               ? FilesState::kWithoutTrainingState
+               : FilesState::kIntact;
+  } catch (const CorruptError& error) {
+    throw CorruptError(str(
+        error.what(), "; copy the folder again, or delete manifest.json where you edited a file on purpose"));
+  }
 }
 
 Policy load_policy(const CheckpointInfo& info, torch::Dtype dtype, torch::Device device,

@@ -53,9 +53,11 @@ std::string unknown_robot(const CheckpointInfo& info) {
       ": the robot is not known, so its actions are taken as absolute joints and its prompts as at most ",
       info.spec.max_token_len,
       " tokens long. Where openpi's config of the policy says otherwise (DROID's joint positions are "
-      "relative in 7 dims, with 100 tokens), write a folder that says so: shallowpi-distill --init-only "
+      "relative in 7 dims, in pi0 with 100 tokens), write a folder that says so: shallowpi-distill "
+      "--init-only "
       "OUT teacher.checkpoint=",
-      info.folder.string(), " 'policy.robot.delta_mask=[", joints, ", -1]' policy.max_token_len=100");
+      info.folder.string(), " 'policy.robot.delta_mask=[", joints, ", -1]'",
+      info.config.kind == PolicyKind::kPi0 ? " policy.max_token_len=100" : "");
 }
 
 /// Robot, prompt and delta actions of openpi's named config for this asset id:

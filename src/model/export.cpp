@@ -153,7 +153,8 @@ void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::pa
   if (!info.horizon_known)
     log::warning(unknown_horizon(info), "; the export says ", info.spec.horizon,
                  ": give --horizon if that is wrong");
-  verify_files(info);
+  for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
+  verify_files(info, OptionalFiles::kUnchecked);
   checkpoint::check_heads(info.config, info.folder);
   if (const auto sizes = checkpoint::unreleased_sizes(info.config, to); !sizes.empty())
     log::warning(checkpoint::package(to), " does not load what is exported from ", info.folder.string(),

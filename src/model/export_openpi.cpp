@@ -82,8 +82,8 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
   if (cameras.size() < kCanonicalCameras.size())
     notes +=
         "\nopenpi wants all three cameras: give zeros with `image_mask` False for those that this policy "
-        "does not "
-        "see.\n";
+        "does "
+        "not see.\n";
   std::vector<std::size_t> relative;
   for (std::size_t dim = 0; dim < spec.robot.delta_mask.size(); ++dim)
     if (spec.robot.delta_mask[dim]) relative.push_back(dim);

@@ -1,6 +1,6 @@
 // Reads LeRobot's folders: config.json, and the two processor files with the statistics that they name.
 // All of it is read leniently, since the files of different LeRobot versions differ;
-// what was assumed goes into the notes.
+// what was assumed goes into the warnings.
 #include <algorithm>
 #include <cmath>
 
@@ -268,7 +268,7 @@ void read_prompt(const Steps& pre, const Json& config, bool has_embed_tokens, co
 
 /// What LeRobot can be told that this program cannot do, or does otherwise.
 void check_settings(const Json& config, const std::string& where, CheckpointInfo& info) {
-  // LeRobot's memory of earlier frames has no weights of its own, so the file looks like any other.
+  // LeRobot's memory of earlier images has no weights of its own, so the file looks like any other.
   for (const char* key : {"use_visual_memory", "use_proprioceptive_memory"})
     if (json_get_or<bool>(config, key, false, where))
       throw UsageError(

@@ -115,6 +115,7 @@ void Doctor::describe() {
   fact("vocabulary", str(config.vocab));
   fact("parameters", str(human_count(parameters.live), " live + ", human_count(parameters.dead), " dead"));
   fact("cameras", spec.image_keys.empty() ? "not named" : join(spec.image_keys, ", "));
+  if (spec.image_keys.empty()) no_serving("no camera is named");
   fact("robot",
        str(enum_name(spec.robot.kind), ", ", spec.robot.state_dim, " state dims, ", spec.robot.action_dim,
            " action dims", spec.robot.delta_mask.empty() ? "" : ", delta actions"));
@@ -180,8 +181,7 @@ void Doctor::check_manifest() {
                     "copy the folder again, unless you deleted it after editing a file");
     }
   } catch (const CorruptError& error) {
-    corrupt("manifest", error.what(),
-            "copy the folder again; where you edited a file on purpose, delete manifest.json");
+    corrupt("manifest", error.what(), "");
   }
 }
 
@@ -236,12 +236,12 @@ void Doctor::check_tokenizer(const Tokenizer& tokenizer) {
   const std::vector<std::int64_t> newline = tokenizer.encode("\n");
   const std::string newline_text =
       str("'\\n' is ", newline.size() == 1 ? "piece " : "pieces ", join(newline, " "));
-  if (vocab > info_.config.vocab) no_serving("the tokenizer has more pieces than the embedding has rows");
-  if (vocab > info_.config.vocab)
+  if (vocab > info_.config.vocab) {
+    no_serving("the tokenizer has more pieces than the embedding has rows");
     problem("tokenizer",
             str(where, " has ", vocab, " pieces, the embedding only ", info_.config.vocab, " rows"),
             "this is not the tokenizer that the policy was trained with");
-  else if (tokenizer.bos() != 2)
+  } else if (tokenizer.bos() != 2)
     problem("tokenizer", str(where, ": bos is ", tokenizer.bos(), ", PaliGemma's is 2"),
             "this is not a tokenizer of PaliGemma's conventions");
   else if (newline.size() != 1 || (is_paligemma && newline[0] != kPaligemmaNewline))

@@ -46,10 +46,10 @@ PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::
                          " has no normalisation statistics, so its actions cannot be turned into a robot's: ",
                          how_to_add_stats(info)));
   for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
-  verify_files(info, OptionalFiles::kUnchecked);
   auto transform = std::make_unique<const PolicyTransform>(
       info.spec, *info.stats, std::make_shared<const Tokenizer>(find_tokenizer(tokenizer, info.tokenizer)),
       info.config.vocab);
+  verify_files(info, OptionalFiles::kUnchecked);
   auto made = make_engine(load_policy(info, dtype, device), device, engine);
   return PolicyRunner(std::move(info), std::move(transform), std::move(made));
 }
@@ -62,6 +62,7 @@ InferRequest PolicyRunner::request(RobotObservation observation, const RobotActi
 
 void PolicyRunner::check(const RobotObservation& observation) const {
   transform_->check(observation);
+  transform_->check_prompt(observation);
   for (const std::string& camera : info_.spec.image_keys)
     if (observation.images.count(camera) == 0 && camera_required(camera, info_.spec.robot.kind))
       throw UsageError(

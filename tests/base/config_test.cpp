@@ -198,15 +198,16 @@ TEST(RunMain, MapsExceptionsToExitCodes) {
 TEST(RunMain, FailsWhereStdoutCannotBeWritten) {
   std::cout.flush();
   std::fflush(stdout);
-  const auto with_full_stdout = [](const std::function<int()>& body) {
+  const FileDescriptor full = open_file("/dev/full", O_WRONLY);
+  const auto with_full_stdout = [&](const std::function<int()>& body) {
     const pid_t child = ::fork();
     if (child == 0) {
-      ::dup2(open_file("/dev/full", O_WRONLY).get(), STDOUT_FILENO);
+      ::dup2(full.get(), STDOUT_FILENO);
       ::_exit(run_main(body));
     }
     int status = 0;
     ::waitpid(child, &status, 0);
-    return WEXITSTATUS(status);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   };
   EXPECT_EQ(with_full_stdout([] { return 0; }), 0);
   EXPECT_EQ(with_full_stdout([] { return std::cout << "a result\n", 0; }), 1);

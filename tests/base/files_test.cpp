@@ -118,7 +118,8 @@ TEST(WriteFileAtomically, WritesIntoAnOpenDescriptor) {
   const FileDescriptor out = open_file(folder / "out", O_WRONLY | O_CREAT);
   out.write("first ");
   write_file_atomically(str("/dev/fd/", out.get()), "second");  // as /dev/stdout
-  EXPECT_EQ(read_file(folder / "out"), "first second");
+  out.write(" third");
+  EXPECT_EQ(read_file(folder / "out"), "first second third");
 }
 
 TEST(WriteAtomically, ReplacesALinkToAFolder) {
@@ -243,6 +244,18 @@ TEST(VerifyManifest, NamesWhatChanged) {
                      str(R"({"files": {")", name, R"(": {"sha256": "", "bytes": 0}}})"));
         },
         "manifest.json", "leaves the folder");
+}
+
+TEST(VerifyManifest, NamesTheFirstBadFileWithSeveralThreads) {
+  const TempDir folder;
+  publish_folder(folder / "out", [](const fs::path& to) {
+    for (const char* name : {"a", "b", "c"}) {
+      write_text(to / name, "");
+      fs::resize_file(to / name, 64 << 20);
+    }
+  });
+  for (const char* name : {"b", "c"}) open_file(folder / "out" / name, O_WRONLY).write("x");
+  expect_error<CorruptError>([&] { verify_manifest(folder / "out"); }, "out/b", "SHA-256");
 }
 
 TEST(VerifyManifest, DetectsEverySingleBitFlip) {

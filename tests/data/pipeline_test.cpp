@@ -257,7 +257,7 @@ TEST(SamplePipeline, ReadsThePromptOfEachStep) {
   const Dataset partly = fake_dataset({{.lengths = {2}, .step_prompts = {"open it", ""}}});
   expect_error<UsageError>(
       [&] { SamplePipeline(partly, fake_spec(), identity_stats(), tokenizer(), kVocab); },
-      "demo_0 has no instruction", "default_prompt");
+      "demo_0 has steps that have no instruction", "default_prompt");
 }
 
 TEST(SamplePipeline, CutsStatisticsOfOldPaddedFiles) {

@@ -70,6 +70,15 @@ TEST(RunFolder, PublishesMovesTheLinksAndThenForgets) {
   EXPECT_NO_THROW(verify_manifest(run.path() / "last"));
 }
 
+TEST(RunFolder, HasNoBestWhereItIsNotKept) {
+  TempDir dir;
+  RunFolder run(dir / "run");
+  TrainConfig config;
+  config.keep_best = false;
+  publish(run, 1, 1, config);
+  EXPECT_FALSE(fs::is_symlink(run.path() / "best"));
+}
+
 TEST(RunFolder, MovesALinkAlsoWhereItCouldNotBefore) {
   TempDir dir;
   RunFolder run(dir / "run");

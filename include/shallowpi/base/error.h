@@ -6,8 +6,8 @@
 
 namespace shallowpi {
 
-/// Process exit codes (docs/config.md lists them for users). A program that was interrupted by a signal and
-/// has saved its work ends with StopSignal::exit_code().
+/// Process exit codes (docs/config.md lists them for users). A run that was interrupted by a signal and has
+/// saved its work ends with 130 or 143 (run_distill).
 enum class ExitCode : int {
   kDone = 0,
   kFailed = 1,    ///< anything that is not one of the below, such as a full disk

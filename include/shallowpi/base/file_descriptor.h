@@ -40,7 +40,7 @@ class FileDescriptor {
   std::filesystem::path path_;
 };
 
-/// As open(2), always with O_CLOEXEC; new files get mode 0666 less the umask.
+/// As open(2), always with O_CLOEXEC; new files get mode 0666 less the umask. /dev/fd/N is N, copied.
 FileDescriptor open_file(const std::filesystem::path& path, int flags);
 
 }  // namespace shallowpi

@@ -48,8 +48,8 @@ constexpr bool is_pi0_prompt(PromptMode mode) {
   return mode == PromptMode::kPi0Plain || mode == PromptMode::kLeRobotPi0;
 }
 
-/// The most state dims of a policy. A pi0 network reads the state at its own width; pi0.5 has it as text in
-/// the prompt, where any number fits unless the state is padded to 32 (LeRobot 0.5 and later; openpi).
+/// The most state dims of a policy. A pi0 network reads the state at its own width. Of pi0.5 only the prompt
+/// reads it, or nothing: any number fits, unless it is padded to 32 (kPi05StatePadded32).
 constexpr std::int64_t max_state_dim(PromptMode mode, std::int64_t action_width) {
   const bool as_text = mode == PromptMode::kPi05State || mode == PromptMode::kPi05NoState;
   return as_text ? kMaxTextStateDim : action_width;
