@@ -164,8 +164,8 @@ inline void check_options(const CLI::App& app) {
       const std::string given = text.substr(0, text.find('=')), near = nearest(given, known);
       for (const CLI::App* other : app.get_subcommands([](const CLI::App*) { return true; }))
         if (command == &app && other->get_option_no_throw(given) != nullptr)
-          throw UsageError(str(given, " belongs behind the command: ", app.get_name(), " ", other->get_name(),
-                               " ", given, " ..."));
+          throw UsageError(
+              str(given, " belongs behind the command: ", app.get_name(), " COMMAND ", given, " ..."));
       throw UsageError(
           str("there is no option ", given, near.empty() ? "" : str("; did you mean ", near, "?")));
     }

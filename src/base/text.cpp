@@ -4,24 +4,31 @@
 #include <cmath>
 #include <cstdio>
 #include <numeric>
+#include <utility>
 
 namespace shallowpi {
 namespace {
 
-/// Levenshtein distance with one row of memory; `limit` where it is not less.
+/// Edits between two words (a letter added, left out or replaced, or two neighbours swapped); `limit` where
+/// they are not fewer.
 std::size_t edit_distance(std::string_view a, std::string_view b, std::size_t limit) {
   if (std::max(a.size(), b.size()) - std::min(a.size(), b.size()) >= limit) return limit;
-  std::vector<std::size_t> row(b.size() + 1);
+  std::vector<std::size_t> row(b.size() + 1), last(row.size()), before_last(row.size());
   std::iota(row.begin(), row.end(), std::size_t{0});
+  std::size_t fewest = 0, fewest_in_last = 0;
   for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
+    std::swap(before_last, last);
+    std::swap(last, row);
+    fewest_in_last = std::exchange(fewest, i);
     row[0] = i;
     for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
+      const std::size_t replaced = last[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
+      row[j] = std::min({last[j] + 1, row[j - 1] + 1, replaced});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        row[j] = std::min(row[j], before_last[j - 2] + 1);
+      fewest = std::min(fewest, row[j]);
     }
-    if (*std::min_element(row.begin(), row.end()) >= limit) return limit;  // it never falls again
+    if (std::min(fewest, fewest_in_last + 1) >= limit) return limit;  // it never falls again
   }
   return row.back();
 }

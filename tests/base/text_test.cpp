@@ -26,6 +26,7 @@ TEST(Text, NearestFindsTyposOnly) {
   const std::vector<std::string> keys = {"train.steps", "train.batch_size", "seed"};
   EXPECT_EQ(nearest("train.step", keys), "train.steps");
   EXPECT_EQ(nearest("sed", keys), "seed");
+  EXPECT_EQ(nearest("sede", keys), "seed") << "swapped neighbours are one typo";
   EXPECT_EQ(nearest("optimizer", keys), "");
   EXPECT_EQ(nearest("seed", {}), "");
 }
