@@ -120,16 +120,20 @@ Trainer::StepResult Trainer::compute_gradient(const TrainingBatch& batch) {
 
 void Trainer::skip(const StepResult& result, StepVerdict verdict, const TrainingBatch& batch) {
   const double loss = result.losses.front().second;
-  const std::vector<std::int64_t> extreme = extreme_samples(batch);
-  const std::string frames = str(extreme.empty() ? "its frames: " : "extreme actions: ",
-                                 describe_batch(setup_, state_.step, extreme));
+  const auto frames = [&] {
+    const std::vector<std::int64_t> extreme = extreme_samples(batch);
+    return str(extreme.empty() ? "its frames: " : "extreme actions: ",
+               describe_batch(setup_, state_.step, extreme));
+  };
   const bool is_first = state_.guard.skipped == 1;  // the others are often for the same frames
   log::warning("step ", state_.step + 1, " skipped: ",
                verdict == StepVerdict::kNonFinite ? "a value is not finite" : "the gradient is an outlier",
-               " (loss ", loss, ", gradient norm ", result.gradient_norm, ")", is_first ? "; " + frames : "");
+               " (loss ", loss, ", gradient norm ", result.gradient_norm, ")",
+               is_first ? "; " + frames() : "");
   // A run too short for that many skipped steps must not end as if it had trained.
   const bool learned_nothing = state_.updates == 0 && state_.step + 1 == config_.train.steps;
-  if (state_.guard.in_a_row >= config_.train.max_skipped || learned_nothing) give_up(result, verdict, frames);
+  if (state_.guard.in_a_row >= config_.train.max_skipped || learned_nothing)
+    give_up(result, verdict, frames());
 }
 
 void Trainer::apply(const StepResult& result, const TrainingBatch& batch) {
