@@ -234,7 +234,7 @@ void run_init_only(const ResolvedConfig& resolved, const fs::path& out) {
   if (!teacher.horizon_known)
     log::warning(unknown_horizon(teacher), "; the student gets ", teacher.spec.horizon,
                  ": set policy.horizon if that is wrong");
-  for (const std::string& warning : teacher.warnings) log::warning(teacher.folder.string(), ": ", warning);
+  log_warnings(teacher);
   teacher.spec = student_spec(resolved, teacher.spec, teacher.config);
   const DataConfig& data = resolved.config.data;
   if (auto given = given_stats(data)) teacher.stats = std::move(given);

@@ -21,7 +21,7 @@ CheckpointInfo read_info(const std::string& folder, const ResolvedConfig& resolv
   if (resolved.is_set("policy.horizon")) horizon = resolved.config.policy.horizon;
   CheckpointInfo info = read_checkpoint_info(folder, horizon);
   if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": set policy.horizon"));
-  for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
+  log_warnings(info);
   return info;
 }
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
 #include "shallowpi/distill/setup.h"
@@ -52,7 +51,7 @@ std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::
 
 SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data) {
   if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
-  for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
+  log_warnings(info);
   std::optional<NormStats> stats = given_stats(data);
   const StatsOrigin origin = stats ? StatsOrigin::kData : StatsOrigin::kPolicy;
   if (!stats) stats = info.stats;  // also those that its run computed

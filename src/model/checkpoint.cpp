@@ -134,6 +134,10 @@ std::string unknown_horizon(const CheckpointInfo& info) {
              "50)");
 }
 
+void log_warnings(const CheckpointInfo& info) {
+  for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
+}
+
 std::string how_to_add_stats(const CheckpointInfo& info) {
   if (!info.asset_ids.empty()) {
     const std::string folder = info.folder.string();

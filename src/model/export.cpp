@@ -153,7 +153,7 @@ void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::pa
   if (!info.horizon_known)
     log::warning(unknown_horizon(info), "; the export says ", info.spec.horizon,
                  ": give --horizon if that is wrong");
-  for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
+  log_warnings(info);
   verify_files(info, OptionalFiles::kUnchecked);
   checkpoint::check_heads(info.config, info.folder);
   if (const auto sizes = checkpoint::unreleased_sizes(info.config, to); !sizes.empty())

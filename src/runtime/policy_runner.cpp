@@ -6,7 +6,6 @@
 
 #include "runtime/observation_message.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/log.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 
@@ -45,7 +44,7 @@ PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::
     throw UsageError(str(checkpoint.string(),
                          " has no normalisation statistics, so its actions cannot be turned into a robot's: ",
                          how_to_add_stats(info)));
-  for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
+  log_warnings(info);
   auto transform = std::make_unique<const PolicyTransform>(
       info.spec, *info.stats, std::make_shared<const Tokenizer>(find_tokenizer(tokenizer, info.tokenizer)),
       info.config.vocab);

@@ -46,6 +46,9 @@ CheckpointInfo read_checkpoint_info(const std::filesystem::path& folder,
 /// messages where horizon_known is false.
 std::string unknown_horizon(const CheckpointInfo& info);
 
+/// Logs `info.warnings`, each with the folder: whoever uses a policy calls it.
+void log_warnings(const CheckpointInfo& info);
+
 /// What to do where `stats` is empty: which file to put where, or how to choose among `asset_ids`.
 std::string how_to_add_stats(const CheckpointInfo& info);
 
