@@ -123,8 +123,8 @@ class Progress:
     def advance(self):
         self.done += 1
         now, at_end = time.monotonic(), self.done == self.total
-        left = (now - self.started) / self.done * (self.total - self.done)
-        text = f"{self.done}/{self.total} episodes, {left // 60:.0f} min {left % 60:02.0f} s left"
+        left = round((now - self.started) / self.done * (self.total - self.done))
+        text = f"{self.done}/{self.total} episodes, {left // 60} min {left % 60:02} s left"
         if sys.stderr.isatty():
             print(f"\r{text} ", end="\n" if at_end else "", file=sys.stderr, flush=True)
         elif at_end or now - self.last > 30:

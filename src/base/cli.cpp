@@ -6,6 +6,7 @@
 #include <torch/cuda.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -64,6 +65,24 @@ torch::Device parse_device(const std::string& name) {
         str("device: there is no ", name, "; this program sees ", count, " CUDA device(s). ",
             has_gpu ? "Choose a lower number" : "Use cpu, or a build with CUDA on a machine with a GPU"));
   return torch::Device(torch::kCUDA, static_cast<c10::DeviceIndex>(index));
+}
+
+std::vector<torch::Device> parse_devices(const std::string& names) {
+  if (names == "cuda:all" && torch::cuda::is_available()) {
+    std::vector<torch::Device> all;
+    for (c10::DeviceIndex i = 0; i < torch::cuda::device_count(); ++i) all.emplace_back(torch::kCUDA, i);
+    return all;
+  }
+  std::vector<torch::Device> devices;
+  for (const std::string& name : split(names == "cuda:all" ? "cuda:0" : names, ',')) {
+    const torch::Device device = parse_device(name);
+    if (!devices.empty() && device.type() != devices.front().type())
+      throw UsageError(str("device: ", names, " mixes GPUs and the CPU; name devices of one kind"));
+    if (device.is_cuda() && std::find(devices.begin(), devices.end(), device) != devices.end())
+      throw UsageError(str("device: ", names, " names ", device.str(), " twice"));
+    devices.push_back(device);
+  }
+  return devices;
 }
 
 torch::Dtype parse_dtype(const std::string& name, torch::Device device) {

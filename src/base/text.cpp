@@ -85,6 +85,11 @@ bool is_device_name(std::string_view name) {
   return name == "auto" || name == "cpu" || name == "cuda" || is_numbered;
 }
 
+bool is_device_list(std::string_view names) {
+  const std::vector<std::string> each = split(names, ',');
+  return names == "cuda:all" || std::all_of(each.begin(), each.end(), is_device_name);
+}
+
 bool has_control_character(std::string_view text) {
   return std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; });
 }

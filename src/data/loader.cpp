@@ -27,11 +27,8 @@ struct Slot {
 };
 
 void check_options(const LoaderOptions& options, std::int64_t start_batch) {
-  if (options.world_size < 1 || options.rank < 0 || options.rank >= options.world_size)
-    throw UsageError(str("loader: rank ", options.rank, " of ", options.world_size, " processes"));
-  if (options.batch_size < 1 || options.batch_size % options.world_size != 0)
-    throw UsageError(str("the batch size ", options.batch_size, " must be a positive multiple of the ",
-                         options.world_size, " processes"));
+  if (options.batch_size < 1)
+    throw UsageError(str("the batch size ", options.batch_size, " must be positive"));
   if (options.workers < 0 || options.workers > kMaxWorkers || options.prefetch < 1)
     throw UsageError(str("data.workers is ", options.workers, " and data.prefetch ", options.prefetch,
                          "; workers must be 0 to ", kMaxWorkers, ", prefetch at least 1"));
@@ -69,12 +66,11 @@ struct Loader::Impl {
 
   TrainingBatch make(std::int64_t number) const {
     std::vector<Dataset::Sample> samples;
-    for (std::int64_t i = options.rank; i < options.batch_size; i += options.world_size)
+    for (std::int64_t i = 0; i < options.batch_size; ++i)
       samples.push_back(order.at(static_cast<std::uint64_t>(number * options.batch_size + i)));
     std::optional<Augmentation> augmentation = options.augmentation;
     if (augmentation) {
-      Random random({options.seed, kAugmentStream, static_cast<std::uint64_t>(number),
-                     static_cast<std::uint64_t>(options.rank)});
+      Random random({options.seed, kAugmentStream, static_cast<std::uint64_t>(number)});
       augmentation->seed = random.next();
     }
     return pipeline->make_batch(samples, augmentation);

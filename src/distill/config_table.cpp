@@ -116,17 +116,21 @@ void add_general(ConfigTable& table, DistillConfig& config) {
              "Folder of the run: checkpoints, metrics and the resolved configuration.");
   table.integer("seed", config.seed, "Seed of every random draw.", at_least(0));
   add(
-      table, "device", "auto, cpu or cuda:N", "Where to compute; auto takes a GPU where there is one.",
+      table, "device", "auto, cpu, cuda:N, several as cuda:0,cuda:1, or cuda:all",
+      "Where to compute; auto takes a GPU where there is one. Each of several computes its part of every "
+      "batch.",
       [&config](const YamlNode& node) {
         std::string device = yaml_text(node);
-        if (!is_device_name(device)) throw UsageError(str("'", device, "' is not auto, cpu or cuda:N"));
+        if (!is_device_list(device))
+          throw UsageError(
+              str("'", device, "' is not auto, cpu, cuda:N, several as cuda:0,cuda:1, or cuda:all"));
         config.device = std::move(device);
       },
       [&config] { return to_yaml(config.device); });
   table.choice("dtype", config.dtype, {"auto", "float32", "bfloat16"},
                "Precision of the student's computation; auto is bfloat16 on a GPU and float32 on a CPU. "
                "Master weights are always float32.");
-  table.integer("threads", config.threads, "CPU threads for computation; 0 takes all cores.",
+  table.integer("threads", config.threads, "CPU threads for computation, of each device; 0 takes all cores.",
                 between(0, 1024));
 }
 

@@ -1,6 +1,6 @@
 // All trained parameters as one vector. A tiny policy has hundreds of tensors, and one operator call on each
 // would cost more than its arithmetic; on one vector the optimiser, clipping, EMA and the finite check are
-// one call each, and several processes would have one tensor to reduce.
+// one call each, and several devices have one tensor to add up.
 #pragma once
 
 #include <torch/torch.h>

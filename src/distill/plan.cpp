@@ -44,7 +44,7 @@ TrainedParts count_student(const TrainingSetup& setup, TrainingPlan& plan) {
     plan.trained += group.parameter.numel();
     header_bytes += kHeaderEntryBytes * group.parts.size() * (has_ema ? 4 : 3);
     // Gradient, two moments, EMA; bfloat16 parameters also have master weights and their own gradient.
-    plan.optimizer_bytes += count * (has_ema ? 16 : 12);
+    plan.optimizer_bytes += count * 4 + count * (has_ema ? 12 : 8) / plan.devices;
     if (group.parameter.scalar_type() != torch::kFloat32) plan.optimizer_bytes += count * (4 + 2);
     const std::string& name = group.parts.front().name;
     parts.tower |= names::is_tower(name);
@@ -69,7 +69,7 @@ void count_teacher(const TrainingSetup& setup, TrainingPlan& plan) {
 
 std::uint64_t TrainingPlan::peak_bytes() const {
   const std::uint64_t device = weight_bytes + optimizer_bytes + activation_bytes;
-  return on_gpu ? device : device + host_bytes + base_bytes;
+  return on_gpu ? device : devices * device + host_bytes + base_bytes;
 }
 
 TrainingPlan plan_training(const TrainingSetup& setup) {
@@ -78,8 +78,9 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   plan.base_bytes = resident_bytes() + kComputeBytes;
   plan.kept_layers = setup.kept_layers;
   plan.student = setup.policy;
-  plan.on_gpu = setup.device.is_cuda();
-  plan.machine_bytes = total_memory(setup.device);
+  plan.devices = setup.devices.size();
+  plan.on_gpu = setup.devices.front().is_cuda();
+  plan.machine_bytes = total_memory(setup.devices.front());
   plan.free_disk_bytes = free_disk_bytes(config.output_dir);
   plan.training_frames = setup.split.train.size();
   plan.held_out_frames = setup.split.held_out.size();
@@ -93,7 +94,7 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   const TrainingBatch sample = setup.pipeline->make_batch({setup.split.train.front()});
   plan.prefix_tokens = cameras * setup.policy.vision.tokens() + sample.observation.tokens_bt.size(1);
   PassShape shape;
-  shape.batch = config.train.batch_size / config.train.accumulate;
+  shape.batch = plan.micro_batch = setup.micro_batch();
   shape.images = shape.batch * cameras;
   shape.prefix = plan.prefix_tokens;
   shape.horizon = setup.spec.horizon;
@@ -106,7 +107,7 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   plan.activation_bytes = training_activation_bytes(setup.policy, shape, sizes);
 
   const PassCost student = forward_flops(setup.policy, shape);
-  const double micro_batches = static_cast<double>(config.train.accumulate);
+  const double micro_batches = static_cast<double>(config.train.batch_size / plan.micro_batch);
   // A backward pass is two forward passes, and one more to recompute.
   const double again = sizes.recompute ? 1 : 0;
   plan.flops =
@@ -146,10 +147,15 @@ std::string plan_text(const TrainingPlan& plan) {
   row("data", str(plan.training_frames, " frames to train on, ", plan.held_out_frames, " held out"));
   row("  cameras", join(plan.cameras, ", "));
   row("  prefix tokens per sample", str(plan.prefix_tokens));
-  row("memory, peak", str(human_bytes(plan.peak_bytes()), plan.on_gpu ? " on the GPU" : ""));
-  row("  weights", human_bytes(plan.weight_bytes));
-  row("  gradient, moments, EMA", human_bytes(plan.optimizer_bytes));
-  row("  activations", human_bytes(plan.activation_bytes));
+  if (plan.devices > 1)
+    row("devices", str(plan.devices, ", each with ", plan.micro_batch, " samples at a time"));
+  const char* const of_each = plan.devices > 1 ? " of each device" : "";
+  row("memory, peak", str(human_bytes(plan.peak_bytes()), !plan.on_gpu       ? ""
+                                                          : plan.devices > 1 ? " on each GPU"
+                                                                             : " on the GPU"));
+  row("  weights", human_bytes(plan.weight_bytes) + of_each);
+  row("  gradient, moments, EMA", human_bytes(plan.optimizer_bytes) + of_each);
+  row("  activations", human_bytes(plan.activation_bytes) + of_each);
   row(plan.on_gpu ? "  on the host: batches, checkpoint copy" : "  batches, checkpoint copy",
       human_bytes(plan.host_bytes));
   row("arithmetic per step", fixed(plan.flops / 1e9, 1) + " GFLOP");

@@ -89,6 +89,14 @@ void check_output_dir(const fs::path& run_folder) {
                        join(others, ", "), "; name a new or an empty folder"));
 }
 
+// Several devices on a CPU divide its cores.
+void set_threads(const TrainingSetup& setup) {
+  const std::int64_t given = setup.config().threads;
+  const auto devices = setup.devices.front().is_cpu() ? static_cast<int>(setup.devices.size()) : 1;
+  torch::set_num_threads(given > 0 ? static_cast<int>(given)
+                                   : std::max(1, torch::get_num_threads() / devices));
+}
+
 StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resume) {
   const fs::path run_folder = resolved.config.output_dir;
   check_output_dir(run_folder);
@@ -184,7 +192,6 @@ void train(Trainer& trainer, const StopSignal& stop) {
 
 int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const DistillConfig& config = resolved.config;
-  if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   warn_of_a_rare_best(config.train);
   if (run.dry_run) {
     choose_start(resolved, run.resume);
@@ -209,13 +216,14 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
     return static_cast<int>(ExitCode::kDone);
   }
   TrainingSetup setup = prepare_training(resolved);
+  set_threads(setup);
   check_room(plan_training(setup), config, false);
   setup.resolved = with_absolute_paths(resolved);  // of what is saved; messages name paths as they were given
-  TrainingModels models = load_models(setup);
+  const std::vector<TrainingModels> models = load_models(setup);
   if (!folder) folder = std::make_unique<RunFolder>(path);
   write_file_atomically(path / "config.yaml", dump_config(setup.resolved));
   if (is_adopted) write_file_atomically(path / "metrics.jsonl", adopted_metrics);
-  Trainer trainer(std::move(setup), std::move(models), *folder, start.checkpoint, run.quiet);
+  Trainer trainer(std::move(setup), models, *folder, start.checkpoint, run.quiet);
   train(trainer, stop);
   if (const std::int64_t skipped = trainer.state().guard.skipped; skipped > 0)
     log::warning(skipped, " of ", trainer.state().step, " steps were skipped");

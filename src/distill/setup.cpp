@@ -164,6 +164,41 @@ void check_state_noise(const TrainingSetup& setup) {
                          setup.spec.robot.state_dim, "; give one for each dim"));
 }
 
+/// Every device takes the same number of samples at a time.
+void check_division(const TrainingSetup& setup) {
+  const TrainConfig& train = setup.config().train;
+  const std::int64_t parts = static_cast<std::int64_t>(setup.devices.size()) * train.accumulate;
+  if (train.batch_size % parts != 0)
+    throw UsageError(str("train.batch_size: ", train.batch_size, " cannot be divided among ",
+                         setup.devices.size(), " devices in ", train.accumulate,
+                         " pieces each (train.accumulate); make it a multiple of ", parts));
+}
+
+TrainingModels load_pair(const TrainingSetup& setup, torch::Device device) {
+  PolicyOptions options;
+  options.activation_checkpointing = setup.config().train.activation_checkpointing;
+  TrainingModels models;
+  if (setup.start) {
+    models.student = setup.start_layers.empty()
+                         ? load_policy(*setup.start, setup.dtype, device, options)
+                         : load_student(*setup.start, setup.start_layers, setup.dtype, device, options);
+  } else if (setup.teacher) {
+    models.student = load_student(*setup.teacher, setup.kept_layers, setup.dtype, device, options);
+  } else {
+    models.student = Policy(setup.policy, setup.dtype, device, options);
+    models.student->initialize(setup.config().seed);
+  }
+  const LossConfig& loss = setup.config().loss;
+  if (setup.teacher && (loss.kd > 0 || loss.attn > 0)) {
+    models.teacher = load_policy(*setup.teacher, setup.teacher_dtype, device);
+    for (const ParameterGroup& group : models.teacher->parameter_groups()) {
+      torch::Tensor parameter = group.parameter;
+      parameter.set_requires_grad(false);
+    }
+  }
+  return models;
+}
+
 }  // namespace
 
 Dataset open_data(const DataConfig& data) {
@@ -211,9 +246,10 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
   // Runs each step, whatever went wrong with earlier ones, as long as those it needs went well.
   Problems problems;
   problems.attempt([&] {
-    setup.device = parse_device(config.device);
-    setup.dtype = parse_dtype(config.dtype, setup.device);
-    setup.teacher_dtype = parse_dtype(config.teacher.dtype, setup.device);
+    setup.devices = parse_devices(config.device);
+    setup.dtype = parse_dtype(config.dtype, setup.devices.front());
+    setup.teacher_dtype = parse_dtype(config.teacher.dtype, setup.devices.front());
+    check_division(setup);
   });
   bool has_policy = true;
   if (!config.teacher.checkpoint.empty())
@@ -245,30 +281,11 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
   return setup;
 }
 
-TrainingModels load_models(const TrainingSetup& setup) {
-  PolicyOptions options;
-  options.activation_checkpointing = setup.config().train.activation_checkpointing;
+std::vector<TrainingModels> load_models(const TrainingSetup& setup) {
   for (const auto* given : {&setup.teacher, &setup.start})
     if (*given) verify_files(**given, OptionalFiles::kUnchecked);
-  TrainingModels models;
-  if (setup.start) {
-    models.student = setup.start_layers.empty()
-                         ? load_policy(*setup.start, setup.dtype, setup.device, options)
-                         : load_student(*setup.start, setup.start_layers, setup.dtype, setup.device, options);
-  } else if (setup.teacher) {
-    models.student = load_student(*setup.teacher, setup.kept_layers, setup.dtype, setup.device, options);
-  } else {
-    models.student = Policy(setup.policy, setup.dtype, setup.device, options);
-    models.student->initialize(setup.config().seed);
-  }
-  const LossConfig& loss = setup.config().loss;
-  if (setup.teacher && (loss.kd > 0 || loss.attn > 0)) {
-    models.teacher = load_policy(*setup.teacher, setup.teacher_dtype, setup.device);
-    for (const ParameterGroup& group : models.teacher->parameter_groups()) {
-      torch::Tensor parameter = group.parameter;
-      parameter.set_requires_grad(false);
-    }
-  }
+  std::vector<TrainingModels> models;
+  for (const torch::Device device : setup.devices) models.push_back(load_pair(setup, device));
   return models;
 }
 

@@ -17,35 +17,15 @@ namespace {
 // Apart from the streams of the loader, which is seeded with the same number.
 constexpr std::uint64_t kTrainFlow = 0x7261696e, kHeldOutFlow = 0x6576616c;
 
-std::int64_t loss_dims(const TrainingSetup& setup) {
-  return setup.config().loss.dims == LossDims::kReal ? setup.spec.robot.action_dim : setup.policy.action_dim;
-}
-
-TrainingBatch to_device(const TrainingBatch& batch, torch::Device device) {
-  return {batch.observation.to(device), batch.actions_bhd.to(device)};
-}
-
-FlowDraw to_device(const FlowDraw& draw, torch::Device device) {
-  return {draw.noise.to(device), draw.t.to(device), draw.x_t.to(device), draw.target.to(device)};
-}
-
 }  // namespace
 
-Trainer::Trainer(TrainingSetup setup, TrainingModels models, RunFolder& folder,
+Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models, RunFolder& folder,
                  const std::filesystem::path& resume, bool quiet)
     : setup_(std::move(setup)),
       config_(setup_.resolved.config),
       folder_(folder),
-      student_(models.student),
-      parameters_(trainable_groups(student_, config_.optimizer.freeze)),
-      optimizer_(config_.optimizer, parameters_.master()),
-      distiller_(student_, models.teacher, config_.loss, setup_.kept_layers, loss_dims(setup_)),
+      replicas_(setup_, models),
       progress_(config_.train.steps, quiet) {
-  if (config_.optimizer.ema_decay > 0) ema_ = parameters_.master().clone();
-  if (!models.teacher.is_empty() && can_share_tower(student_, models.teacher)) {
-    distiller_.share_tower();
-    log::info("student and teacher share one run of the frozen vision tower");
-  }
   if (setup_.teacher) {
     teacher_fingerprint_ = weights_fingerprint(*setup_.teacher);
   } else if (setup_.start) {
@@ -71,7 +51,7 @@ void Trainer::run(const StopSignal& stop) {
     const TrainingBatch batch = loader_->next();
     const auto step = [&] { apply(compute_gradient(batch), batch); };
     if (state_.step + 1 == config_.train.trace_step) {
-      trace(folder_.path() / "trace.json", setup_.device, step);
+      trace(folder_.path() / "trace.json", setup_.devices.front(), step);
     } else {
       step();
     }
@@ -84,38 +64,11 @@ void Trainer::run(const StopSignal& stop) {
   writer_.wait();
 }
 
-Trainer::StepResult Trainer::compute_gradient(const TrainingBatch& batch) {
-  const std::int64_t size = batch.observation.batch_size(), part = size / config_.train.accumulate;
-  // Drawn for the whole batch, so that the result does not depend on how it is divided.
+StepResult Trainer::compute_gradient(const TrainingBatch& batch) {
   const std::uint64_t seed =
       Random({config_.seed, kTrainFlow, static_cast<std::uint64_t>(state_.step)}).next();
-  const FlowDraw draw = draw_flow(batch.actions_bhd, config_.flow, seed);
-  parameters_.zero_gradient();
-  torch::Tensor sums;
-  std::vector<std::string> names;
-  for (std::int64_t begin = 0; begin < size; begin += part) {
-    const LossTerms terms = distiller_.losses(to_device(narrow(batch, begin, part), setup_.device),
-                                              to_device(narrow(draw, size, begin, part), setup_.device));
-    const torch::Tensor loss = objective(terms);
-    (loss / config_.train.accumulate).backward();
-    parameters_.collect_gradient();
-    std::vector<torch::Tensor> values{loss.detach()};
-    names = {"loss"};
-    for (const LossTerm& term : terms) {
-      values.push_back(term.loss.mean().detach());
-      names.push_back("loss_" + term.name);
-    }
-    const torch::Tensor stacked = torch::stack(values);
-    sums = sums.defined() ? sums + stacked : stacked;
-  }
-  // Several processes would sum two tensors here: the flat gradient and the losses.
-  sums = sums / config_.train.accumulate;
-  const torch::Tensor host = torch::cat({sums, parameters_.gradient().norm().reshape(1)}).to(torch::kCPU);
-  StepResult result;
-  for (std::size_t i = 0; i < names.size(); ++i)
-    result.losses.emplace_back(names[i], host[static_cast<std::int64_t>(i)].item<double>());
-  result.gradient_norm = host[-1].item<double>();
-  return result;
+  // Drawn for the whole batch, so that the result does not depend on how it is divided.
+  return replicas_.compute_gradient(batch, draw_flow(batch.actions_bhd, config_.flow, seed));
 }
 
 void Trainer::skip(const StepResult& result, StepVerdict verdict, const TrainingBatch& batch) {
@@ -140,13 +93,8 @@ void Trainer::apply(const StepResult& result, const TrainingBatch& batch) {
   const double loss = result.losses.front().second;
   const StepVerdict verdict = state_.guard.judge(loss, result.gradient_norm, config_.train.outlier_sigma);
   if (verdict != StepVerdict::kApply) return skip(result, verdict, batch);
-  torch::NoGradGuard no_grad;
-  clip_gradient(parameters_.gradient(), result.gradient_norm, config_.optimizer.clip_norm);
-  optimizer_.step(parameters_.master(), parameters_.gradient(),
-                  learning_rate(config_.optimizer, state_.step));
-  parameters_.use(parameters_.master());
-  if (ema_.defined()) update_ema(ema_, parameters_.master(), config_.optimizer.ema_decay);
-  state_.updates = optimizer_.updates;
+  replicas_.update(result.gradient_norm, learning_rate(config_.optimizer, state_.step));
+  state_.updates = replicas_.updates();
   Scalars values = result.losses;
   values.emplace_back("gradient_norm", result.gradient_norm);
   state_.window.add(values);
@@ -194,7 +142,7 @@ StepTiming Trainer::take_timing() {
   timing.wait_share = (loader_->wait_seconds() - timed_wait_) / seconds;
   timing.seconds_left =
       static_cast<double>(config_.train.steps - state_.step) * seconds / std::max(1.0, steps);
-  timing.memory_bytes = peak_memory(setup_.device);
+  timing.memory_bytes = peak_memory(setup_.devices.front());
   timed_from_step_ = state_.step;
   timed_wait_ = loader_->wait_seconds();
   return timing;
@@ -208,29 +156,32 @@ void Trainer::evaluate_if_due() {
   metrics_->write(state_.step, values);
   std::vector<std::string> texts;
   for (const auto& [name, value] : values) texts.push_back(str(name, " ", value));
-  log::info("step ", state_.step, ", ", ema_.defined() ? "EMA weights" : "weights", ": ", join(texts, "  "));
+  log::info("step ", state_.step, ", ", replicas_.has_ema() ? "EMA weights" : "weights", ": ",
+            join(texts, "  "));
 }
 
 Scalars Trainer::held_out_losses() {
-  torch::NoGradGuard no_grad;
-  const std::int64_t part = config_.train.batch_size / config_.train.accumulate;
-  if (held_out_.empty()) held_out_ = held_out_batches(setup_, part);
-  if (ema_.defined()) parameters_.use(ema_);
+  if (held_out_.empty()) held_out_ = held_out_batches(setup_, config_.train.batch_size);
+  replicas_.use_ema();
   std::map<std::string, std::pair<double, double>> sums;  // by term: sum and count
   std::map<std::string, double> weights;
   for (std::size_t i = 0; i < held_out_.size(); ++i) {
     // The same noise and times at every evaluation.
     const std::uint64_t seed = Random({config_.seed, kHeldOutFlow, i}).next();
     const FlowDraw draw = draw_flow(held_out_[i].actions_bhd, config_.flow, seed);
-    for (const LossTerm& term :
-         distiller_.losses(to_device(held_out_[i], setup_.device), to_device(draw, setup_.device))) {
-      auto& [sum, count] = sums[term.name];
-      sum += term.loss.sum.item<double>();
-      count += term.loss.count;
-      weights[term.name] = term.weight;
+    const std::int64_t size = held_out_[i].observation.batch_size();
+    for (std::int64_t begin = 0; begin < size; begin += setup_.micro_batch()) {
+      const std::int64_t part = std::min(setup_.micro_batch(), size - begin);
+      for (const LossTerm& term :
+           replicas_.evaluate(narrow(held_out_[i], begin, part), narrow(draw, size, begin, part))) {
+        auto& [sum, count] = sums[term.name];
+        sum += term.loss.sum.item<double>();
+        count += term.loss.count;
+        weights[term.name] = term.weight;
+      }
     }
   }
-  parameters_.use(parameters_.master());
+  replicas_.use_master();
   Scalars values{{"held_out_loss", 0}};
   for (const auto& [name, sum] : sums) {
     values.emplace_back("held_out_loss_" + name, sum.first / sum.second);
@@ -253,13 +204,12 @@ void Trainer::save() {
   writer_.wait();
   state_.metrics_bytes = metrics_->sync();
   saved_step_ = state_.step;
-  // Training goes on while the copy is written.
-  std::map<std::string, torch::Tensor> copies;
-  for (const auto& [name, flat] : training_vectors())
-    copies[name] = flat.to(torch::kCPU, flat.scalar_type(), false, true);
+  // Training goes on while this copy is written.
+  const std::map<std::string, torch::Tensor> copies = replicas_.state();
   // By name already here: an evaluation meanwhile gives the parameters other memory.
-  NamedTensors weights = parameters_.named(copies.at(ema_.defined() ? "ema" : "master"));
-  weights.merge(student_->named_tensors(/*with_dead=*/true));  // frozen and dead ones do not change
+  NamedTensors weights = replicas_.parameters().named(copies.at(replicas_.has_ema() ? "ema" : "master"));
+  // Frozen and dead ones do not change.
+  weights.merge(replicas_.student()->named_tensors(/*with_dead=*/true));
   writer_.start([this, weights = std::move(weights), tensors = by_name(copies), state = state_] {
     folder_.publish(state.step, state.best_step, config_.train, [&](const std::filesystem::path& folder) {
       const CheckpointInfo* origin = setup_.origin();
@@ -281,32 +231,23 @@ CheckpointContents Trainer::contents() const {
   contents.teacher_fingerprint = teacher_fingerprint_;
   contents.card =
       str("Trained with shallowpi-distill; `training_state/config.yaml` repeats the run. The weights are ",
-          ema_.defined() ? "the moving average (EMA) over the run." : "those of the last step.", "\n");
+          replicas_.has_ema() ? "the moving average (EMA) over the run." : "those of the last step.", "\n");
   return contents;
-}
-
-std::map<std::string, torch::Tensor> Trainer::training_vectors() const {
-  std::map<std::string, torch::Tensor> vectors{{"master", parameters_.master()},
-                                               {"exp_avg", optimizer_.first_moment},
-                                               {"exp_avg_sq", optimizer_.second_moment}};
-  if (ema_.defined()) vectors["ema"] = ema_;
-  return vectors;
 }
 
 NamedTensors Trainer::by_name(const std::map<std::string, torch::Tensor>& vectors) const {
   NamedTensors tensors;
   for (const auto& [kind, flat] : vectors)
-    for (const auto& [name, tensor] : parameters_.named(flat)) tensors[kind + "/" + name] = tensor;
+    for (const auto& [name, tensor] : replicas_.parameters().named(flat)) tensors[kind + "/" + name] = tensor;
   return tensors;
 }
 
 void Trainer::restore(const std::filesystem::path& checkpoint) {
   const std::filesystem::path folder = checkpoint / "training_state";
   state_ = read_training_state(folder);
-  torch::NoGradGuard no_grad;
-  read_training_tensors(folder, by_name(training_vectors()));
-  parameters_.use(parameters_.master());
-  optimizer_.updates = state_.updates;
+  const std::map<std::string, torch::Tensor> vectors = replicas_.state();  // of these sizes
+  read_training_tensors(folder, by_name(vectors));
+  replicas_.restore(vectors, state_.updates);
   std::error_code missing;  // another run's checkpoint is not in this folder
   const bool is_own = std::filesystem::equivalent(
       checkpoint, RunFolder::checkpoint_path(folder_.path(), state_.step), missing);

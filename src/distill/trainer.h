@@ -8,45 +8,35 @@
 #include <string>
 
 #include "distill/background_task.h"
-#include "distill/flat_parameters.h"
 #include "distill/metrics.h"
-#include "distill/optimizer.h"
 #include "distill/progress.h"
+#include "distill/replicas.h"
 #include "distill/run_folder.h"
 #include "distill/stop_signal.h"
 #include "distill/training_state.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/data/loader.h"
 #include "shallowpi/distill/config.h"
-#include "shallowpi/distill/distiller.h"
 #include "shallowpi/distill/setup.h"
 
 namespace shallowpi {
 
-/// Trains a policy, or distils one into a shallow student, in one process.
+/// Trains a policy, or distils one into a shallow student, on all of setup.devices.
 class Trainer {
  public:
-  /// Takes the models over. `resume`: a checkpoint of a run with the same configuration, which may lie in
-  /// another folder; empty: start at step 0.
-  Trainer(TrainingSetup setup, TrainingModels models, RunFolder& folder, const std::filesystem::path& resume,
-          bool quiet);
+  /// `models`: one pair for each device. `resume`: a checkpoint of a run with the same configuration, which
+  /// may lie in another folder; empty: start at step 0.
+  Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models, RunFolder& folder,
+          const std::filesystem::path& resume, bool quiet);
 
   /// Steps until train.steps or until `stop` is requested, with the last step saved. Throws DivergedError
   /// after too many skipped steps in a row or where all were skipped, and what writing a checkpoint threw.
   void run(const StopSignal& stop);
 
   const TrainingState& state() const { return state_; }
-  const FlatParameters& parameters() const { return parameters_; }
-  const AdamW& optimizer() const { return optimizer_; }
-  /// Float32 [N], undefined without EMA.
-  const torch::Tensor& ema() const { return ema_; }
-  bool shares_tower() const { return distiller_.shares_tower(); }
+  const Replicas& replicas() const { return replicas_; }
 
  private:
-  struct StepResult {
-    Scalars losses;  // "loss" first, then each term unweighted
-    double gradient_norm = 0;
-  };
   StepResult compute_gradient(const TrainingBatch& batch);
   void apply(const StepResult& result, const TrainingBatch& batch);
   void log_if_due();
@@ -57,8 +47,7 @@ class Trainer {
   void give_up(const StepResult& result, StepVerdict verdict, const std::string& frames);
   void restore(const std::filesystem::path& checkpoint);
   Scalars held_out_losses();
-  /// Everything of the run's state that is a tensor, as flat vectors by kind; and as views "KIND/TENSOR".
-  std::map<std::string, torch::Tensor> training_vectors() const;
+  /// Flat vectors by kind (Replicas::state) as views "KIND/TENSOR".
   NamedTensors by_name(const std::map<std::string, torch::Tensor>& vectors) const;
   CheckpointContents contents() const;
   StepTiming take_timing();
@@ -67,11 +56,7 @@ class Trainer {
   TrainingSetup setup_;
   const DistillConfig& config_;
   RunFolder& folder_;
-  Policy student_;
-  FlatParameters parameters_;
-  AdamW optimizer_;
-  torch::Tensor ema_;
-  Distiller distiller_;
+  Replicas replicas_;
   TrainingState state_;
   std::string teacher_fingerprint_;
   std::vector<TrainingBatch> held_out_;  // made at the first evaluation

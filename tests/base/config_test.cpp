@@ -229,6 +229,8 @@ TEST(RunMain, AllowsAsManyOpenFilesAsTheSystemDoes) {
 
 TEST(RunMain, DevicesAndDtypes) {
   EXPECT_EQ(parse_device("cpu"), torch::Device(torch::kCPU));
+  EXPECT_EQ(parse_devices("cpu,cpu"), std::vector<torch::Device>(2, torch::kCPU));
+  testing::expect_error<UsageError>([] { parse_devices("cpu,cuda:99"); }, "there is no cuda:99");
   testing::expect_error<UsageError>([] { parse_device("gpu"); }, "'gpu' is not auto, cpu or cuda:N");
   testing::expect_error<UsageError>([] { parse_device("cuda:99"); }, "there is no cuda:99");
   EXPECT_EQ(parse_dtype("auto", torch::kCPU), torch::kFloat32);

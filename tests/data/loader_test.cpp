@@ -94,22 +94,6 @@ TEST_F(LoaderTest, BatchesMayBeLargerThanTheDataset) {
   for (const auto& [identity, count] : counts) EXPECT_EQ(count, 3) << identity;
 }
 
-TEST_F(LoaderTest, ProcessesShareEachGlobalBatch) {
-  open();
-  const auto whole = loader({.batch_size = 6, .augmentation = {}});
-  const auto first = loader({.batch_size = 6, .augmentation = {}, .rank = 0, .world_size = 2});
-  const auto second = loader({.batch_size = 6, .augmentation = {}, .rank = 1, .world_size = 2});
-  for (int n = 0; n < 4; ++n) {
-    const std::vector<float> expected = identities(whole->next());
-    const std::vector<float> even = identities(first->next()), odd = identities(second->next());
-    ASSERT_EQ(even.size(), 3u);
-    for (int i = 0; i < 3; ++i) {
-      EXPECT_EQ(even[i], expected[2 * i]);
-      EXPECT_EQ(odd[i], expected[2 * i + 1]);
-    }
-  }
-}
-
 TEST_F(LoaderTest, AugmentsEveryBatchAnew) {
   open({{.lengths = {1}}});
   const auto wrist_image = [](Loader& loader) { return loader.next().observation.images_bcyx[1]; };
@@ -161,9 +145,6 @@ TEST_F(LoaderTest, CountsTheTimeSpentWaiting) {
 TEST_F(LoaderTest, RefusesBadOptions) {
   open();
   expect_error<UsageError>([&] { loader({.batch_size = 0}); }, "batch size 0");
-  expect_error<UsageError>([&] { loader({.batch_size = 5, .world_size = 2}); }, "batch size 5",
-                           "multiple of the 2");
-  expect_error<UsageError>([&] { loader({.rank = 2, .world_size = 2}); }, "rank 2 of 2");
   expect_error<UsageError>([&] { loader({.workers = -1}); }, "data.workers is -1");
   expect_error<UsageError>([&] { loader({.workers = 1025}); }, "data.workers is 1025");
   expect_error<UsageError>([&] { loader({.prefetch = 0}); }, "data.prefetch 0");

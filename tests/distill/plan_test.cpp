@@ -23,7 +23,7 @@ TEST(Plan, CountsParametersAndTheCheckpoint) {
   const TrainingSetup setup = prepare_training(fixture.config("run", settings));
   const TrainingPlan plan = plan_training(setup);
   EXPECT_FALSE(fs::exists(fixture / "run")) << "a plan writes nothing";
-  TrainingModels models = load_models(setup);
+  TrainingModels models = load_models(setup).front();
   std::int64_t trained = 0, all = 0;
   for (const ParameterGroup& group : trainable_groups(models.student, setup.config().optimizer.freeze))
     trained += group.parameter.numel();

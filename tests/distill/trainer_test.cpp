@@ -29,11 +29,9 @@ struct Bench {
   explicit Bench(const ResolvedConfig& resolved)
       : folder(resolved.config.output_dir),
         setup(prepare_training(resolved)),
-        models(load_models(setup)),
-        trainer(setup, models, folder, {}, /*quiet=*/true) {}
+        trainer(setup, load_models(setup), folder, {}, /*quiet=*/true) {}
   RunFolder folder;
   TrainingSetup setup;
-  TrainingModels models;
   Trainer trainer;
   StopSignal stop;
 };
@@ -84,7 +82,7 @@ TEST(Trainer, DistilsWithThreeLossesAndOneTower) {
   const TrainingFixture fixture;
   const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
   Bench bench(fixture.config("run", {teacher, "student.layers=2", kFrozenTower, "train.steps=30"}));
-  EXPECT_TRUE(bench.trainer.shares_tower());
+  EXPECT_TRUE(bench.trainer.replicas().shares_tower());
   bench.trainer.run(bench.stop);
   const auto lines = metric_lines(fixture / "run", "loss_kd");
   ASSERT_FALSE(lines.empty());
@@ -109,7 +107,7 @@ TEST(Trainer, SharedTowerChangesNothing) {
   const FlowDraw draw = draw_flow(batch.actions_bhd, {.draws = 2}, 5);
   std::vector<double> values;
   for (const bool shared : {false, true}) {
-    TrainingModels models = load_models(setup);
+    TrainingModels models = load_models(setup).front();
     trainable_groups(models.student, setup.config().optimizer.freeze);
     Distiller distiller(models.student, models.teacher, setup.config().loss, setup.kept_layers, 32);
     if (shared) distiller.share_tower();
@@ -132,7 +130,7 @@ TEST(Trainer, ATeacherMayCutImagesIntoOtherPatches) {
   other->initialize(1);
   LossConfig loss = setup.config().loss;
   loss.attn = 0;  // which compares attention over the same tokens
-  Distiller distiller(load_models(setup).student, other, loss, setup.kept_layers, 32);
+  Distiller distiller(load_models(setup).front().student, other, loss, setup.kept_layers, 32);
   const torch::Tensor total = objective(distiller.losses(batch, draw_flow(batch.actions_bhd, {}, 5)));
   EXPECT_TRUE(std::isfinite(total.item<double>()));
 }
@@ -141,7 +139,7 @@ TEST(Trainer, SharesNoTowerThatIsTrainedOrDiffers) {
   const TrainingFixture fixture;
   const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
   const TrainingSetup setup = prepare_training(fixture.config("a", {teacher, "student.layers=2"}));
-  TrainingModels models = load_models(setup);
+  TrainingModels models = load_models(setup).front();
   Distiller trained(models.student, models.teacher, setup.config().loss, setup.kept_layers, 32);
   expect_error<UsageError>([&] { trained.share_tower(); }, "frozen", "bit for bit");
   trainable_groups(models.student, {"*vision_tower*", "*multi_modal_projector*"});
@@ -155,15 +153,84 @@ TEST(Trainer, SharesNoTowerThatIsTrainedOrDiffers) {
   EXPECT_FALSE(can_share_tower(models.student, models.teacher));
 }
 
+// Weights, moments and EMA of two runs that differ in the order of their sums only.
+void expect_same_training(const fs::path& a, const fs::path& b) {
+  const NamedTensors expected = load_safetensors(a / "last/training_state/optimizer.safetensors");
+  const NamedTensors tensors = load_safetensors(b / "last/training_state/optimizer.safetensors");
+  ASSERT_EQ(tensors.size(), expected.size());
+  for (const auto& [name, tensor] : tensors) expect_tensor_near(tensor, expected.at(name), 2e-4, 0, name);
+  const auto lines = metric_lines(b, "loss"), expected_lines = metric_lines(a, "loss");
+  ASSERT_EQ(lines.size(), expected_lines.size());
+  for (std::size_t i = 0; i < lines.size(); ++i)
+    for (const auto& [key, value] : lines[i].items())
+      EXPECT_NEAR(value.get<double>(), expected_lines[i][key].get<double>(), 1e-3) << key;
+}
+
 TEST(Trainer, AccumulationLeavesTheResult) {
   const TrainingFixture fixture;
   ASSERT_EQ(fixture.run("whole", {"flow.draws=2"}), 0);
   ASSERT_EQ(fixture.run("parts", {"flow.draws=2", "train.accumulate=4"}), 0);
-  const NamedTensors whole = load_safetensors(fixture / "whole/last/training_state/optimizer.safetensors");
-  for (const auto& [name, tensor] :
-       load_safetensors(fixture / "parts/last/training_state/optimizer.safetensors"))
-    expect_tensor_near(tensor, whole.at(name), 2e-4, 0, name);
-  EXPECT_EQ(metric_lines(fixture / "whole", "loss").size(), metric_lines(fixture / "parts", "loss").size());
+  expect_same_training(fixture / "whole", fixture / "parts");
+}
+
+TEST(Trainer, SeveralDevicesLeaveTheResult) {
+  const TrainingFixture fixture;
+  std::vector<std::string> settings = {"teacher.checkpoint=" + fixture.teacher(), "student.layers=2",
+                                       "flow.draws=2", "train.batch_size=12"};
+  ASSERT_EQ(fixture.run("one", settings), 0);
+  settings.insert(settings.end(), {"device=cpu,cpu,cpu", "train.accumulate=2"});
+  ASSERT_EQ(fixture.run("three", settings), 0);
+  expect_same_training(fixture / "one", fixture / "three");
+  const auto held_out = metric_lines(fixture / "three", "held_out_loss");
+  const auto expected = metric_lines(fixture / "one", "held_out_loss");
+  ASSERT_EQ(held_out.size(), 2u);
+  for (int i = 0; i < 2; ++i)
+    EXPECT_NEAR(held_out[i]["held_out_loss"].get<double>(), expected[i]["held_out_loss"].get<double>(), 1e-4);
+  // The same sums in the same order, whichever device ends first.
+  ASSERT_EQ(fixture.run("again", settings), 0);
+  EXPECT_EQ(read_file(fixture / "three/last/training_state/optimizer.safetensors"),
+            read_file(fixture / "again/last/training_state/optimizer.safetensors"));
+}
+
+TEST(Trainer, GoesOnWithOtherDevices) {
+  const TrainingFixture fixture;
+  const std::string two = "device=cpu,cpu", log = "train.log_every=3";
+  ASSERT_EQ(fixture.run("whole", {two, log}), 0);
+  ASSERT_EQ(fixture.run("stopped", {two, log, "train.steps=3"}), 0);
+  fs::copy(fixture / "stopped", fixture / "other",
+           fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+  ASSERT_EQ(fixture.run("stopped", {two, log}), 0);
+  EXPECT_EQ(read_file(fixture / "whole/last/training_state/optimizer.safetensors"),
+            read_file(fixture / "stopped/last/training_state/optimizer.safetensors"));
+  ASSERT_EQ(fixture.run("other", {"device=cpu", log}), 0);
+  expect_same_training(fixture / "whole", fixture / "other");
+}
+
+// The same with two GPUs, or with one that holds two replicas.
+TEST(Trainer, SeveralGpusLeaveTheResult) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU";
+  const TrainingFixture fixture;
+  const torch::Device first(torch::kCUDA, 0);
+  const torch::Device second(torch::kCUDA, torch::cuda::device_count() > 1 ? 1 : 0);
+  const auto run = [&](const std::string& name, const std::vector<torch::Device>& devices) {
+    const ResolvedConfig config = fixture.config(name, {"device=cuda:0", "dtype=float32"});
+    RunFolder folder(config.config.output_dir);
+    TrainingSetup setup = prepare_training(config);
+    setup.devices = devices;
+    Trainer trainer(setup, load_models(setup), folder, {}, /*quiet=*/true);
+    const StopSignal stop;
+    trainer.run(stop);
+  };
+  run("one", {first});
+  run("two", {first, second});
+  expect_same_training(fixture / "one", fixture / "two");
+}
+
+TEST(Trainer, RefusesABatchThatDevicesCannotDivide) {
+  const TrainingFixture fixture;
+  expect_error<UsageError>([&] { fixture.run("run", {"device=cpu,cpu,cpu"}); },
+                           "train.batch_size: 4 cannot be divided among 3 devices", "a multiple of 3");
+  expect_error<UsageError>([&] { fixture.config("run", {"device=cpu,gpu"}); }, "'cpu,gpu' is not auto, cpu");
 }
 
 TEST(Trainer, ATimelineOfOneStepLeavesTheResult) {
@@ -180,7 +247,7 @@ TEST(Trainer, FrozenAndDeadParametersStayAndHaveNoState) {
   const TrainingFixture fixture;
   const std::string teacher = fixture.teacher();
   Bench bench(fixture.config("run", {"teacher.checkpoint=" + teacher, "student.layers=2", kFrozenTower}));
-  for (const ParameterGroup& group : bench.models.student->parameter_groups()) {
+  for (const ParameterGroup& group : bench.trainer.replicas().student()->parameter_groups()) {
     const bool in_tower = group.parts.front().name.find("vision_tower") != std::string::npos;
     if (in_tower || group.dead) EXPECT_FALSE(group.parameter.requires_grad()) << group.parts.front().name;
   }
@@ -194,7 +261,10 @@ TEST(Trainer, FrozenAndDeadParametersStayAndHaveNoState) {
         name.find("vision_tower") != std::string::npos || name.find("multi_modal") != std::string::npos;
     EXPECT_EQ(state.count("master/" + name) == 0,
               is_frozen || name.find("language_model.layers.1.mlp") != std::string::npos ||
-                  bench.trainer.parameters().named(bench.trainer.ema()).count(name) == 0)
+                  bench.trainer.replicas()
+                          .parameters()
+                          .named(bench.trainer.replicas().state().at("ema"))
+                          .count(name) == 0)
         << name;
     if (!is_frozen) continue;
     EXPECT_TRUE(tensor.equal(before.at(name))) << name;
@@ -204,28 +274,28 @@ TEST(Trainer, FrozenAndDeadParametersStayAndHaveNoState) {
   std::int64_t trained = 0;
   for (const auto& [name, tensor] : state)
     if (name.starts_with("exp_avg/")) trained += tensor.numel();
-  EXPECT_EQ(trained, bench.trainer.parameters().count());
+  EXPECT_EQ(trained, bench.trainer.replicas().parameters().count());
 }
 
 TEST(Trainer, SkipsWhatIsNotFiniteAndGivesUp) {
   const TrainingFixture fixture;
   Bench bench(fixture.config("run", {"train.max_skipped=3", "train.steps=10"}));
-  torch::Tensor master = bench.trainer.parameters().master();
+  torch::Tensor master = bench.trainer.replicas().parameters().master();
   master[0] = std::numeric_limits<float>::quiet_NaN();
   const torch::Tensor before = master.clone();
   expect_error<DivergedError>([&] { bench.trainer.run(bench.stop); }, "step 3", "3 steps in a row", "demo_",
                               "peak_lr");
   EXPECT_EQ(bench.trainer.state().guard.skipped, 3);
-  EXPECT_EQ(bench.trainer.optimizer().updates, 0);
+  EXPECT_EQ(bench.trainer.replicas().updates(), 0);
   EXPECT_TRUE(torch::equal(master.view(torch::kInt32), before.view(torch::kInt32)))
       << "unchanged bit for bit";
-  EXPECT_EQ(bench.trainer.optimizer().first_moment.abs().sum().item<double>(), 0);
+  EXPECT_EQ(bench.trainer.replicas().state().at("exp_avg").abs().sum().item<double>(), 0);
 }
 
 TEST(Trainer, GivesUpWhereEveryStepOfAShortRunIsSkipped) {
   const TrainingFixture fixture;
   Bench bench(fixture.config("run", {"train.steps=2"}));
-  torch::Tensor master = bench.trainer.parameters().master();
+  torch::Tensor master = bench.trainer.replicas().parameters().master();
   master[0] = std::numeric_limits<float>::quiet_NaN();
   expect_error<DivergedError>([&] { bench.trainer.run(bench.stop); }, "step 2", "2 steps in a row",
                               "no checkpoint was saved yet");
@@ -238,7 +308,7 @@ TEST(Trainer, NamesAWayOnAfterADivergence) {
                                        "train.max_skipped=3"};
   ASSERT_EQ(fixture.run("run", settings), 0);
   Bench bench(fixture.config("run", settings));
-  torch::Tensor master = bench.trainer.parameters().master();
+  torch::Tensor master = bench.trainer.replicas().parameters().master();
   master[0] = std::numeric_limits<float>::quiet_NaN();
   const std::string start = "student.checkpoint=" + (fixture / "run/checkpoints/step_000006").string();
   expect_error<DivergedError>([&] { bench.trainer.run(bench.stop); }, "peak_lr in a new output_dir", start);
@@ -310,7 +380,7 @@ TEST(Trainer, SavesAndExitsWhenAskedTo) {
 TEST(TrainableGroups, RefusesPatternsThatSplitAFusedTensorOrMatchNothing) {
   const TrainingFixture fixture;
   const TrainingSetup setup = prepare_training(fixture.config("run"));
-  TrainingModels models = load_models(setup);
+  TrainingModels models = load_models(setup).front();
   expect_error<UsageError>(
       [&] { trainable_groups(models.student, {"*gemma_expert*layers.0.self_attn.q_proj*"}); }, "q_proj",
       "k_proj", "stored as one");

@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace shallowpi {
 
@@ -26,6 +27,9 @@ void apply_common_options(const CommonOptions& options);
 /// auto or empty (a GPU where there is one), cpu, cuda or cuda:N. Throws UsageError for anything else and for
 /// a GPU that is not there.
 torch::Device parse_device(const std::string& name);
+/// One or several of one kind, separated by commas, or "cuda:all". Throws UsageError as parse_device does,
+/// and where a GPU is named twice.
+std::vector<torch::Device> parse_devices(const std::string& names);
 /// auto (bfloat16 on a GPU, float32 on a CPU), float32 or bfloat16. Throws UsageError for anything else.
 torch::Dtype parse_dtype(const std::string& name, torch::Device device);
 /// "float32" or "bfloat16", as parse_dtype takes it.

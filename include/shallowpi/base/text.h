@@ -34,6 +34,8 @@ std::vector<std::string> split(std::string_view text, char separator);
 std::string_view trim(std::string_view text);
 /// Whether `name` is written as a device: auto, cpu, cuda or cuda:N (parse_device of base/cli.h reads it).
 bool is_device_name(std::string_view name);
+/// Whether it is one or several of them, separated by commas, or cuda:all (parse_devices).
+bool is_device_list(std::string_view names);
 /// Whether `text` holds an ASCII control character.
 bool has_control_character(std::string_view text);
 

@@ -14,13 +14,11 @@
 namespace shallowpi {
 
 struct LoaderOptions {
-  std::int64_t batch_size = 64;  ///< of the global batch; a multiple of world_size
+  std::int64_t batch_size = 64;
   std::int64_t workers = 2;      ///< threads; 0: batches are made in next()
   std::int64_t prefetch = 4;     ///< batches prepared ahead
   std::optional<Augmentation> augmentation = Augmentation();  ///< its seed is drawn for each batch
   std::uint64_t seed = 42;
-  /// This process takes samples rank, rank + world_size, ... of each global batch.
-  std::int64_t rank = 0, world_size = 1;
 };
 
 /// Endless batches. Batch number n is a function of (seed, n) alone: start_batch resumes anywhere, also in

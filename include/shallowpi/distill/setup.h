@@ -19,7 +19,7 @@ namespace shallowpi {
 /// What a configuration comes to once checkpoints and data have been looked at. No weights are read yet.
 struct TrainingSetup {
   ResolvedConfig resolved;
-  torch::Device device = torch::kCPU;
+  std::vector<torch::Device> devices;            ///< each computes its part of every batch
   torch::Dtype dtype = torch::kFloat32;          ///< the student computes in it
   torch::Dtype teacher_dtype = torch::kFloat32;  ///< and the teacher in this
   std::optional<CheckpointInfo> teacher;         ///< teacher.checkpoint
@@ -35,6 +35,10 @@ struct TrainingSetup {
   std::shared_ptr<const SamplePipeline> pipeline;
 
   const DistillConfig& config() const { return resolved.config; }
+  /// Samples that a device computes at a time.
+  std::int64_t micro_batch() const {
+    return config().train.batch_size / config().train.accumulate / static_cast<std::int64_t>(devices.size());
+  }
   /// What the student starts from, and takes dead tensors over from; null where trained from scratch.
   const CheckpointInfo* origin() const { return start ? &*start : teacher ? &*teacher : nullptr; }
 };
@@ -49,8 +53,9 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved);
 struct TrainingModels {
   Policy student{nullptr}, teacher{nullptr};
 };
-/// Throws CorruptError where a file of a checkpoint is not what its manifest says.
-TrainingModels load_models(const TrainingSetup& setup);
+/// One pair, all alike, for each of setup.devices. Throws CorruptError where a file of a checkpoint is not
+/// what its manifest says.
+std::vector<TrainingModels> load_models(const TrainingSetup& setup);
 
 /// The parameters to train: live ones that no pattern of optimizer.freeze matches; the others need no
 /// gradient afterwards. Throws UsageError for a pattern that matches nothing, or only a part of tensors that
