@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # The study of docs/results.md: a small 18-layer pi0 teacher, its students and its layer-skipped selections, in the
-# LIBERO simulator. Training wants a GPU (minutes); the rest runs on a CPU. Every cell is MODEL.CONDITION; its episodes
-# are docs/results/MODEL.CONDITION.json, written when the run is complete, and such a cell is not run again, unless TRIALS
-# asks for more than it has. Interrupted, it goes on where it was.
+# LIBERO simulator, all on a CPU. Every cell is MODEL.CONDITION; its episodes are docs/results/MODEL.CONDITION.json,
+# written when the run is complete, and such a cell is not run again, unless TRIALS asks for more than it has.
+# Interrupted, it goes on where it was.
 #   usage: scripts/study_libero_mini.sh [--list | --table | CELL...]
 #   --list    the cells in order of value, what each is and how long it takes; runs nothing
 #   --table   the tables of docs/results.md from docs/results
 #   CELL...   only these, such as l6.official; default: all
-#   JOBS=2 plays two episodes at once (default: 1); TRIALS=10 plays so many initial states per task in every cell
+#   JOBS=4 plays four episodes at once (default: 2); TRIALS=10 plays so many initial states per task in every cell
 #   (default: all 50 official ones; 20 where objects are displaced or move, or answers are late)
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
-runs=runs/libero_mini results=docs/results tasks=0,5,6
-demos=data/libero_mini jobs=${JOBS:-1}
+runs=runs/libero_mini results=docs/results tasks=1,6,8
+demos=data/libero_boxes jobs=${JOBS:-2}
 distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval
 
 cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official skip_least.official
@@ -31,13 +31,13 @@ condition_options() {
   esac
 }
 
-# 140 disturbed demonstrations of each task, objects displaced; the official initial states are never used. A third of them
-# start where a grasp has just missed, so that a policy that misses knows how to go on.
+# 60 disturbed demonstrations of each task, and 60 more of the hardest (cream cheese), objects displaced; the official initial
+# states are never used. A third of them start where a grasp has just missed, so that a policy that misses knows how to go on.
 collect() {
-  local options=(--suite libero_object --tasks $tasks --displace 0.025 --disturb 0.18 --render-every 3 --workers 2)
+  local options=(--suite libero_object --displace 0.025 --disturb 0.18 --render-every 3 --workers 2 --episodes 60)
   local collect_demos=("$(./scripts/setup_libero.sh)" scripts/collect_libero_demos.py "${options[@]}")
-  "${collect_demos[@]}" --episodes 80 --missed 0.3 --out $demos/seed0
-  "${collect_demos[@]}" --episodes 60 --missed 0.4 --seed 1000 --out $demos/seed1000
+  "${collect_demos[@]}" --tasks $tasks --missed 0.3 --out $demos/seed0
+  "${collect_demos[@]}" --tasks 1 --missed 0.4 --seed 1000 --out $demos/seed1000
 }
 
 # make_teacher NAME STEP...: sets $model. Of these checkpoints it takes the one that succeeds most often on 30 displaced
@@ -60,8 +60,8 @@ make_teacher() {
 # Makes a model if it is not there; sets $model to its folder.
 make_model() {
   case $1 in
-    teacher) make_teacher teacher_large 004000 004800 ;;
-    teacher_pi05) make_teacher teacher_pi05 006000 007000 008000 ;;
+    teacher) make_teacher teacher 004500 006000 007500 ;;
+    teacher_pi05) make_teacher teacher_pi05 004500 006000 007500 ;;
     l6 | l6_task | l9) make_model teacher; model=$runs/$1/last; $distill --config configs/libero_mini/$1.yaml ;;
     l6_seed2)
       make_model teacher; model=$runs/$1/last

@@ -130,7 +130,9 @@ void add_general(ConfigTable& table, DistillConfig& config) {
   table.choice("dtype", config.dtype, {"auto", "float32", "bfloat16"},
                "Precision of the student's computation; auto is bfloat16 on a GPU and float32 on a CPU. "
                "Master weights are always float32.");
-  table.integer("threads", config.threads, "CPU threads for computation, of each device; 0 takes all cores.",
+  table.integer("threads", config.threads,
+                "CPU threads for computation; 0 takes all cores. Of several devices on a CPU each takes as "
+                "many, or divides the cores.",
                 between(0, 1024));
 }
 

@@ -81,6 +81,8 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   plan.devices = setup.devices.size();
   plan.on_gpu = setup.devices.front().is_cuda();
   plan.machine_bytes = total_memory(setup.devices.front());
+  for (const torch::Device device : setup.devices)
+    plan.machine_bytes = std::min(plan.machine_bytes, total_memory(device));
   plan.free_disk_bytes = free_disk_bytes(config.output_dir);
   plan.training_frames = setup.split.train.size();
   plan.held_out_frames = setup.split.held_out.size();

@@ -1,10 +1,6 @@
 #include "distill/replicas.h"
 
-#include <ATen/Parallel.h>
-
-#include <algorithm>
 #include <cmath>
-#include <future>
 
 #include "shallowpi/base/log.h"
 
@@ -30,6 +26,15 @@ std::int64_t share_begin(const FlatParameters& parameters, std::size_t index, st
   return static_cast<std::int64_t>(blocks * index / count * kBlock);
 }
 
+/// sum += values, which may lie on another device, in pieces: their copies take little memory there.
+void add_from(torch::Tensor sum, const torch::Tensor& values) {
+  constexpr std::int64_t kPiece = std::int64_t{16} << 20;  // 64 MiB
+  for (std::int64_t begin = 0; begin < sum.numel(); begin += kPiece) {
+    torch::Tensor piece = sum.slice(0, begin, begin + kPiece);
+    piece.add_(values.slice(0, begin, begin + kPiece).to(sum.device()));
+  }
+}
+
 }  // namespace
 
 Replicas::Replica::Replica(const TrainingSetup& setup, std::size_t index, TrainingModels models)
@@ -45,38 +50,37 @@ Replicas::Replica::Replica(const TrainingSetup& setup, std::size_t index, Traini
 }
 
 Replicas::Replicas(const TrainingSetup& setup, const std::vector<TrainingModels>& models)
-    : optimizer_config_(setup.config().optimizer), accumulate_(setup.config().train.accumulate) {
+    : optimizer_config_(setup.config().optimizer),
+      accumulate_(setup.config().train.accumulate),
+      team_(models.size()) {
   replicas_.reserve(models.size());
   for (const TrainingModels& pair : models) replicas_.emplace_back(setup, replicas_.size(), pair);
   if (shares_tower()) log::info("student and teacher share one run of the frozen vision tower");
 }
 
-// The first replica's work is done by the caller.
-void Replicas::on_each(const std::function<void(std::size_t)>& work) {
-  std::vector<std::future<void>> others;  // whose destructors wait, also where the first one throws
-  for (std::size_t i = 1; i < replicas_.size(); ++i)
-    others.push_back(std::async(std::launch::async, [&work, i] {
-      at::init_num_threads();  // else OpenMP would take all cores in this thread
-      work(i);
-    }));
-  work(0);
-  for (std::future<void>& other : others) other.get();
+// From one thread: between GPUs a copy only enqueues. It occupies the streams of both, so in each round every
+// replica meets one other, and all pairs copy at the same time.
+void Replicas::exchange(const std::function<void(Replica& to, const Replica& from)>& copy) {
+  for (std::size_t round = 0; round < size(); ++round)
+    for (std::size_t to = 0; to < size(); ++to)
+      if (const std::size_t from = (round + size() - to) % size(); from != to)
+        copy(replicas_[to], replicas_[from]);
 }
 
 StepResult Replicas::compute_gradient(const TrainingBatch& batch, const FlowDraw& draw) {
-  const std::int64_t size = batch.observation.batch_size();
-  const auto parts = static_cast<std::int64_t>(replicas_.size()) * accumulate_;
-  const std::int64_t part = size / parts;
-  std::vector<torch::Tensor> results(replicas_.size());  // the losses' sums over the parts, then the norm
+  const std::int64_t samples = batch.observation.batch_size();
+  const auto parts = static_cast<std::int64_t>(size()) * accumulate_;
+  const std::int64_t part = samples / parts;
+  std::vector<torch::Tensor> results(size());  // the losses' sums over the parts, then the norm
   std::vector<std::string> names;
-  on_each([&](std::size_t i) {
+  team_.run([&](std::size_t i) {
     Replica& replica = replicas_[i];
     replica.parameters.zero_gradient();
     for (std::int64_t k = 0; k < accumulate_; ++k) {
       const std::int64_t begin = (static_cast<std::int64_t>(i) * accumulate_ + k) * part;
       const LossTerms terms =
           replica.distiller.losses(to_device(narrow(batch, begin, part), replica.device),
-                                   to_device(narrow(draw, size, begin, part), replica.device));
+                                   to_device(narrow(draw, samples, begin, part), replica.device));
       const torch::Tensor loss = objective(terms);
       (loss / parts).backward();
       replica.parameters.collect_gradient();
@@ -90,19 +94,21 @@ StepResult Replicas::compute_gradient(const TrainingBatch& batch, const FlowDraw
     }
   });
   // Each adds up its share of all gradients, always in the same order.
-  on_each([&](std::size_t i) {
-    torch::NoGradGuard no_grad;
-    const Replica& replica = replicas_[i];
-    torch::Tensor sum = replica.share(replica.parameters.gradient());
-    for (const Replica& other : replicas_)
-      if (&other != &replica) sum.add_(replica.share(other.parameters.gradient()).to(replica.device));
-    results[i] = torch::cat({results[i], sum.norm().reshape(1)}).to(torch::kCPU);
+  torch::NoGradGuard no_grad;
+  exchange([](Replica& to, const Replica& from) {
+    const torch::Tensor sum = to.share(to.parameters.gradient());
+    add_from(sum, to.share(from.parameters.gradient()));
   });
+  for (std::size_t i = 0; i < size(); ++i) {
+    const torch::Tensor own = replicas_[i].share(replicas_[i].parameters.gradient());
+    results[i] = torch::cat({results[i], own.norm().reshape(1)});
+  }
   StepResult step;
   for (const std::string& name : names) step.losses.emplace_back(name, 0);
   double square = 0;
   for (const torch::Tensor& result : results) {
-    const float* values = result.data_ptr<float>();
+    const torch::Tensor host = result.to(torch::kCPU);
+    const float* values = host.data_ptr<float>();
     for (std::size_t n = 0; n < names.size(); ++n)
       step.losses[n].second += values[n] / static_cast<double>(parts);
     square += std::pow(values[names.size()], 2);
@@ -112,7 +118,7 @@ StepResult Replicas::compute_gradient(const TrainingBatch& batch, const FlowDraw
 }
 
 void Replicas::update(double gradient_norm, double learning_rate) {
-  on_each([&](std::size_t i) {
+  team_.run([&](std::size_t i) {
     torch::NoGradGuard no_grad;
     Replica& replica = replicas_[i];
     const torch::Tensor master = replica.share(replica.parameters.master());
@@ -121,19 +127,11 @@ void Replicas::update(double gradient_norm, double learning_rate) {
     replica.optimizer.step(master, gradient, learning_rate);
     if (replica.ema.defined()) update_ema(replica.ema, master, optimizer_config_.ema_decay);
   });
-  spread_master();
-}
-
-// Every replica gets the others' shares of the new weights.
-void Replicas::spread_master() {
-  on_each([&](std::size_t i) {
-    torch::NoGradGuard no_grad;
-    Replica& replica = replicas_[i];
-    for (const Replica& other : replicas_)
-      if (&other != &replica)
-        other.share(replica.parameters.master()).copy_(other.share(other.parameters.master()));
-    replica.parameters.use(replica.parameters.master());
+  torch::NoGradGuard no_grad;
+  exchange([](Replica& to, const Replica& from) {
+    from.share(to.parameters.master()).copy_(from.share(from.parameters.master()));
   });
+  team_.run([&](std::size_t i) { replicas_[i].parameters.use(replicas_[i].parameters.master()); });
 }
 
 LossTerms Replicas::evaluate(const TrainingBatch& batch, const FlowDraw& draw) {
@@ -145,8 +143,12 @@ LossTerms Replicas::evaluate(const TrainingBatch& batch, const FlowDraw& draw) {
 void Replicas::use_ema() {
   Replica& first = replicas_.front();
   if (!first.ema.defined()) return;
-  first.parameters.use(size() == 1 ? first.ema
-                                   : gather([](const Replica& r) { return r.ema; }, first.device));
+  if (size() == 1) return first.parameters.use(first.ema);
+  // An evaluation needs no gradient: its memory is free until the next step.
+  torch::NoGradGuard no_grad;
+  const torch::Tensor whole = first.parameters.gradient();
+  for (const Replica& replica : replicas_) replica.share(whole).copy_(replica.ema);
+  first.parameters.use(whole);
 }
 
 void Replicas::use_master() {
@@ -154,23 +156,23 @@ void Replicas::use_master() {
   first.parameters.use(first.parameters.master());
 }
 
-torch::Tensor Replicas::gather(const std::function<torch::Tensor(const Replica&)>& part,
-                               torch::Device device) const {
-  const torch::Tensor whole =
-      torch::empty({parameters().master().numel()}, torch::dtype(torch::kFloat32).device(device));
-  for (const Replica& replica : replicas_) replica.share(whole).copy_(part(replica));
-  return whole;
+std::map<std::string, torch::Tensor> Replicas::blank_state() const {
+  const auto blank = [&] { return torch::zeros({parameters().master().numel()}, torch::kFloat32); };
+  std::map<std::string, torch::Tensor> state{
+      {"master", blank()}, {"exp_avg", blank()}, {"exp_avg_sq", blank()}};
+  if (has_ema()) state["ema"] = blank();
+  return state;
 }
 
 std::map<std::string, torch::Tensor> Replicas::state() const {
-  const auto on_host = [&](const std::function<torch::Tensor(const Replica&)>& part) {
-    return gather(part, torch::kCPU);
-  };
-  std::map<std::string, torch::Tensor> state;
-  state["master"] = on_host([](const Replica& r) { return r.share(r.parameters.master()); });
-  state["exp_avg"] = on_host([](const Replica& r) { return r.optimizer.first_moment; });
-  state["exp_avg_sq"] = on_host([](const Replica& r) { return r.optimizer.second_moment; });
-  if (has_ema()) state["ema"] = on_host([](const Replica& r) { return r.ema; });
+  torch::NoGradGuard no_grad;
+  std::map<std::string, torch::Tensor> state = blank_state();
+  for (const Replica& replica : replicas_) {
+    replica.share(state["master"]).copy_(replica.share(replica.parameters.master()));
+    replica.share(state["exp_avg"]).copy_(replica.optimizer.first_moment);
+    replica.share(state["exp_avg_sq"]).copy_(replica.optimizer.second_moment);
+    if (has_ema()) replica.share(state["ema"]).copy_(replica.ema);
+  }
   return state;
 }
 

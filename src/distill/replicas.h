@@ -11,6 +11,7 @@
 #include "distill/flat_parameters.h"
 #include "distill/metrics.h"
 #include "distill/optimizer.h"
+#include "distill/team.h"
 #include "shallowpi/distill/distiller.h"
 #include "shallowpi/distill/flow.h"
 #include "shallowpi/distill/setup.h"
@@ -42,6 +43,8 @@ class Replicas {
 
   /// Float32 [N] on the CPU, new copies: "master", "exp_avg", "exp_avg_sq" and, where there is one, "ema".
   std::map<std::string, torch::Tensor> state() const;
+  /// The same with zeros, to read a checkpoint into.
+  std::map<std::string, torch::Tensor> blank_state() const;
   /// Goes on from such a state after `updates` updates.
   void restore(const std::map<std::string, torch::Tensor>& state, std::int64_t updates);
 
@@ -67,14 +70,13 @@ class Replicas {
     torch::Tensor ema;        // of the share; undefined without EMA
     Distiller distiller;
   };
-  void on_each(const std::function<void(std::size_t)>& work);
-  void spread_master();
-  /// [N] on `device` from each replica's part of it.
-  torch::Tensor gather(const std::function<torch::Tensor(const Replica&)>& part, torch::Device device) const;
+  /// Every pair of different replicas once in either direction, always in the same order.
+  void exchange(const std::function<void(Replica& to, const Replica& from)>& copy);
 
   OptimizerConfig optimizer_config_;
   std::int64_t accumulate_;
   std::vector<Replica> replicas_;
+  Team team_;  // a thread for each replica
 };
 
 }  // namespace shallowpi

@@ -89,12 +89,11 @@ void check_output_dir(const fs::path& run_folder) {
                        join(others, ", "), "; name a new or an empty folder"));
 }
 
-// Several devices on a CPU divide its cores.
-void set_threads(const TrainingSetup& setup) {
-  const std::int64_t given = setup.config().threads;
-  const auto devices = setup.devices.front().is_cpu() ? static_cast<int>(setup.devices.size()) : 1;
-  torch::set_num_threads(given > 0 ? static_cast<int>(given)
-                                   : std::max(1, torch::get_num_threads() / devices));
+// Where no number is given, several devices on a CPU divide its cores.
+void divide_threads(const TrainingSetup& setup) {
+  const auto devices = static_cast<int>(setup.devices.size());
+  if (setup.config().threads == 0 && setup.devices.front().is_cpu())
+    torch::set_num_threads(std::max(1, torch::get_num_threads() / devices));
 }
 
 StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resume) {
@@ -192,6 +191,7 @@ void train(Trainer& trainer, const StopSignal& stop) {
 
 int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const DistillConfig& config = resolved.config;
+  if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   warn_of_a_rare_best(config.train);
   if (run.dry_run) {
     choose_start(resolved, run.resume);
@@ -216,7 +216,7 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
     return static_cast<int>(ExitCode::kDone);
   }
   TrainingSetup setup = prepare_training(resolved);
-  set_threads(setup);
+  divide_threads(setup);
   check_room(plan_training(setup), config, false);
   setup.resolved = with_absolute_paths(resolved);  // of what is saved; messages name paths as they were given
   const std::vector<TrainingModels> models = load_models(setup);

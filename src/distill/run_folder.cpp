@@ -51,12 +51,22 @@ void change_paths(DistillConfig& config, const Change& change) {
 }
 
 bool may_change(const std::string& key) {
-  static const std::set<std::string> kKeys = {
-      "output_dir",       "threads",           "device",
-      "data.workers",     "data.prefetch",     "train.steps",
-      "train.log_every",  "train.trace_step",  "train.eval_every",
-      "train.save_every", "train.keep_last",   "train.keep_every",
-      "train.keep_best",  "train.max_skipped", "train.activation_checkpointing"};
+  static const std::set<std::string> kKeys = {"output_dir",
+                                              "threads",
+                                              "device",
+                                              "data.workers",
+                                              "data.prefetch",
+                                              "train.steps",
+                                              "train.accumulate",
+                                              "train.log_every",
+                                              "train.trace_step",
+                                              "train.eval_every",
+                                              "train.save_every",
+                                              "train.keep_last",
+                                              "train.keep_every",
+                                              "train.keep_best",
+                                              "train.max_skipped",
+                                              "train.activation_checkpointing"};
   return kKeys.contains(key);
 }
 

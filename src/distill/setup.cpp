@@ -174,9 +174,14 @@ void check_division(const TrainingSetup& setup) {
                          " pieces each (train.accumulate); make it a multiple of ", parts));
 }
 
-TrainingModels load_pair(const TrainingSetup& setup, torch::Device device) {
+PolicyOptions student_options(const TrainingSetup& setup) {
   PolicyOptions options;
   options.activation_checkpointing = setup.config().train.activation_checkpointing;
+  return options;
+}
+
+TrainingModels load_pair(const TrainingSetup& setup, torch::Device device) {
+  const PolicyOptions options = student_options(setup);
   TrainingModels models;
   if (setup.start) {
     models.student = setup.start_layers.empty()
@@ -197,6 +202,18 @@ TrainingModels load_pair(const TrainingSetup& setup, torch::Device device) {
     }
   }
   return models;
+}
+
+/// Gives `copy`, which has the same sizes, the values of `policy`.
+Policy filled(Policy copy, const Policy& policy) {
+  torch::NoGradGuard no_grad;
+  const std::vector<ParameterGroup>&from = policy->parameter_groups(), &to = copy->parameter_groups();
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    torch::Tensor parameter = to[i].parameter;
+    parameter.copy_(from[i].parameter);
+    parameter.set_requires_grad(from[i].parameter.requires_grad());
+  }
+  return copy;
 }
 
 }  // namespace
@@ -284,8 +301,15 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
 std::vector<TrainingModels> load_models(const TrainingSetup& setup) {
   for (const auto* given : {&setup.teacher, &setup.start})
     if (*given) verify_files(**given, OptionalFiles::kUnchecked);
-  std::vector<TrainingModels> models;
-  for (const torch::Device device : setup.devices) models.push_back(load_pair(setup, device));
+  std::vector<TrainingModels> models{load_pair(setup, setup.devices.front())};
+  const Policy student = models.front().student, teacher = models.front().teacher;
+  for (std::size_t i = 1; i < setup.devices.size(); ++i) {
+    const torch::Device device = setup.devices[i];
+    TrainingModels& copy = models.emplace_back();
+    copy.student = filled(Policy(setup.policy, setup.dtype, device, student_options(setup)), student);
+    if (!teacher.is_empty())
+      copy.teacher = filled(Policy(setup.teacher->config, setup.teacher_dtype, device), teacher);
+  }
   return models;
 }
 

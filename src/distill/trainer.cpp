@@ -142,7 +142,8 @@ StepTiming Trainer::take_timing() {
   timing.wait_share = (loader_->wait_seconds() - timed_wait_) / seconds;
   timing.seconds_left =
       static_cast<double>(config_.train.steps - state_.step) * seconds / std::max(1.0, steps);
-  timing.memory_bytes = peak_memory(setup_.devices.front());
+  for (const torch::Device device : setup_.devices)
+    timing.memory_bytes = std::max(timing.memory_bytes, peak_memory(device));
   timed_from_step_ = state_.step;
   timed_wait_ = loader_->wait_seconds();
   return timing;
@@ -245,7 +246,7 @@ NamedTensors Trainer::by_name(const std::map<std::string, torch::Tensor>& vector
 void Trainer::restore(const std::filesystem::path& checkpoint) {
   const std::filesystem::path folder = checkpoint / "training_state";
   state_ = read_training_state(folder);
-  const std::map<std::string, torch::Tensor> vectors = replicas_.state();  // of these sizes
+  const std::map<std::string, torch::Tensor> vectors = replicas_.blank_state();
   read_training_tensors(folder, by_name(vectors));
   replicas_.restore(vectors, state_.updates);
   std::error_code missing;  // another run's checkpoint is not in this folder

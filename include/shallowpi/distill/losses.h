@@ -7,7 +7,7 @@
 
 namespace shallowpi {
 
-/// A mean that is not divided yet, so that micro-batches and processes can be added up exactly.
+/// A mean that is not divided yet, so that micro-batches can be added up exactly.
 struct LossSum {
   torch::Tensor sum;  ///< scalar, float32, with gradient
   double count = 0;
