@@ -67,7 +67,7 @@ for part in "${parts[@]}"; do
       ;;
     simulators)
       ./scripts/setup_libero.sh "${options[@]}" >/dev/null
-      python3 tests/integration/libero_kills.py build/bin/shallowpi-eval --trials 20 --kills 20
+      python3 tests/integration/libero_kills.py build/bin/shallowpi-eval --trials 50 --kills 20
       ;;
     damaged-hdf5) SHALLOWPI_HDF5_MUTATIONS=2500 build/bin/data_tests --gtest_filter='Hdf5Mutations.*' ;;
     fuzz)
