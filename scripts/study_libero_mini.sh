@@ -118,7 +118,7 @@ is_done() {
   [ -e "$results/$1.json" ] && { [ -z "${TRIALS:-}" ] || [ "$(played_episodes "$1")" -ge "$(wanted_episodes "$1")" ]; }
 }
 
-# Minutes on one core: an episode is about 9 s of simulation with the policy's own time, a failed one up to 14 s.
+# Minutes on two cores: an episode is 3.5 to 5 s of simulation with the policy's own time.
 list_cells() {
   local cell episodes
   for cell in "${cells[@]}"; do
@@ -127,9 +127,9 @@ list_cells() {
       continue
     fi
     episodes=$(wanted_episodes "$cell")
-    printf '%-24s %4d episodes, about %2d min on one core\n' "$cell" "$episodes" $((episodes * 9 / 60))
+    printf '%-24s %4d episodes, about %2d min on two cores\n' "$cell" "$episodes" $((episodes * 4 / 60))
   done
-  echo "before the first of each: demonstrations 35 min on 2 cores, the teacher's choice 10 min; on an H200 the teacher 6 min, a student 2 min"
+  echo "before the first of each: demonstrations 25 min, the teacher 32 to 55 min and its choice 7 min, a student 8 to 25 min"
 }
 
 # Each condition's cells against its teacher's; those of all latencies against the teacher's with its own.
