@@ -124,7 +124,7 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-distill --dump-config --seed -1", "--seed: must not be negative"},
       {"shallowpi-eval compare a b --seed -1", "--seed: must not be negative"},
       {"shallowpi-distill --dump-config train.stepz=3", "did you mean train.steps?"},
-      {"shallowpi-distill --dump-config --device tpu", "device: 'tpu' is not auto, cpu or cuda:N"},
+      {"shallowpi-distill --dump-config --device tpu", "device: 'tpu' is not auto, cpu, cuda:N, several"},
       {"shallowpi-distill --dump-config=xml", "xml"},
       {"shallowpi-distill --dump-config --log-level loud", "'loud' is not one of debug"},
       {"shallowpi-distill --dump-config --threads -1", "-1 is not 0 (all cores) to 1024"},
