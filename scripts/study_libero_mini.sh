@@ -60,8 +60,7 @@ make_teacher() {
 # Makes a model if it is not there; sets $model to its folder.
 make_model() {
   case $1 in
-    teacher) make_teacher teacher 004500 006000 007500 ;;
-    teacher_pi05) make_teacher teacher_pi05 004500 006000 007500 ;;
+    teacher | teacher_pi05) make_teacher "$1" 004500 006000 007500 ;;
     l6 | l6_task | l9) make_model teacher; model=$runs/$1/last; $distill --config configs/libero_mini/$1.yaml ;;
     l6_seed2)
       make_model teacher; model=$runs/$1/last

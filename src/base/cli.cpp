@@ -68,13 +68,13 @@ torch::Device parse_device(const std::string& name) {
 }
 
 std::vector<torch::Device> parse_devices(const std::string& names) {
-  if (names == "cuda:all" && torch::cuda::is_available()) {
-    std::vector<torch::Device> all;
-    for (c10::DeviceIndex i = 0; i < torch::cuda::device_count(); ++i) all.emplace_back(torch::kCUDA, i);
-    return all;
+  std::vector<std::string> each = split(names, ',');
+  if (names == "cuda:all") {
+    each = {"cuda:0"};  // refused below where there is none
+    for (int i = 1; i < static_cast<int>(torch::cuda::device_count()); ++i) each.push_back(str("cuda:", i));
   }
   std::vector<torch::Device> devices;
-  for (const std::string& name : split(names == "cuda:all" ? "cuda:0" : names, ',')) {
+  for (const std::string& name : each) {
     const torch::Device device = parse_device(name);
     if (!devices.empty() && device.type() != devices.front().type())
       throw UsageError(str("device: ", names, " mixes GPUs and the CPU; name devices of one kind"));

@@ -5,6 +5,7 @@
 namespace shallowpi {
 namespace {
 
+constexpr const char* kDevices = "auto, cpu, cuda:N, several as cuda:0,cuda:1, or cuda:all";
 constexpr double kMany = 1e9;  // no count of steps or samples is larger
 
 // A field whose value is a list or of several types.
@@ -116,14 +117,12 @@ void add_general(ConfigTable& table, DistillConfig& config) {
              "Folder of the run: checkpoints, metrics and the resolved configuration.");
   table.integer("seed", config.seed, "Seed of every random draw.", at_least(0));
   add(
-      table, "device", "auto, cpu, cuda:N, several as cuda:0,cuda:1, or cuda:all",
+      table, "device", kDevices,
       "Where to compute; auto takes a GPU where there is one. Each of several computes its part of every "
       "batch.",
       [&config](const YamlNode& node) {
         std::string device = yaml_text(node);
-        if (!is_device_list(device))
-          throw UsageError(
-              str("'", device, "' is not auto, cpu, cuda:N, several as cuda:0,cuda:1, or cuda:all"));
+        if (!is_device_list(device)) throw UsageError(str("'", device, "' is not ", kDevices));
         config.device = std::move(device);
       },
       [&config] { return to_yaml(config.device); });

@@ -157,16 +157,22 @@ void Replicas::use_master() {
 }
 
 std::map<std::string, torch::Tensor> Replicas::blank_state() const {
-  const auto blank = [&] { return torch::zeros({parameters().master().numel()}, torch::kFloat32); };
+  std::map<std::string, torch::Tensor> state = new_state();
+  for (auto& [kind, vector] : state) vector.zero_();
+  return state;
+}
+
+std::map<std::string, torch::Tensor> Replicas::new_state() const {
+  const auto vector = [&] { return torch::empty({parameters().master().numel()}, torch::kFloat32); };
   std::map<std::string, torch::Tensor> state{
-      {"master", blank()}, {"exp_avg", blank()}, {"exp_avg_sq", blank()}};
-  if (has_ema()) state["ema"] = blank();
+      {"master", vector()}, {"exp_avg", vector()}, {"exp_avg_sq", vector()}};
+  if (has_ema()) state["ema"] = vector();
   return state;
 }
 
 std::map<std::string, torch::Tensor> Replicas::state() const {
   torch::NoGradGuard no_grad;
-  std::map<std::string, torch::Tensor> state = blank_state();
+  std::map<std::string, torch::Tensor> state = new_state();  // the shares fill it
   for (const Replica& replica : replicas_) {
     replica.share(state["master"]).copy_(replica.share(replica.parameters.master()));
     replica.share(state["exp_avg"]).copy_(replica.optimizer.first_moment);

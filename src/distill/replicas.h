@@ -70,6 +70,7 @@ class Replicas {
     torch::Tensor ema;        // of the share; undefined without EMA
     Distiller distiller;
   };
+  std::map<std::string, torch::Tensor> new_state() const;  // of the form of state(), with any values
   /// Every pair of different replicas once in either direction, always in the same order.
   void exchange(const std::function<void(Replica& to, const Replica& from)>& copy);
 
