@@ -28,6 +28,7 @@ from libero_demos import (Disturbance, NoFreePlace, Progress, Recording, Replace
 
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 SETTLE_STEPS = 10
+REPLAN = 5          # actions of a policy's chunk that are executed
 AFTER_SUCCESS = 8   # steps recorded after success: the gripper's opening
 ATTEMPTS = 20
 ASTRAY = 0.3        # of the starts after a missed grasp, the share on the way to the goal
@@ -39,14 +40,45 @@ class ExpertFailed(Exception):
     """The expert does not succeed under these settings."""
 
 
+class PolicyFailed(Exception):
+    """The policy to be led by does not answer, or answers with an error."""
+
+
+class Policy:
+    """What answers at ws://HOST:PORT to openpi's protocol; with `shallowpi-infer serve`, from the noise that we draw."""
+
+    def __init__(self, url):
+        from openpi_client.websocket_client_policy import WebsocketClientPolicy
+        from websockets.exceptions import WebSocketException
+        self.url, self.errors = url, (OSError, WebSocketException, RuntimeError)  # the last: openpi's, for a server's answer
+        try:
+            self.client = WebsocketClientPolicy(url)
+        except self.errors as error:
+            raise PolicyFailed(f"no policy answers at {url} ({error}): start `shallowpi-infer serve --checkpoint DIR`")
+        self.metadata = self.client.get_server_metadata()
+
+    def actions(self, obs, language, rng):
+        """The first actions of a chunk, [REPLAN, 7]."""
+        scene, wrist = map(np.ascontiguousarray, simulator.upright(obs))
+        request = {"observation/image": scene, "observation/wrist_image": wrist,
+                   "observation/state": np.array(simulator.robot_state(obs)), "prompt": language}
+        if "action_width" in self.metadata:
+            shape = self.metadata["action_horizon"], self.metadata["action_width"]
+            request["noise"] = rng.standard_normal(shape, np.float32)
+        try:
+            return self.client.infer(request)["actions"][:REPLAN]
+        except self.errors as error:
+            raise PolicyFailed(f"the policy at {self.url}: {error}")
+
+
 class Simulator:
     """One task's environment at a time, in this process."""
 
-    def __init__(self, suite):
+    def __init__(self, suite, policy=None):
         from libero_expert import CLOSED, Expert, Unreachable  # needs the simulator's packages
         self.CLOSED, self.Expert, self.Unreachable = CLOSED, Expert, Unreachable
         self.worker = simulator.Environment()
-        self.suite = suite
+        self.suite, self.policy = suite, policy
 
     def start(self, task, seed, init=None):
         """Resets: the official initial state `init`, or placements drawn with the seed."""
@@ -132,6 +164,18 @@ class Simulator:
             for action in expert.go(way, grasp.yaw, tolerance=0.015, limit=40):
                 self.execute(action, render=False)
 
+    def is_led(self, language, rng):
+        """Lets the policy act for a while, unrecorded; False where it has succeeded already. A long while is left to those
+        episodes only in which it does not succeed."""
+        obs = self.execute(simulator.SETTLE_ACTION, render=True)
+        for _ in range(0, int(rng.integers(MAX_STEPS[self.suite])), REPLAN):
+            actions = self.policy.actions(obs, language, rng)
+            for i, action in enumerate(actions):
+                obs = self.execute(action, render=i + 1 == len(actions))
+                if self.env.check_success():
+                    return False
+        return True
+
     def demonstrate(self, task, rng, args):
         """A Recording, or None where the expert failed."""
         self.start(task, int(rng.integers(2**31)))
@@ -141,7 +185,10 @@ class Simulator:
         self.settle()
         if args.start:
             self.start_pose(expert, rng, args.start)
-        if rng.random() < args.missed:
+        if self.policy is not None:
+            if not self.is_led(self.worker.suite(self.suite).get_task(task).language, rng):
+                return None
+        elif rng.random() < args.missed:
             self.missed_grasp(expert, rng)
         disturbance = Disturbance(rng, args.disturb)
         recording = Recording(self.env.sim.model.get_xml())
@@ -200,7 +247,7 @@ worker_simulator, worker_args = None, None
 
 def start_worker(args):
     global worker_simulator, worker_args
-    worker_simulator, worker_args = Simulator(args.suite), args
+    worker_simulator, worker_args = Simulator(args.suite, args.policy and Policy(args.policy)), args
 
 
 def start_pool_worker(args):
@@ -216,7 +263,8 @@ def collect_one(job):
         if recording is not None:
             TaskFile(worker_args.out, name).write_part(index, recording)
             return task, index, attempt + 1, len(recording), worker_simulator.attributes(task)
-    raise ExpertFailed(f"the expert failed {ATTEMPTS} times in a row at task {task}: displace or disturb less")
+    reason = "the policy succeeded, or the expert failed," if worker_args.policy else "the expert failed"
+    raise ExpertFailed(f"{reason} {ATTEMPTS} times in a row at task {task}: displace or disturb less")
 
 
 def check_one(job):
@@ -245,6 +293,8 @@ def collect(args, tasks, names):
     if args.out is None:
         sys.exit("error: --out is missing: the folder for the demonstrations")
     settings = {name: getattr(args, name) for name in ("suite", "seed", "displace", "start", "missed", "disturb", "render_every")}
+    if args.policy:
+        settings["policy"] = Policy(args.policy).metadata.get("fingerprint", args.policy)
     if problem := claim_folder(args.out, settings):
         sys.exit(f"error: {problem}")
     files = {task: TaskFile(args.out, names[task]) for task in tasks}
@@ -326,6 +376,9 @@ def parse_arguments():
                         " strong; default: 0.18")
     parser.add_argument("--missed", type=float, default=0.0, metavar="SHARE",
                         help="share of the demonstrations that start where a grasp has just missed; default: 0")
+    parser.add_argument("--policy", metavar="ws://HOST:PORT",
+                        help="a policy, of `shallowpi-infer serve` or another server with openpi's protocol: it acts first,"
+                        " for up to an episode, and the expert goes on from there")
     parser.add_argument("--render-every", type=int, default=1, metavar="N",
                         help="draw the cameras at every Nth step only, which is most of the time; between them the last"
                         " images are repeated, and training takes no observation there; default: 1")
@@ -336,6 +389,8 @@ def parse_arguments():
                         help="measure the expert over official initial states: undisturbed, without images, files")
     parser.add_argument("--json", type=pathlib.Path, help="with --check: write the results to this file")
     args = parser.parse_args()
+    if args.policy and (args.missed or args.check):
+        parser.error("--policy goes with neither --missed nor --check")
     for name in ("episodes", "workers", "render_every"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
@@ -364,7 +419,7 @@ def main():
         (check if args.check else collect)(args, tasks, names)
     except BrokenProcessPool:
         sys.exit("error: a simulator's process was killed (they need 2 GB each); the same command goes on: try fewer --workers")
-    except (Unreachable, simulator.RenderError, ExpertFailed, NoFreePlace) as error:
+    except (Unreachable, simulator.RenderError, ExpertFailed, NoFreePlace, PolicyFailed) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\ninterrupted: the same command collects what is missing")

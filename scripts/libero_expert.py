@@ -3,7 +3,8 @@
 Expert(env).plan() is a state machine written as a generator: it yields one clean action [7] (OSC_POSE deltas and the
 gripper's command, each in [-1, 1]) per control step and reads the simulator anew before the next, so that it corrects
 whatever a disturbance of the executed action has done. States: above, descend, close, lift, move, lower, open; an
-object that was not lifted is tried again with another grasp.
+object that was not lifted is tried again with another grasp. A plan begins in the state that fits the scene: with an
+object in the hand it goes on to the target, so that the expert can take over from another policy at any time.
 """
 import dataclasses
 
@@ -78,11 +79,22 @@ class Scene:
     def gripper(self):
         return np.array(self.sim.data.get_site_xpos("gripper0_grip_site"))
 
+    def _between_fingers(self):
+        return (self.sim.data.get_body_xpos("gripper0_leftfinger")
+                - self.sim.data.get_body_xpos("gripper0_rightfinger"))
+
+    def opening(self):
+        """Metres between the fingers, 0.08 when they are open."""
+        return np.linalg.norm(self._between_fingers())
+
     def finger_angle(self):
         """Direction in which the fingers open, in the plane of the table."""
-        across = (self.sim.data.get_body_xpos("gripper0_leftfinger")
-                  - self.sim.data.get_body_xpos("gripper0_rightfinger"))
+        across = self._between_fingers()
         return np.arctan2(across[1], across[0])
+
+    def holds(self, name):
+        """Do both fingers touch the object?"""
+        return bool(self.env._check_grasp(self.env.robots[0].gripper, self.env.get_object(name)))
 
     def tilt(self):
         """Rotation vector that turns the gripper to point down."""
@@ -193,20 +205,27 @@ class Expert:
     def pick_and_place(self, name, target, predicate):
         failed = []
         for _ in range(self.tries):
-            grasp = self.choose_grasp(name, target if predicate == "on" else None, failed)
-            yield from self.above(grasp)
-            yield from self.descend(grasp)
-            yield from self.close(grasp)
+            held = self.scene.holds(name)
+            self.gripper_command = CLOSED if held else OPEN
+            if not held:
+                grasp = self.choose_grasp(name, target if predicate == "on" else None, failed)
+                if not self.is_in_position(grasp):
+                    yield from self.above(grasp)
+                yield from self.descend(grasp)
+                yield from self.close(grasp)
             resting = self.scene.position(name)[2]
-            yield from self.lift(name, target, predicate)
-            if self.scene.position(name)[2] - resting > 0.04:
+            lifted = held and (self.is_over(name, target) or self.rise(name, target, predicate) < 0.03)
+            if not lifted:
+                yield from self.lift(name, target, predicate)
+            if lifted or self.scene.position(name)[2] - resting > 0.04:
                 yield from self.move(name, target)
                 yield from self.lower(name, target, predicate)
                 yield from self.open(name)
-                if np.linalg.norm((self.scene.position(name) - self.scene.position(target))[:2]) < 0.08:
+                if self.is_over(name, target):
                     return  # otherwise it was lost on the way
                 continue
-            failed.append(grasp)
+            if not held:
+                failed.append(grasp)
             yield from self.open(name)
 
     def choose_grasp(self, name, target, failed):
@@ -215,10 +234,27 @@ class Expert:
         fresh = [grasp for grasp in grasps if all(abs(half_turn(grasp.yaw - old.yaw)) > 0.5 for old in failed)]
         return (fresh or grasps)[0]
 
+    # Where a plan begins.
+
+    def is_in_position(self, grasp):
+        """Are the open fingers on the way down to the grasp, or around the object already?"""
+        x, y, z = self.scene.gripper() - grasp.point
+        turn = half_turn(grasp.yaw - self.scene.finger_angle())
+        room = self.scene.opening() > FINGER_OPENING or z < 0.012
+        return np.hypot(x, y) < 0.012 and abs(turn) < 0.08 and -0.02 < z < 0.12 and room
+
+    def is_over(self, name, target):
+        return np.linalg.norm((self.scene.position(name) - self.scene.position(target))[:2]) < 0.08
+
+    def rise(self, name, target, predicate):
+        """How much higher the object has to be to pass over what stands between it and its target, metres."""
+        clear = max(self.surface(target, predicate) + 0.06, self.obstacles(self.scene.position(target), name) + 0.03)
+        return clear - self.scene.cloud(name)[:, 2].min()
+
     # The states.
 
     def above(self, grasp):
-        self.state, self.gripper_command = "above", OPEN
+        self.state = "above"
         height = max(grasp.point[2] + 0.10, self.obstacles(grasp.point) + 0.05)
         here = self.scene.gripper()
         if height > here[2]:
@@ -237,9 +273,8 @@ class Expert:
         self.state = "lift"
         start = self.scene.gripper()
         yield from self.go(start + [0, 0, 0.05], tolerance=0.02, limit=20)
-        clear = max(self.surface(target, predicate) + 0.06, self.obstacles(self.scene.position(target), name) + 0.03)
-        above = clear - self.scene.cloud(name)[:, 2].min()
-        yield from self.go(self.scene.gripper() + [0, 0, max(above, 0.08)], tolerance=0.02, limit=40)
+        rise = max(self.rise(name, target, predicate), 0.08)
+        yield from self.go(self.scene.gripper() + [0, 0, rise], tolerance=0.02, limit=40)
 
     def move(self, name, target):
         self.state = "move"

@@ -13,11 +13,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
 runs=runs/libero_mini results=docs/results tasks=1,6,8
 demos=data/libero_boxes jobs=${JOBS:-2}
-distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval
+distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval infer=build/bin/shallowpi-infer
 
-cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official skip_least.official
-  skip_cosine.official replay.official mean_action.official teacher.displaced l6.displaced skip_uniform.displaced
-  teacher.moving l6.moving teacher.latency364 l6.latency110 teacher.latency110 teacher.latency0 l6.latency0
+cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official teacher_first.official
+  teacher_round1.official skip_least.official skip_cosine.official replay.official mean_action.official
+  teacher.displaced l6.displaced skip_uniform.displaced teacher.moving l6.moving
+  teacher.latency364 l6.latency110 teacher.latency110 teacher.latency0 l6.latency0
   teacher_pi05.official l6_seed2.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states.
@@ -34,20 +35,30 @@ condition_options() {
 # 60 disturbed demonstrations of each task, and 60 more of the hardest (cream cheese), objects displaced; the official initial
 # states are never used. A third of them start where a grasp has just missed, so that a policy that misses knows how to go on.
 collect() {
-  local options=(--suite libero_object --displace 0.025 --disturb 0.18 --render-every 3 --workers 2 --episodes 60)
-  local collect_demos=("$(./scripts/setup_libero.sh)" scripts/collect_libero_demos.py "${options[@]}")
-  "${collect_demos[@]}" --tasks $tasks --missed 0.3 --out $demos/seed0
-  "${collect_demos[@]}" --tasks 1 --missed 0.4 --seed 1000 --out $demos/seed1000
+  collect_demos --episodes 60 --tasks $tasks --missed 0.3 --out $demos/seed0
+  collect_demos --episodes 60 --tasks 1 --missed 0.4 --seed 1000 --out $demos/seed1000
 }
 
-# make_teacher NAME STEP...: sets $model. Of these checkpoints it takes the one that succeeds most often on 30 displaced
-# placements of another seed than any cell's.
-make_teacher() {
+# collect_led ROUND EPISODES POLICY: more of each task, which begin where that policy has led.
+collect_led() {
+  local url pid
+  coproc server { exec $infer serve --checkpoint "$3" --threads 1 --port 0 --quiet; }
+  pid=$server_PID
+  read -r _ _ url <&"${server[0]}"   # listening on ws://...
+  collect_demos --episodes "$2" --tasks $tasks --seed $((1000 + 1000 * $1)) --policy "$url" --out "${demos}_led/round$1"
+  kill "$pid"
+  wait "$pid" || true
+}
+
+collect_demos() {
+  "$(./scripts/setup_libero.sh)" scripts/collect_libero_demos.py --suite libero_object --displace 0.025 --disturb 0.18 \
+    --render-every 3 --workers 2 "$@"
+}
+
+# choose NAME STEP...: of these checkpoints the one that succeeds most often on 30 displaced placements of another seed than
+# any cell's.
+choose() {
   local folder=$runs/$1 step best=-1 successes chosen
-  model=$folder/chosen
-  [ ! -e "$model" ] || return 0
-  collect
-  $distill --config configs/libero_mini/"$1".yaml
   for step in "${@:2}"; do
     rollout "$runs/choice/$1.$step" --checkpoint "$folder/checkpoints/step_$step" --trials 10 --perturb target_xy=0.02 --seed 100
     successes=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["summary"]["successes"])' \
@@ -57,15 +68,31 @@ make_teacher() {
   ln -sfn checkpoints/step_"$chosen" "$folder/chosen"
 }
 
+train() { $distill --config "configs/libero_mini/$1.yaml" "${@:2}"; }
+
+# refine NAME: trains $model on with all demonstrations that there are.
+refine() {
+  train teacher student.checkpoint="$model" output_dir="$runs/$1"
+  choose "$1" 002000 003000 004000
+}
+
 # Makes a model if it is not there; sets $model to its folder.
 make_model() {
   case $1 in
-    teacher | teacher_pi05) make_teacher "$1" 004500 006000 007500 ;;
-    l6 | l6_task | l9) make_model teacher; model=$runs/$1/last; $distill --config configs/libero_mini/$1.yaml ;;
-    l6_seed2)
-      make_model teacher; model=$runs/$1/last
-      $distill --config configs/libero_mini/l6.yaml seed=8 output_dir=$runs/$1
+    teacher_first | teacher_pi05)
+      model=$runs/$1/chosen
+      [ -e "$model" ] || { collect; train "$1"; choose "$1" 004500 006000 007500; }
       ;;
+    teacher_round1)
+      [ -e "$runs/$1/chosen" ] || { make_model teacher_first; collect_led 1 50 "$model"; refine "$1"; }
+      model=$runs/$1/chosen
+      ;;
+    teacher)
+      [ -e "$runs/$1/chosen" ] || { make_model teacher_round1; collect_led 2 30 "$model"; refine "$1"; }
+      model=$runs/$1/chosen
+      ;;
+    l6 | l6_task | l9) make_model teacher; model=$runs/$1/last; train "$1" ;;
+    l6_seed2) make_model teacher; model=$runs/$1/last; train l6 seed=8 output_dir="$runs/$1" ;;
     skip_uniform) skip_layers "$1" uniform ;;
     skip_least | skip_cosine) skip_layers "$1" "$(ranking "$1")" ;;
     *) die "unknown model $1" ;;
@@ -147,7 +174,7 @@ tables() {
 case ${1:-} in
   --list) list_cells; exit ;;
   --table) tables; exit ;;
-  -h | --help) sed -n '2,11s/^# \?//p' "$0"; exit ;;
+  -h | --help) usage ;;
 esac
 for cell in "${@:-${cells[@]}}"; do
   [[ " ${cells[*]} " == *" $cell "* ]] || die "unknown cell $cell (see --list)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Collects one demonstration in the real simulator and looks at what is in it; about 30 s.
+"""Collects demonstrations in the real simulator and looks at what is in them; about 60 s.
 
     tests/integration/collect_demos_test.py     with the simulator's python: $(scripts/setup_libero.sh)
 """
@@ -14,9 +14,12 @@ import unittest
 import h5py
 import numpy as np
 from libero_layout import check_layout
+from serving import Server
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = PROJECT / "scripts" / "collect_libero_demos.py"
+SERVE = [PROJECT / "build/bin/shallowpi-infer", "serve", "--checkpoint", PROJECT / "configs/quickstart/teacher", "--threads", "1"]
+BUTTER = "pick_up_the_butter_and_place_it_in_the_basket_demo.hdf5"
 
 
 class CollectDemos(unittest.TestCase):
@@ -33,7 +36,7 @@ class CollectDemos(unittest.TestCase):
     def test_one_demonstration(self):
         options = ("--suite", "libero_object", "--tasks", "6", "--episodes", "1", "--missed", "1", "--render-every", "2")
         self.collect(*options)
-        path = self.out / "pick_up_the_butter_and_place_it_in_the_basket_demo.hdf5"
+        path = self.out / BUTTER
         length = check_layout(self, path, more=["obs/drawn"])["demo_0"]
         self.assertTrue(60 < length < 400, length)
         with h5py.File(path) as file:
@@ -75,6 +78,21 @@ class CollectDemos(unittest.TestCase):
             changed = np.abs(np.diff(obs[name][:].astype(int), axis=0)).max(axis=(1, 2, 3)) > 0
             self.assertFalse(changed[0::2].any(), name)
             self.assertGreater(changed[1::2].mean(), 0.9, name)
+
+    def test_where_a_policy_has_led(self):
+        options = ("--suite", "libero_object", "--tasks", "6", "--episodes", "1", "--render-every", "50", "--seed", "3")
+        with Server([*SERVE, "--port", "0"]) as server:
+            self.collect(*options, "--policy", server.url)
+            first = self.out.with_name(self.out.name + "-first")
+            self.out.rename(first)
+            self.addCleanup(shutil.rmtree, first)
+            self.collect(*options, "--policy", server.url)
+        with h5py.File(first / BUTTER) as one, h5py.File(self.out / BUTTER) as other:
+            one, other = one["data/demo_0"], other["data/demo_0"]
+            np.testing.assert_array_equal(one["states"][:], other["states"][:])
+            self.assertGreater(one["states"][0, 0], 1.0)  # s that the policy has acted for
+            self.assertEqual(one["actions"][-1, 6], -1)
+        self.assertIn("shallowpi-infer serve", self.collect(*options, "--policy", server.url, fails=True))
 
     def test_bad_input(self):
         self.assertIn("--tasks 12", self.collect("--tasks", "12", fails=True))

@@ -29,6 +29,7 @@ class Server:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        self.process.stdout.close()
 
     def get(self, path, headers={}):
         """(status, body, milliseconds) of a plain HTTP request."""
