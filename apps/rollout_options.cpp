@@ -1,5 +1,7 @@
 #include "rollout_options.h"
 
+#include <ATen/Parallel.h>
+
 namespace shallowpi {
 namespace {
 
@@ -34,9 +36,9 @@ void add_what(CLI::App& app, RolloutOptions& options) {
   app.add_option("--tasks", options.tasks, "task numbers, as in 0,3; default: all")
       ->delimiter(',')
       ->type_name("LIST");
-  app.add_option("--trials", options.trials, "episodes per task; trial i starts from initial state i")
-      ->type_name("N")
-      ->capture_default_str();
+  app.add_option("--trials", options.trials,
+                 "episodes per task (openpi 50, LeRobot 10); trial i starts from initial state i")
+      ->type_name("N");
   app.add_option("--out", options.out, "folder for results.json, report.html, videos and logs")
       ->type_name("DIR")
       ->required();
@@ -75,6 +77,9 @@ void add_how(CLI::App& app, RolloutOptions& options) {
       ->type_name("N")
       ->capture_default_str();
   app.add_option("--video", options.videos, "record the first N trials of each task as MP4")->type_name("N");
+  app.add_option("--video-trials", options.video_trials, "record these trials of each task, as in 5,7")
+      ->delimiter(',')
+      ->type_name("LIST");
   app.add_option("--python", options.python,
                  "of a LIBERO installation; default: that of scripts/setup_libero.sh")
       ->type_name("FILE");
@@ -93,7 +98,7 @@ RolloutCommand::RolloutCommand(CLI::App& app, CommonOptions& common)
       command_(app.add_subcommand("rollout", "success of a policy in the LIBERO simulator")) {
   add_what(*command_, options_);
   add_enum_option(*command_, "--protocol", options_.protocol,
-                  "openpi or lerobot: limits, rendering, replanning, seed")
+                  "openpi or lerobot: trials, limits, rendering, replanning, seed")
       ->type_name("NAME");
   add_protocol(*command_, options_);
   add_enum_option(
@@ -109,10 +114,15 @@ RolloutCommand::RolloutCommand(CLI::App& app, CommonOptions& common)
       ->check(CLI::IsMember({"on-demand", "always"}))
       ->default_str("on-demand");
   add_common_options(*command_, common_);
+  command_->get_option("--threads")
+      ->description("CPU threads of the policy; 0: all cores; default: the cores divided by --workers");
   command_->footer(kRolloutNotes);
 }
 
 int RolloutCommand::run() {
+  if (!common_.threads && options_.workers > 1)
+    at::set_num_threads(
+        static_cast<int>(std::max<std::int64_t>(1, at::get_num_threads() / options_.workers)));
   options_.quiet = common_.quiet;
   options_.seed = common_.seed;
   options_.network.device = parse_device(common_.device);

@@ -8,9 +8,10 @@ A message, in both directions: two little-endian uint32 (bytes of JSON, bytes of
 Requests {"cmd": ...}, each answered once and in order:
   describe {suites}                        -> {suites: {name: [{name, language, init_states}]}}
   reset    {suite, task, init, seed, size, settle, render, always, record, perturb, perturb_seed, move}
-                                           -> {state, done, executed: 0, perturbation} + images where `render`
-  step     {actions, render}               -> {state, done, executed} + images where `render`, + frames where `record`
-`state` is [8] float64: eef position (m), axis-angle (rad), gripper joints (m). Images are size x size x 3 uint8, upright
+                                           -> {state, offsets, done, executed: 0, perturbation} + images where `render`
+  step     {actions, render}               -> {state, offsets, done, executed} + images where `render`, + frames where `record`
+`state` is [8] float64: eef position (m), axis-angle (rad), gripper joints (m). `offsets` says where every object of `perturb`
+and `move` stands now: {name: [dx, dy]} (m) from its place in the initial state. Images are size x size x 3 uint8, upright
 as policies are trained on them (rotated by 180 degrees), first the scene's, then the wrist's; frames are size x 2 size x 3
 (scene | wrist), one per executed step. Errors: {error, kind: "usage" | "render" | "internal"}.
 """
@@ -146,6 +147,16 @@ def axis_angle(quat):
     return [float(x) * 2.0 * math.acos(w) / sine for x in quat[:3]]
 
 
+def robot_state(obs):
+    """[8]: eef position (m), axis-angle (rad), gripper joints (m)."""
+    return [*map(float, obs["robot0_eef_pos"]), *axis_angle(obs["robot0_eef_quat"]), *map(float, obs["robot0_gripper_qpos"])]
+
+
+def upright(obs):
+    """The scene's and the wrist's image as policies are trained on them: rotated by 180 degrees."""
+    return [obs[camera][::-1, ::-1] for camera in CAMERAS]
+
+
 class Scene:
     """Names, moves and measures the bodies of an environment."""
 
@@ -181,6 +192,10 @@ class Scene:
             sim.data.set_joint_qpos(joints[-1], pose)
         else:
             sim.model.body_pos[self.env.obj_body_id[name]][:2] += (dx, dy)
+
+    def place(self, name):
+        """Where it stands: [x, y], m."""
+        return self.env.sim.data.body_xpos[self.env.obj_body_id[name]][:2].copy()
 
     def depth(self, name):
         """How deep the object stands in something else, in metres."""
@@ -258,7 +273,9 @@ class Environment:
         self.env.seed(request["seed"])
         self.env.reset()
         self.obs = self.env.set_init_state(self.init_states[request["init"] % len(self.init_states)])
-        scene = Scene(self.env.env)
+        scene = self.scene = Scene(self.env.env)
+        self.initial_places = {name: scene.place(name) for name in
+                               (scene.find(change["object"]) for change in request["perturb"] + request["move"])}
         perturbation = self.perturb(scene, request)
         self.done = False
         for i in range(request["settle"]):
@@ -267,7 +284,7 @@ class Environment:
             self.gate.open = True
             self.env._update_observables(force=True)
             self.obs = self.env.env._get_observations()
-        self.scene, self.done = scene, False
+        self.done = False
         self.move = [(scene.find(m["object"]), m["speed"] * math.cos(a), m["speed"] * math.sin(a))
                      for m, a in zip(request["move"], perturbation.pop("angles"))]
         return self.answer(0, request["render"], [], {"perturbation": perturbation})
@@ -322,20 +339,15 @@ class Environment:
                 break
         return self.answer(i + 1, request["render"] and not self.done, frames, {})
 
-    def images(self):
-        return [self.obs[camera][::-1, ::-1] for camera in CAMERAS]
-
     def frame(self):
         import numpy as np
-        return np.concatenate(self.images(), axis=1)
+        return np.concatenate(upright(self.obs), axis=1)
 
     def answer(self, executed, render, frames, more):
-        obs = self.obs
-        state = [*map(float, obs["robot0_eef_pos"]), *axis_angle(obs["robot0_eef_quat"]),
-                 *map(float, obs["robot0_gripper_qpos"])]
-        pictures = [*(self.images() if render else []), *frames]
-        return {"state": state, "done": bool(self.done), "executed": executed, "images": render, "frames": len(frames),
-                **more}, [picture.tobytes() for picture in pictures]
+        pictures = [*(upright(self.obs) if render else []), *frames]
+        offsets = {name: (self.scene.place(name) - place).tolist() for name, place in self.initial_places.items()}
+        return {"state": robot_state(self.obs), "offsets": offsets, "done": bool(self.done), "executed": executed,
+                "images": render, "frames": len(frames), **more}, [picture.tobytes() for picture in pictures]
 
 
 def receive(connection, size):

@@ -3,20 +3,18 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <string_view>
 
 namespace shallowpi {
 namespace {
 
 volatile std::sig_atomic_t received = 0;
+std::string note_of_owner;  // changes only while nothing is handled
 
 extern "C" void on_stop_signal(int signal) {
   if (received != 0 && signal != SIGUSR1) _exit(128 + signal);
   if (received != 0) return;
   received = signal;
-  constexpr std::string_view kNote =
-      "\nfinishing this step and saving; a second signal ends at once, without saving\n";
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kNote.data(), kNote.size());
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, note_of_owner.data(), note_of_owner.size());
 }
 
 void handle_all(void (*handler)(int)) {
@@ -28,8 +26,9 @@ void handle_all(void (*handler)(int)) {
 
 }  // namespace
 
-StopSignal::StopSignal() {
+StopSignal::StopSignal(const std::string& note) {
   received = 0;
+  note_of_owner = "\n" + note + "\n";
   handle_all(on_stop_signal);
 }
 

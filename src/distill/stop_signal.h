@@ -1,5 +1,7 @@
-// SIGINT, SIGTERM and SIGUSR1 as a request to finish the step, save and exit.
+// SIGINT, SIGTERM and SIGUSR1 as a request to finish what is going on, save and exit.
 #pragma once
+
+#include <string>
 
 namespace shallowpi {
 
@@ -7,7 +9,9 @@ namespace shallowpi {
 /// process at once.
 class StopSignal {
  public:
-  StopSignal();
+  /// `note` is what the user reads when the first signal arrives.
+  explicit StopSignal(const std::string& note =
+                          "finishing this step and saving; a second signal ends at once, without saving");
   ~StopSignal();
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;

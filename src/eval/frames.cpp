@@ -6,21 +6,10 @@
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/data/random.h"
 #include "shallowpi/distill/setup.h"
 #include "shallowpi/runtime/policy_runner.h"
 
 namespace shallowpi {
-namespace {
-
-/// Depends on the frame and `seed` alone.
-std::uint64_t frame_seed(const Dataset::Sample& sample, std::uint64_t seed) {
-  return Random({seed, static_cast<std::uint64_t>(sample.source), static_cast<std::uint64_t>(sample.episode),
-                 static_cast<std::uint64_t>(sample.step)})
-      .next();
-}
-
-}  // namespace
 
 std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DemoChoice& demos,
                                             std::int64_t count) {
@@ -69,7 +58,7 @@ FlowDraw draw_for_frames(const torch::Tensor& actions_bhd, const std::vector<Dat
   std::vector<torch::Tensor> noise, t, x_t, target;
   for (std::size_t b = 0; b < frames.size(); ++b) {
     const FlowDraw draw = draw_flow(actions_bhd.narrow(0, static_cast<std::int64_t>(b), 1), flow,
-                                    frame_seed(frames[b], options.seed));
+                                    sample_seed(frames[b], options.seed));
     noise.push_back(draw.noise);
     t.push_back(draw.t);
     x_t.push_back(draw.x_t);
@@ -86,7 +75,7 @@ torch::Tensor sampling_noise(const torch::Tensor& actions_bhd, const std::vector
   torch::Tensor noise_bhd = torch::empty(actions_bhd.sizes(), torch::kFloat32);
   for (std::size_t b = 0; b < frames.size(); ++b) {
     noise_bhd[static_cast<std::int64_t>(b)] =
-        draw_noise(actions_bhd.sizes().slice(1), frame_seed(frames[b], seed + 1));
+        draw_noise(actions_bhd.sizes().slice(1), sample_seed(frames[b], seed + 1));
   }
   return noise_bhd;
 }

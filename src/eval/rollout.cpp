@@ -23,7 +23,7 @@ namespace shallowpi {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::int64_t kMaxAttempts = 5;  // of one episode in a row
+constexpr std::int64_t kMaxAttempts = 5;  // in a row, at one episode or at the list of tasks
 
 /// A simulator with the episode that it plays.
 struct Seat {
@@ -75,6 +75,13 @@ void check_own(const fs::path& out) {
   }
 }
 
+/// A simulator's failure is nobody's result: says that `what` is tried again, or throws Error after too many.
+void try_again(const std::string& what, std::int64_t attempts, const SimulatorFault& fault) {
+  if (attempts >= kMaxAttempts)
+    throw Error(str("gave up on ", what, " after ", kMaxAttempts, " attempts: ", fault.what()));
+  log::warning(fault.what(), "\ntrying again: ", what);
+}
+
 /// The evaluation: seats, the episodes that wait for one, and the results.
 class Rollout {
  public:
@@ -86,7 +93,7 @@ class Rollout {
     settings_.needs_images = policy.needs_images();
     // Before anything is started: a chunk that is too short will not get longer.
     if (policy.horizon() > 0) ActionChunker{settings_.chunking_options(policy.horizon())};
-    if (options.videos > 0) require_ffmpeg();
+    if (settings_.records_any()) require_ffmpeg();
     results_.policy = policy.identity();
     results_.settings = settings_.json();
     results_.machine = {{"version", version_text()},
@@ -106,7 +113,9 @@ class Rollout {
 
   int run() {
     describe();
-    StopSignal stop;
+    const StopSignal stop(
+        "stopping: the episodes that have ended are saved, the same command plays the others; a second signal"
+        " ends at once");
     RolloutProgress progress(done_before_, done_before_ + waiting_.size(), options_.quiet);
     while (!stop.requested()) {
       fill_seats();
@@ -132,20 +141,32 @@ class Rollout {
   }
   fs::path results_file() const { return options_.out / "results.json"; }
 
-  /// Asks a simulator for the suites' tasks and lists the episodes that are still to be played.
-  void describe() {
+  /// The suites' tasks.
+  Json ask_for_tasks() {
     Simulator& simulator = *seats_.front().simulator;
-    simulator.send({{"cmd", "describe"}, {"suites", options_.suites}}, options_.reset_timeout_s);
-    const Json suites = simulator.wait().json.at("suites");
+    for (std::int64_t attempt = 1;; ++attempt) {
+      try {
+        simulator.send({{"cmd", "describe"}, {"suites", options_.suites}}, options_.reset_timeout_s);
+        return simulator.wait().json.at("suites");
+      } catch (const SimulatorFault& fault) {
+        try_again("the list of tasks", attempt, fault);
+      }
+    }
+  }
+
+  /// Lists the episodes that are still to be played.
+  void describe() {
+    const Json suites = ask_for_tasks();
     std::size_t asked = 0;
     for (const std::string& suite : options_.suites) {
       (void)settings_.steps_allowed(suite);
       const auto count = static_cast<std::int64_t>(suites.at(suite).size());
       for (std::int64_t task : chosen_tasks(suite, suites.at(suite))) {
         const Json& described = suites.at(suite)[static_cast<std::size_t>(task)];
-        tasks_[{suite, task}] = {described.at("language"), described.at("init_states")};
-        policy_.check_task(tasks_.at({suite, task}).language);
-        for (std::int64_t trial = 0; trial < options_.trials; ++trial, ++asked)
+        const TaskInfo info{described.at("language"), described.at("init_states")};
+        if (!tasks_.try_emplace({suite, task}, info).second) continue;  // named twice
+        policy_.check_task(info.language);
+        for (std::int64_t trial = 0; trial < settings_.trials; ++trial, ++asked)
           if (!results_.episodes.count({suite, task, trial})) waiting_.push_back({suite, task, trial});
       }
       log::debug(suite, ": ", count, " tasks");
@@ -161,7 +182,6 @@ class Rollout {
     const auto count = static_cast<std::int64_t>(tasks.size());
     for (std::int64_t task = 0; options_.tasks.empty() && task < count; ++task) chosen.push_back(task);
     std::sort(chosen.begin(), chosen.end());
-    chosen.erase(std::unique(chosen.begin(), chosen.end()), chosen.end());
     for (std::int64_t task : chosen) {
       if (task >= 0 && task < count) continue;
       std::vector<std::string> valid;
@@ -218,20 +238,15 @@ class Rollout {
     });
   }
 
-  /// A simulator's failure is nobody's result: the episode starts again with a new process.
+  /// After a simulator's failure the episode starts again with a new process.
   template <typename Action>
   void guard(Seat& seat, Action action) {
     try {
       action();
     } catch (const SimulatorFault& fault) {
-      if (seat.attempts >= kMaxAttempts)
-        throw Error(str("gave up on ", seat.episode->key().suite, " task ", seat.episode->key().task,
-                        " trial ", seat.episode->key().trial, " after ", kMaxAttempts,
-                        " attempts: ", fault.what()));
-      log::warning(fault.what(), "\nplaying ", seat.episode->key().suite, " task ", seat.episode->key().task,
-                   " trial ", seat.episode->key().trial, " again");
-      seat.simulator->kill();
       const EpisodeKey key = seat.episode->key();
+      try_again(str(key.suite, " task ", key.task, " trial ", key.trial), seat.attempts, fault);
+      seat.simulator->kill();
       begin(seat, key);
     }
   }

@@ -1,7 +1,7 @@
 #include "eval/rollout_episode.h"
 
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
+#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
@@ -25,7 +25,7 @@ Episode::Episode(EpisodeKey key, TaskInfo task, const RolloutSettings& settings)
   record_.language = task_.language;
   record_.init_state = record_.key.trial % task_.init_states;
   record_.seed = settings_.seed + static_cast<std::uint64_t>(record_.key.trial);
-  record_frames_ = record_.key.trial < settings_.videos;
+  record_frames_ = settings_.records(record_.key.trial);
 }
 
 Json Episode::request() const {
@@ -57,9 +57,10 @@ void Episode::take_answer(SimulatorAnswer answer) {
   last_ = std::move(answer);
   const std::vector<double> state = state_of(last_.json);
   add_to_trace({reinterpret_cast<const char*>(state.data()), state.size() * sizeof(double)});
+  if (!started_) record_.perturbation = json_get<Json>(last_.json, "perturbation", kWhere);
+  record_.perturbation[started_ ? "at_end" : "at_start"] = json_get<Json>(last_.json, "offsets", kWhere);
   if (!started_) {
     started_ = true;
-    record_.perturbation = json_get<Json>(last_.json, "perturbation", kWhere);
     ask(0);
     return;
   }

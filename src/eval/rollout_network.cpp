@@ -91,7 +91,7 @@ class ServerPolicy final : public RolloutPolicy {
     action_width_ = json_get_or<std::int64_t>(metadata_, "action_width", action_width_, url);
   }
   Json identity() const override { return {{"kind", "server"}, {"url", url_}, {"metadata", metadata_}}; }
-  std::int64_t horizon() const override { return 0; }
+  std::int64_t horizon() const override { return horizon_; }
 
   std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
     std::vector<RobotActions> out;

@@ -6,6 +6,7 @@
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
+#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/readers.h"
 

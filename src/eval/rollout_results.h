@@ -16,7 +16,9 @@ struct EpisodeRecord {
   std::string language;  ///< the task's instruction
   std::int64_t init_state = 0;
   std::uint64_t seed = 0;  ///< of the simulator's reset
-  Json perturbation;       ///< {displaced: {object: [dx, dy] m}, velocity: {object: [vx, vy] m/s}}
+  /// {displaced: {object: [dx, dy] m}, velocity: {object: [vx, vy] m/s}}, and as the simulator measured it
+  /// at_start, at_end: {object: [dx, dy] m from its place in the initial state}.
+  Json perturbation;
   bool success = false;
   std::int64_t steps = 0;     ///< control steps after settling
   std::int64_t calls = 0;     ///< of the policy

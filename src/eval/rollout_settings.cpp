@@ -1,5 +1,6 @@
 #include "eval/rollout_settings.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <map>
@@ -13,15 +14,16 @@ namespace shallowpi {
 namespace {
 
 struct ProtocolValues {
-  std::int64_t settle, replan, image_size;
+  std::int64_t trials, settle, replan, image_size;
   std::uint64_t seed;
   std::map<std::string, std::int64_t> max_steps;
 };
 
 const ProtocolValues& values_of(Protocol protocol) {
   // openpi: examples/libero/main.py.
-  // LeRobot: lerobot-eval with env.type=libero, n_action_steps as its docs use it.
-  static const ProtocolValues kOpenpiValues = {10,
+  // LeRobot: lerobot-eval with env.type=libero, n_episodes and n_action_steps as its docs use them.
+  static const ProtocolValues kOpenpiValues = {50,
+                                               10,
                                                5,
                                                256,
                                                7,
@@ -33,6 +35,7 @@ const ProtocolValues& values_of(Protocol protocol) {
   static const ProtocolValues kLeRobotValues = [] {
     ProtocolValues values = kOpenpiValues;
     values.max_steps["libero_spatial"] = 280;
+    values.trials = 10;
     values.image_size = 360;
     values.replan = 10;
     values.seed = 1000;
@@ -115,6 +118,10 @@ std::int64_t RolloutSettings::steps_allowed(const std::string& suite) const {
   return found->second;
 }
 
+bool RolloutSettings::records(std::int64_t trial) const {
+  return trial < videos || std::find(video_trials.begin(), video_trials.end(), trial) != video_trials.end();
+}
+
 ChunkingOptions RolloutSettings::chunking_options(std::int64_t horizon) const {
   PolicySpec spec;
   spec.horizon = horizon;
@@ -154,6 +161,7 @@ RolloutSettings resolve_settings(const RolloutOptions& options) {
   RolloutSettings out;
   out.protocol = options.protocol;
   out.max_steps = options.max_steps;
+  out.trials = options.trials.value_or(protocol.trials);
   out.settle = options.settle.value_or(protocol.settle);
   out.replan = options.replan.value_or(protocol.replan);
   out.image_size = options.image_size.value_or(protocol.image_size);
@@ -166,6 +174,7 @@ RolloutSettings resolve_settings(const RolloutOptions& options) {
   out.chunking = options.chunking;
   out.batch = options.batch;
   out.videos = options.videos;
+  out.video_trials = options.video_trials;
   out.always_render = options.always_render;
   if (!std::isfinite(out.latency_ms) || out.latency_ms < 0)
     throw UsageError(str("--latency-ms ", out.latency_ms, ": must be at least 0"));
@@ -175,7 +184,10 @@ RolloutSettings resolve_settings(const RolloutOptions& options) {
   require_at_least("--image-size", out.image_size, 16);
   require_at_least("--workers", options.workers, 1);
   require_at_least("--batch", out.batch, 1);
-  require_at_least("--trials", options.trials, 1);
+  require_at_least("--trials", out.trials, 1);
+  for (const std::int64_t trial : out.video_trials)
+    if (trial < 0 || trial >= out.trials)
+      throw UsageError(str("--video-trials ", trial, ": there are trials 0 to ", out.trials - 1));
   constexpr double kDay = 86400;
   if (!(options.step_timeout_s > 0 && options.step_timeout_s <= kDay))  // nor NaN
     throw UsageError(str("--timeout ", options.step_timeout_s, ": must be above 0 and at most ", kDay, " s"));

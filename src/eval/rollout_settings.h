@@ -22,7 +22,7 @@ struct Movement {
 struct RolloutSettings {
   Protocol protocol = Protocol::kOpenpi;
   std::optional<std::int64_t> max_steps;  ///< empty: the protocol's for the suite
-  std::int64_t settle = 10, replan = 5, image_size = 256;
+  std::int64_t trials = 50, settle = 10, replan = 5, image_size = 256;
   std::uint64_t seed = 7;
   std::vector<Perturbation> perturb;
   std::vector<Movement> move;
@@ -31,8 +31,11 @@ struct RolloutSettings {
   std::int64_t batch = 1;
   bool needs_images = true, always_render = false;
   std::int64_t videos = 0;
+  std::vector<std::int64_t> video_trials;
 
   std::int64_t steps_allowed(const std::string& suite) const;
+  bool records(std::int64_t trial) const;
+  bool records_any() const { return videos > 0 || !video_trials.empty(); }
   std::int64_t delay() const { return delay_ticks(latency_ms, kControlHz); }
   ChunkingOptions chunking_options(std::int64_t horizon) const;
   /// What two runs must share to continue each other.

@@ -49,15 +49,14 @@ std::set<std::string> options_of(const std::string& command) {
 
 std::set<std::string> with_common(std::set<std::string> options) {
   options.merge(std::set<std::string>{"--help", "--device", "--dtype", "--threads", "--seed", "--log-level",
-                                      "--quiet"});
+                                      "--quiet", "--version"});
   return options;
 }
 
 TEST(CommandLine, TheOptionsAreFrozen) {
   EXPECT_EQ(options_of("shallowpi-distill"),
-            with_common({"--version", "--config", "--dry-run", "--dump-config", "--init-only", "--resume"}));
-  EXPECT_EQ(options_of("shallowpi-distill export"),
-            (std::set<std::string>{"--help", "--checkpoint", "--to", "--horizon"}));
+            with_common({"--config", "--dry-run", "--dump-config", "--init-only", "--resume"}));
+  EXPECT_EQ(options_of("shallowpi-distill export"), with_common({"--checkpoint", "--to", "--horizon"}));
   EXPECT_EQ(options_of("shallowpi-eval"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(
       options_of("shallowpi-eval offline"),
@@ -71,12 +70,12 @@ TEST(CommandLine, TheOptionsAreFrozen) {
       with_common({"--checkpoint", "--layers", "--json", "--data", "--held-out", "--frames", "--steps",
                    "--batch-size", "--horizon", "--set", "--out", "--draws", "--rank-by", "--no-greedy"}));
   EXPECT_EQ(options_of("shallowpi-eval rollout"),
-            with_common({"--checkpoint",   "--server",     "--policy",      "--suite",     "--tasks",
-                         "--trials",       "--out",        "--protocol",    "--max-steps", "--settle",
-                         "--replan",       "--image-size", "--perturb",     "--move",      "--latency-ms",
-                         "--latency-from", "--chunking",   "--workers",     "--batch",     "--steps",
-                         "--horizon",      "--tokenizer",  "--video",       "--python",    "--worker",
-                         "--timeout",      "--render",     "--api-key-file"}));
+            with_common({"--checkpoint",   "--server",     "--policy",       "--suite",       "--tasks",
+                         "--trials",       "--out",        "--protocol",     "--max-steps",   "--settle",
+                         "--replan",       "--image-size", "--perturb",      "--move",        "--latency-ms",
+                         "--latency-from", "--chunking",   "--workers",      "--batch",       "--steps",
+                         "--horizon",      "--tokenizer",  "--video",        "--python",      "--worker",
+                         "--timeout",      "--render",     "--api-key-file", "--video-trials"}));
   EXPECT_EQ(options_of("shallowpi-eval compare"), with_common({"--video", "--out"}));
   EXPECT_EQ(options_of("shallowpi-infer"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(options_of("shallowpi-infer run"),
@@ -86,15 +85,26 @@ TEST(CommandLine, TheOptionsAreFrozen) {
                          "--batch-size", "--horizon", "--engine", "--min-cosine", "--min-cosine-worst",
                          "--max-abs", "--max-abs-worst", "--max-l2", "--max-l2-worst", "--json"}));
   EXPECT_EQ(options_of("shallowpi-infer inspect"), with_common({"--json"}));
+  EXPECT_EQ(
+      options_of("shallowpi-infer serve"),
+      with_common({"--checkpoint", "--host", "--port", "--api-key-file", "--insecure", "--default-prompt",
+                   "--tokenizer", "--horizon", "--steps", "--max-queue", "--max-batch", "--batch-window-ms",
+                   "--inference-timeout-s", "--max-age-ms", "--max-connections", "--engine"}));
+  EXPECT_EQ(options_of("shallowpi-infer bench"),
+            with_common({"--checkpoint", "--random-weights", "--model", "--layers", "--size", "--cameras",
+                         "--horizon", "--prompt-tokens", "--steps", "--batch", "--iterations", "--warmup",
+                         "--sweep", "--engine", "--compare", "--no-kernels", "--json", "--trace"}));
   EXPECT_EQ(options_of("shallowpi-infer simulate-loop"),
             with_common({"--data", "--checkpoint", "--latency-ms", "--control-hz", "--execute", "--mode",
                          "--ensemble-decay", "--horizon", "--tokenizer", "--episodes", "--steps", "--json"}));
 }
 
 TEST(CommandLine, TheVersionNamesTheLibraries) {
-  for (const char* program : {"shallowpi-distill", "shallowpi-eval", "shallowpi-infer"}) {
-    const Outcome version = run(str(program, " --version"));
-    EXPECT_EQ(version.code, 0);
+  for (const char* command :
+       {"shallowpi-distill", "shallowpi-distill export", "shallowpi-eval", "shallowpi-eval rollout",
+        "shallowpi-eval compare", "shallowpi-infer", "shallowpi-infer serve", "shallowpi-infer inspect"}) {
+    const Outcome version = run(str(command, " --version"));
+    EXPECT_EQ(version.code, 0) << command << version.err;
     EXPECT_TRUE(std::regex_search(
         version.out, std::regex(R"(^shallowpi \d+\.\d+\.\d+.*, LibTorch \d+\.\d+.*, (CPU|CUDA)\n)")))
         << version.out;
@@ -132,7 +142,8 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
            "/configs/pi05_libero_l6.yaml --init-only /tmp/none --dry-run"),
        "leave one out"},
       {"shallowpi-distill export --checkpoint a --to jax out", "jax"},
-      {"shallowpi-distill export --checkpoint /nowhere --to openpi out", "/nowhere"},
+      {"shallowpi-distill export --checkpoint /nowhere --to openpi out --quiet --log-level error",
+       "/nowhere"},
       {"shallowpi-eval", "subcommand"},
       {"shallowpi-eval ofline --checkpoint a", "there is no command \"ofline\"; did you mean offline?"},
       {"shallowpi-infer look", "give one of run, inspect"},
@@ -151,6 +162,8 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-eval compare a", "at least two runs"},
       {"shallowpi-infer run --checkpoint a", "--input"},
       {"shallowpi-infer bench --random-weights --size tiny --device cpu --engine graph", "needs a GPU"},
+      {"shallowpi-infer bench --random-weights --engine graph --sweep vision-tokens=64",
+       "give --engine eager"},
       {"shallowpi-infer bench --random-weights --model pi1", "--model: 'pi1' is not one of pi0, pi05"},
       {"shallowpi-infer bench --random-weights --size huge", "--size: 'huge' is not one of full, tiny"},
       {"shallowpi-infer bench --random-weights --size tiny --engine fast",

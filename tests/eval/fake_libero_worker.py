@@ -1,8 +1,9 @@
 """Speaks libero_worker.py's protocol without a simulator. Its world: the state is [tick, task, init, seed, sums of the
-first two action dims, 0, 0], and an even initial state succeeds at tick 12 + task.
+first two action dims, 0, 0], and an even initial state succeeds at tick 12 + task. An object moves by [0, 1] per tick.
 
-From the environment: FAKE_DIE, FAKE_HANG: the chance, per request, to die or to hang; FAKE_ERROR: answer every request with
-an error of that kind; FAKE_LOG: a folder for the actions of each finished episode."""
+From the environment: FAKE_DIE, FAKE_HANG: the chance, per request, to die or to hang; FAKE_AT: only at this command;
+FAKE_DEATHS: a folder, of which each request takes a file and dies, while there is one; FAKE_ERROR: answer every request with an
+error of that kind; FAKE_LOG: a folder for the actions of each finished episode."""
 
 import argparse
 import json
@@ -25,7 +26,7 @@ class World:
 
     def reset(self, request):
         self.reset_request, self.actions, self.sums = request, [], [0.0, 0.0]
-        return self.answer(0, request["render"], {"perturbation": {"displaced": {}, "velocity": {}}})
+        return self.answer(0, request["render"], 0, {"perturbation": {"displaced": {}, "velocity": {}}})
 
     def done(self):
         return self.reset_request["init"] % 2 == 0 and len(self.actions) >= 12 + self.reset_request["task"]
@@ -40,7 +41,8 @@ class World:
                 break
         if self.done() or len(self.actions) >= 40:
             self.log()
-        return self.answer(executed, request["render"] and not self.done(), {"frames": 0})
+        frames = executed if self.reset_request["record"] else 0
+        return self.answer(executed, request["render"] and not self.done(), frames, {})
 
     def log(self):
         if "FAKE_LOG" in os.environ:
@@ -49,11 +51,11 @@ class World:
             with open(os.path.join(os.environ["FAKE_LOG"], name), "w") as file:
                 json.dump(self.actions, file)
 
-    def answer(self, executed, render, more):
+    def answer(self, executed, render, frames, more):
         r = self.reset_request
         state = [len(self.actions), r["task"], r["init"], r["seed"], *self.sums, 0, 0]
-        images = bytes(2 * r["size"] ** 2 * 3) if render else b""
-        return {"state": [float(x) for x in state], "done": self.done(), "executed": executed, "images": render, **more}, images
+        return {"state": [float(x) for x in state], "offsets": {"soup_1": [0, len(self.actions)]}, "done": self.done(),
+                "executed": executed, "images": render, "frames": frames, **more}, bytes((render + frames) * 2 * r["size"] ** 2 * 3)
 
 
 def receive(connection, size):
@@ -66,6 +68,11 @@ def receive(connection, size):
     return data
 
 
+def die():
+    print("fake worker dies", flush=True)
+    os._exit(9)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
@@ -74,10 +81,12 @@ def main():
     while True:
         size, _ = struct.unpack("<II", receive(connection, 8))
         request = json.loads(receive(connection, size))
-        if request["cmd"] != "describe":
+        for death in os.scandir(os.environ["FAKE_DEATHS"]) if "FAKE_DEATHS" in os.environ else []:
+            os.remove(death)
+            die()
+        if os.environ.get("FAKE_AT", request["cmd"]) == request["cmd"]:
             if chance.random() < float(os.environ.get("FAKE_DIE", 0)):
-                print("fake worker dies", flush=True)
-                os._exit(9)
+                die()
             if chance.random() < float(os.environ.get("FAKE_HANG", 0)):
                 time.sleep(1000)
         if "FAKE_ERROR" in os.environ:

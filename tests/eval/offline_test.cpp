@@ -137,7 +137,7 @@ TEST_F(OfflineData, MeasuresTheEpisodesThatTheRunHeldOut) {
   options_.teacher.clear();
   options_.per_frame = dir_ / "frames.csv";
   run_offline(options_);
-  const Dataset dataset = open_dataset({{files, 1.0}}, "auto");
+  const Dataset dataset = open_dataset({{files, 1.0}}, DataFormat::kAuto);
   std::set<std::string> expected, measured;
   for (const Dataset::Sample& sample : dataset.split(0.25, 7).held_out)
     expected.insert(str(dataset.sources()[sample.source].file->path().string(), " ", sample.episode));

@@ -1,105 +1,22 @@
 #include "shallowpi/eval/rollout.h"
 
-#include <unistd.h>
-
-#include <atomic>
+#include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
+#include <functional>
 #include <map>
-#include <set>
-#include <thread>
 
+#include "eval/rollout_fixture.h"
 #include "eval/rollout_results.h"
-#include "eval/video.h"
-#include "runtime/policy_service.h"
-#include "shallowpi/model/checkpoint.h"
+#include "shallowpi/base/json.h"
+#include "shallowpi/eval/rollout_policy.h"
 #include "test_util.h"
 
 namespace shallowpi {
 namespace {
 
 using testing::expect_error;
-using testing::TempDir;
-
-/// A variable of the environment while it lives.
-class Environment {
- public:
-  Environment(const char* name, const std::string& value) : name_(name) { ::setenv(name, value.c_str(), 1); }
-  ~Environment() { ::unsetenv(name_); }
-
- private:
-  const char* name_;
-};
-
-/// Each action says which observation it came from and its place in the chunk: [tick, i, f(state), ...].
-class ScriptedPolicy final : public RolloutPolicy {
- public:
-  explicit ScriptedPolicy(std::int64_t horizon = 20) : horizon_(horizon) {}
-  Json identity() const override { return {{"kind", "scripted"}, {"horizon", horizon_}}; }
-  std::int64_t horizon() const override { return horizon_; }
-  std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
-    batch_sizes.insert(calls.size());
-    std::vector<RobotActions> out;
-    for (const PolicyCall& call : calls) {
-      EXPECT_EQ(call.observation.images.size(), 2u);
-      EXPECT_EQ(call.observation.state[0], float(call.tick));  // the fake's clock
-      out.emplace_back();
-      for (std::int64_t i = 0; i < horizon_; ++i)
-        out.back().push_back(
-            {float(call.tick), float(i), call.observation.state[4] * 0.5f, float(call.call), 0, 0, 1});
-    }
-    return out;
-  }
-  std::set<std::size_t> batch_sizes;
-
- private:
-  std::int64_t horizon_;
-};
-
-class RolloutTest : public ::testing::Test {
- protected:
-  RolloutTest() {
-    options_.suites = {"libero_object"};
-    options_.trials = 4;
-    options_.max_steps = 40;
-    options_.image_size = 16;
-    options_.quiet = true;
-    options_.python = "/usr/bin/python3";
-    options_.worker = std::string(SHALLOWPI_SOURCE_DIR) + "/tests/eval/fake_libero_worker.py";
-    options_.out = dir_ / "run";
-  }
-
-  RolloutResults run(const std::string& name, RolloutPolicy& policy) {
-    options_.out = dir_ / name;
-    ::testing::internal::CaptureStdout();
-    const int code = run_rollout(options_, policy);
-    table_ = ::testing::internal::GetCapturedStdout();
-    EXPECT_EQ(code, 0);
-    return read_results(options_.out / "results.json");
-  }
-  RolloutResults run(const std::string& name) {
-    ScriptedPolicy policy;
-    return run(name, policy);
-  }
-  /// The actions of every episode as the fake executed them.
-  std::map<std::string, Json> logged(const std::string& name) const {
-    std::map<std::string, Json> out;
-    for (const auto& entry : std::filesystem::directory_iterator(dir_ / name))
-      out[entry.path().filename().string()] = read_json(entry.path());
-    return out;
-  }
-
-  TempDir dir_;
-  RolloutOptions options_;
-  std::string table_;
-};
-
-/// Task, trial -> trace, success, steps.
-std::map<EpisodeKey, std::tuple<std::string, bool, std::int64_t>> outcomes(const RolloutResults& results) {
-  std::map<EpisodeKey, std::tuple<std::string, bool, std::int64_t>> out;
-  for (const auto& [key, record] : results.episodes) out[key] = {record.trace, record.success, record.steps};
-  return out;
-}
 
 TEST_F(RolloutTest, PlaysEveryEpisodeAndCountsSuccesses) {
   const RolloutResults results = run("a");
@@ -111,6 +28,8 @@ TEST_F(RolloutTest, PlaysEveryEpisodeAndCountsSuccesses) {
     EXPECT_EQ(record.steps, record.success ? 12 + key.task : 40);
     EXPECT_EQ(record.calls, (record.steps + 4) / 5);
     EXPECT_EQ(record.attempts, 1);
+    EXPECT_EQ(record.perturbation.at("at_start").at("soup_1"), Json({0, 0}));
+    EXPECT_EQ(record.perturbation.at("at_end").at("soup_1"), Json({0, record.steps}));
   }
   EXPECT_NE(table_.find("6/12"), std::string::npos) << table_;
   const std::string html = read_file(dir_ / "a" / "report.html");
@@ -142,11 +61,80 @@ TEST_F(RolloutTest, SimulatorsThatDieOrHangLoseNoEpisode) {
   EXPECT_GT(repeated, 0);
 }
 
+TEST_F(RolloutTest, ASimulatorThatDiesOfItsFirstRequestIsStartedAgain) {
+  const RolloutResults calm = run("calm");
+  for (int i = 0; i < 4; ++i) testing::write_text(dir_ / "deaths" / str(i), "");
+  Environment deaths("FAKE_DEATHS", (dir_ / "deaths").string());
+  EXPECT_EQ(outcomes(run("stormy")), outcomes(calm));
+  EXPECT_TRUE(std::filesystem::is_empty(dir_ / "deaths"));
+}
+
 TEST_F(RolloutTest, GivesUpOnASimulatorThatAlwaysDies) {
   Environment die("FAKE_DIE", "1");
   ScriptedPolicy policy;
+  expect_error<Error>([&] { run_rollout(options_, policy); }, "gave up on the list of tasks after 5 attempts",
+                      "died", "fake worker dies", "simulator_0.log");
+  Environment at("FAKE_AT", "reset");
   expect_error<Error>([&] { run_rollout(options_, policy); }, "gave up on libero_object task 0 trial 0",
                       "died", "fake worker dies", "simulator_0.log");
+}
+
+TEST_F(RolloutTest, ASignalSavesTheEpisodesThatHaveEnded) {
+  const auto expected = outcomes(run("calm"));
+  ScriptedPolicy policy;
+  int calls = 0;
+  policy.on_call = [&] {
+    if (++calls == 20) std::raise(SIGTERM);  // in the fourth episode
+  };
+  options_.out = dir_ / "stopped";
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(run_rollout(options_, policy), 143);
+  const std::string table = ::testing::internal::GetCapturedStdout();
+  const std::string message = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(table.find("2/3"), std::string::npos) << table;
+  EXPECT_NE(message.find("stopping: the episodes that have ended are saved"), std::string::npos) << message;
+  EXPECT_EQ(message.find("this step"), std::string::npos) << message;
+  EXPECT_EQ(read_results(options_.out / "results.json").episodes.size(), 3u);
+  EXPECT_TRUE(std::filesystem::exists(options_.out / "report.html"));
+  EXPECT_EQ(outcomes(run("stopped")), expected);
+}
+
+TEST_F(RolloutTest, WhatIsNamedTwiceIsPlayedOnce) {
+  options_.suites = {"libero_object", "libero_object"};
+  options_.tasks = {1, 1};
+  options_.quiet = false;
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(run("twice").episodes.size(), 4u);
+  const std::string progress = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(progress.find("4/4 episodes"), std::string::npos) << progress;
+}
+
+TEST_F(RolloutTest, SimulatorsAndPolicyShareTheCores) {
+  int runs = 0;
+  const auto threads = [&](const std::string& more) {
+    const std::filesystem::path out = dir_ / str(runs++);
+    const std::string command =
+        str("OMP_NUM_THREADS=2 ", SHALLOWPI_BIN_DIR,
+            "/shallowpi-eval rollout --policy noop --suite libero_object",
+            " --tasks 0 --trials 1 --max-steps 1 --quiet --python ", options_.python, " --worker ",
+            options_.worker.string(), " --out ", out.string(), " ", more, " >/dev/null");
+    EXPECT_EQ(std::system(command.c_str()), 0) << command;
+    return read_json(out / "results.json")["machine"]["threads"].get<int>();
+  };
+  const int cores = threads("--workers=1");
+  EXPECT_EQ(threads("--workers=2"), std::max(1, cores / 2));
+  EXPECT_EQ(threads("--workers=2 --threads=3"), 3);
+}
+
+TEST_F(RolloutTest, AProtocolGivesWhatTheOptionsDoNot) {
+  options_.trials.reset();
+  options_.tasks = {0};
+  options_.protocol = Protocol::kLeRobot;
+  const RolloutResults results = run("lerobot");
+  EXPECT_EQ(results.episodes.size(), 10u);
+  EXPECT_EQ(results.settings.at("replan"), 10);
+  EXPECT_EQ(results.settings.at("seed"), 1000);
 }
 
 TEST_F(RolloutTest, SeveralObservationsShareAForwardPass) {
@@ -328,6 +316,7 @@ TEST_F(RolloutTest, SaysWhatDoesNotFit) {
       },
       "contradict");
   refused([](auto& o) { o.trials = 0; }, "--trials 0");
+  refused([](auto& o) { o.video_trials = {4}; }, "--video-trials 4", "trials 0 to 3");
   for (const double seconds : {0.0, -1.0, 1e9, std::nan("")})
     refused([&](auto& o) { o.step_timeout_s = seconds; }, str("--timeout ", seconds));
   refused([](auto& o) { o.replan = 21; }, "chunks of 20 actions are too short");
@@ -382,295 +371,6 @@ TEST_F(RolloutTest, AFolderIsUsedByOneRunAtATime) {
   const FolderLock lock(options_.out);
   ScriptedPolicy policy;
   expect_error<UsageError>([&] { run_rollout(options_, policy); }, "run");
-}
-
-TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
-  run("lr=a0.5");
-  // The second run loses the first task's successes.
-  RolloutResults worse = read_results(dir_ / "lr=a0.5" / "results.json");
-  for (auto& [key, record] : worse.episodes) record.success = record.success && key.task > 0;
-  std::filesystem::create_directories(dir_ / "b");
-  write_results(dir_ / "b" / "results.json", worse);
-  CompareOptions compare;
-  compare.runs = {(dir_ / "lr=a0.5").string(), "worse=" + (dir_ / "b" / "results.json").string()};
-  compare.out = dir_ / "comparison.json";
-  ::testing::internal::CaptureStdout();
-  run_compare(compare);
-  const std::string table = ::testing::internal::GetCapturedStdout();
-  EXPECT_NE(table.find("worse"), std::string::npos) << table;
-  EXPECT_NE(table.find("lr=a0.5 "), std::string::npos) << table;
-  const Json report = read_json(compare.out);
-  EXPECT_EQ(report[1]["successes"], 4);
-  EXPECT_EQ(report[1]["paired"]["only_first"], 2);
-  EXPECT_EQ(report[1]["paired"]["both"], 4);
-  EXPECT_NEAR(report[1]["paired"]["difference"].get<double>(), -2.0 / 12, 1e-12);
-  EXPECT_NEAR(report[1]["paired"]["mcnemar_p"].get<double>(), 0.5, 1e-12);
-  // Two runs of the same name, with more difference than four decimals show.
-  RolloutResults never = read_results(dir_ / "b" / "results.json"), always = never;
-  for (std::int64_t trial = 100; trial < 120; ++trial)
-    for (RolloutResults* results : {&never, &always}) {
-      EpisodeRecord record = never.episodes.begin()->second;
-      record.key.trial = trial;
-      record.success = results == &always;
-      results->episodes[record.key] = record;
-    }
-  for (const auto& [name, results] : {std::pair{"x", never}, {"y", always}}) {
-    std::filesystem::create_directories(dir_ / name / "run");
-    write_results(dir_ / name / "run" / "results.json", results);
-  }
-  compare.runs = {(dir_ / "x/run").string(), (dir_ / "y/run").string()};
-  ::testing::internal::CaptureStdout();
-  run_compare(compare);
-  const std::string close = ::testing::internal::GetCapturedStdout();
-  EXPECT_NE(close.find("y/run"), std::string::npos) << close;
-  EXPECT_NE(close.find("only x/run / only it"), std::string::npos) << close;
-  EXPECT_NE(close.find("< 0.0001"), std::string::npos) << close;
-  compare.runs = {"/nowhere", (dir_ / "lr=a0.5").string()};
-  expect_error<UsageError>([&] { run_compare(compare); }, "/nowhere", "results.json");
-  compare.runs = {(dir_ / "lr=a0.5").string(), (dir_ / "b").string()};
-  compare.video = dir_ / "videos";
-  expect_error<UsageError>([&] { run_compare(compare); }, "no episode was recorded");
-}
-
-/// A server in this process, whose policy moves on from the state and the noise it is shown; before call `at`
-/// it does something else. `more` goes into its metadata.
-class Server {
- public:
-  explicit Server(std::function<void()> something = {}, int at = -1, bool ours = true,
-                  const Json& more = Json::object(), std::uint16_t port = 0,
-                  const std::string& api_key = "") {
-    PolicySpec spec;
-    spec.horizon = 8;
-    spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb"};
-    const InferFunction infer = [this, something, at, ours](const std::vector<InferRequest>& requests,
-                                                            const InferOptions&) {
-      if (calls_++ == at) something();
-      const RobotObservation& seen = requests.at(0).observation;
-      EXPECT_EQ(seen.images.size(), 2u);
-      const torch::Tensor& noise = requests.at(0).noise_hd;
-      EXPECT_EQ(noise.defined(), ours);
-      InferResult result;
-      for (int i = 0; i < 8; ++i)
-        result.actions.push_back({seen.state[0] + float(i), seen.state[4] / 2,
-                                  noise.defined() ? noise[i][31].item<float>() : 0, 0, 0, 0, 1});
-      if (const torch::Tensor& prefix = requests.at(0).prefix_actions_hd; prefix.defined())
-        given_ = prefix.size(0);
-      return std::vector<InferResult>{result};
-    };
-    Json metadata = ours ? policy_metadata(spec) : Json::object();
-    metadata.update(more);
-    service_ = std::make_unique<PolicyService>(ObservationDecoder(spec, {}, {}), infer, QueueOptions{},
-                                               metadata, [] {});
-    ServerOptions options;
-    options.port = port;
-    options.api_key = api_key;
-    server_ = std::make_unique<WebsocketServer>(options, *service_);
-    thread_ = std::thread([this] { server_->run(); });
-  }
-  ~Server() {
-    server_->stop();
-    thread_.join();
-  }
-  std::uint16_t port() const { return server_->port(); }
-  std::string url() const { return str("ws://127.0.0.1:", port()); }
-  std::int64_t given() const { return given_; }  // actions of the last prefix
-
- private:
-  std::atomic<int> calls_{0};
-  std::atomic<std::int64_t> given_{0};
-  std::unique_ptr<PolicyService> service_;
-  std::unique_ptr<WebsocketServer> server_;
-  std::thread thread_;
-};
-
-TEST_F(RolloutTest, PlaysAgainstAServer) {
-  const Server server;
-  options_.workers = 2;
-  const auto policy = server_policy(server.url(), 7);
-  const RolloutResults results = run("served", *policy);
-  EXPECT_EQ(count_all(results).successes, 6);
-  EXPECT_EQ(results.policy.at("url"), server.url());
-  EXPECT_EQ(outcomes(run("again", *policy)), outcomes(results)) << "noise is a function of seed and episode";
-  const auto other = server_policy(server.url(), 8);
-  EXPECT_NE(outcomes(run("other", *other)), outcomes(results));
-}
-
-TEST_F(RolloutTest, AServerOfOursContinuesAPrefixAndAnotherOneIsNotAsked) {
-  options_.chunking = ChunkMode::kRtc;
-  options_.latency_ms = 110;
-  const Server server, foreign({}, -1, false);
-  const auto policy = server_policy(server.url(), 7);
-  EXPECT_EQ(count_all(run("rtc", *policy)).episodes, 12);
-  EXPECT_EQ(server.given(), 3);
-  const auto unaware = server_policy(foreign.url(), 7);
-  options_.out = dir_ / "foreign";
-  expect_error<UsageError>([&] { run_rollout(options_, *unaware); }, "--chunking rtc", foreign.url());
-}
-
-TEST_F(RolloutTest, AServerThatFailsLosesNoEpisodeEither) {
-  const Server calm;
-  const auto expected = outcomes(run("calm", *server_policy(calm.url(), 7)));
-  const auto fails = [] { throw std::runtime_error("no"); };  // and the server closes the connection
-  const auto refuses = [] { throw UsageError("observation/state: too cold"); };
-  const auto hangs = [] { usleep(1500000); };
-  const std::vector<std::tuple<std::function<void()>, std::string>> cases = {
-      {fails, "the policy failed"}, {refuses, "too cold"}, {hangs, "no answer from 127.0.0.1:"}};
-  for (const auto& [something, message] : cases) {
-    const std::string folder = str("failing", message.size());
-    const Server failing(something, 20);
-    const auto policy = server_policy(failing.url(), 7, 1.0);
-    options_.out = dir_ / folder;
-    expect_error<Error>([&] { run_rollout(options_, *policy); }, message);
-    const auto before = read_results(options_.out / "results.json").episodes.size();
-    EXPECT_GT(before, 0u);
-    EXPECT_LT(before, 12u);
-    usleep(1000000);  // until a server that hung is back
-    EXPECT_EQ(outcomes(run(folder, *policy)), expected) << message;
-  }
-  expect_error<Error>([&] { server_policy("ws://127.0.0.1:1", 7); }, "127.0.0.1:1");
-  expect_error<UsageError>([&] { server_policy("ftp://x", 7); }, "ftp");
-}
-
-TEST_F(RolloutTest, GoesOnWithTheSameServedPolicyOnly) {
-  const auto serve = [](std::uint16_t port, const char* fingerprint) {
-    return std::make_unique<Server>(std::function<void()>{}, -1, true, Json{{"fingerprint", fingerprint}},
-                                    port);
-  };
-  auto server = serve(0, "a");
-  const std::uint16_t port = server->port();
-  const std::string url = server->url();
-  const auto policy = server_policy(url, 7);
-  run("served", *policy);
-  server.reset();
-  server = serve(port, "a");
-  options_.trials = 5;
-  EXPECT_EQ(run("served", *policy).episodes.size(), 15u) << "the same policy, started again";
-  server.reset();
-  server = serve(port, "b");
-  options_.trials = 6;
-  expect_error<Error>([&] { run_rollout(options_, *policy); }, "now serves another policy", "\"b\"");
-  expect_error<UsageError>([&] { run_rollout(options_, *server_policy(url, 7)); }, "holds another run",
-                           "policy.metadata");
-  EXPECT_EQ(read_results(options_.out / "results.json").episodes.size(), 15u);
-}
-
-TEST_F(RolloutTest, SendsTheKeyThatTheServerWants) {
-  const std::string key(32, 'k');
-  const Server server({}, -1, true, Json::object(), 0, key);
-  options_.server = server.url();
-  expect_error<Error>([&] { run_rollout(options_); }, "it wants another API key");
-  options_.api_key_file = dir_ / "key";
-  testing::write_text(options_.api_key_file, "short");
-  expect_error<UsageError>([&] { run_rollout(options_); }, "--api-key-file", "at least 16 characters");
-  testing::write_text(options_.api_key_file, key + "\n");
-  EXPECT_EQ(run_rollout(options_), 0);
-  EXPECT_EQ(read_file(options_.out / "results.json").find(key), std::string::npos);
-}
-
-std::vector<PolicyCall> call_at(const std::string& prompt, std::int64_t tick, std::int64_t trial = 0) {
-  return {{{"libero_object", 0, trial}, 0, tick, {{}, std::vector<float>(8), prompt}}};
-}
-
-TEST(BaselinePolicy, ReplaysADemonstrationWhateverItSees) {
-  const std::string file = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/alphabet_soup.hdf5";
-  const std::string prompt = "pick up the alphabet soup and place it in the basket";
-  const auto policy = baseline_policy("replay:" + file + "#1");
-  const RobotActions start = policy->infer(call_at(prompt, 0))[0],
-                     later = policy->infer(call_at(prompt, 7, 3))[0];
-  ASSERT_EQ(start.size(), later.size());
-  EXPECT_NE(start[0], start[7]);
-  for (std::size_t i = 7; i < start.size(); ++i) EXPECT_EQ(start[i], later[i - 7]);
-  const RobotActions end = policy->infer(call_at(prompt, 100000))[0];
-  EXPECT_EQ(end.front(), end.back());
-  const auto per_trial = baseline_policy("replay:" + file + "#trial");
-  EXPECT_EQ(per_trial->infer(call_at(prompt, 0, 1))[0], start);
-  EXPECT_NE(per_trial->infer(call_at(prompt, 0, 0))[0], start);
-  expect_error<UsageError>([&] { policy->infer(call_at("open the drawer", 0)); }, "open the drawer",
-                           "alphabet soup");
-  const auto mean = baseline_policy("mean-action:" + file);
-  const RobotActions constant = mean->infer(call_at(prompt, 0))[0];
-  EXPECT_EQ(constant.front(), constant.back());
-  EXPECT_LT(std::abs(constant[0][0]), 1.0f);
-  for (const char* bad : {"reply:x", "noop:x", "replay", "mean-action"})
-    expect_error<UsageError>([&] { baseline_policy(bad); }, bad, "replay:FILE.hdf5");
-  expect_error<UsageError>([&] { baseline_policy("replay:" + file + "#x"); }, "neither a number nor trial");
-}
-
-TEST(CheckpointPolicy, ContinuesAPrefix) {
-  const std::string teacher = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher";
-  const auto policy = checkpoint_policy(teacher, 7, {});
-  std::vector<PolicyCall> calls = call_at("pick up the alphabet soup and place it in the basket", 0);
-  for (const char* camera : {"base_0_rgb", "left_wrist_0_rgb"})
-    calls[0].observation.images[camera] = {8, 8, std::vector<std::uint8_t>(8 * 8 * 3, 100)};
-  const RobotActions free = policy->infer(calls)[0];
-  EXPECT_EQ(policy->infer(calls)[0], free);
-  calls[0].prefix = {free[1], free[0]};
-  const RobotActions continued = policy->infer(calls)[0];
-  for (std::size_t i = 0; i < 2; ++i)
-    for (std::size_t d = 0; d < 7; ++d) EXPECT_NEAR(continued[i][d], calls[0].prefix[i][d], 1e-5);
-  EXPECT_NE(continued[3], free[3]) << "the rest does not follow the prefix";
-}
-
-TEST(CheckpointPolicy, IsKnownAgainByItsWeights) {
-  TempDir dir;
-  const std::filesystem::path folder = dir / "policy", file = folder / "model.safetensors";
-  std::filesystem::copy(std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher", folder,
-                        std::filesystem::copy_options::recursive);
-  std::filesystem::remove(folder / "manifest.json");  // as openpi's and LeRobot's folders
-  const auto fingerprint = [&] {
-    return checkpoint_policy(folder.string(), 7, {})->identity().at("fingerprint");
-  };
-  NamedTensors tensors = load_safetensors(file);
-  save_safetensors(file, tensors);
-  const Json before = fingerprint();
-  EXPECT_EQ(fingerprint(), before);
-  testing::write_text(folder / "training_state/optimizer.safetensors", "is of no use to a policy");
-  EXPECT_EQ(fingerprint(), before);
-  testing::write_text(folder / "assets/training_state", "another file");
-  EXPECT_NE(fingerprint(), before);
-  std::filesystem::remove(folder / "assets/training_state");
-  tensors.at("action_out_proj.bias").add_(1);
-  save_safetensors(file, tensors);
-  EXPECT_NE(fingerprint(), before);
-  // Of a large tensor a part counts, which no training leaves as it was.
-  const torch::Tensor large = torch::zeros({1 << 20});
-  save_safetensors(file, {{"large", large}, {"small", torch::zeros({8})}});
-  const std::string zeros = folder_fingerprint(folder);
-  save_safetensors(file, {{"large", large + 1e-6}, {"small", torch::zeros({8})}});
-  EXPECT_NE(folder_fingerprint(folder), zeros);
-}
-
-TEST(VideoWriter, TakesOddSides) {
-  TempDir dir;
-  VideoWriter video(dir / "odd.mp4", 34, 17, 20);
-  video.write(std::string(5 * 34 * 17 * 3, 'x'));
-  video.finish(dir / "odd.mp4");
-  const std::string probe = str("ffprobe -v error -select_streams v -count_frames -show_entries ",
-                                "stream=width,height,nb_read_frames -of csv=p=0 ", (dir / "odd.mp4").string(),
-                                " > ", (dir / "probe").string());
-  ASSERT_EQ(std::system(probe.c_str()), 0);
-  EXPECT_EQ(read_file(dir / "probe"), "34,18,5\n");
-}
-
-TEST(CheckpointPolicy, RefusesACheckpointThatDoesNotFitLibero) {
-  TempDir dir;
-  PolicyConfig config;
-  config.vision = {1, 32, 32, 16, 16, 32};
-  config.backbone = {2, 16, 32, 8, 1, 8};
-  config.expert = {2, 16, 32, 8, 1, 8};
-  config.vocab = 512;
-  Policy policy(config);
-  CheckpointContents contents;
-  contents.config = config;
-  contents.spec.image_size = config.vision.image_size;
-  contents.spec.robot = {RobotKind::kAloha, 14, 14, {}};
-  contents.spec.image_keys = {"cam_high"};
-  publish_folder(dir / "aloha", [&](const std::filesystem::path& folder) {
-    write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32);
-  });
-  expect_error<UsageError>([&] { checkpoint_policy((dir / "aloha").string(), 7, {}); }, "does not fit LIBERO",
-                           "cam_high", "its state has 14 dims, LIBERO's has 8",
-                           "its actions have 14 dims, LIBERO's have 7");
 }
 
 }  // namespace

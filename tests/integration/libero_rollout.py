@@ -2,6 +2,7 @@
 usage: libero_rollout.py SHALLOWPI_EVAL   (shallowpi-infer beside it; run in the project's root)"""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -48,6 +49,10 @@ def test_images_on_demand(folder):
     check({k: e["trace"] for k, e in one.items()} == {k: e["trace"] for k, e in two.items()},
           "rendering on demand changed the episodes")
     check(one[0, 0]["trace"] != one[0, 1]["trace"], "two initial states gave the same episode")
+    # Of the second trial: the task is loaded, and nothing is recorded. No bound: a GPU draws in no time.
+    seconds, seconds_always = (e[0, 1]["seconds"] - e[0, 1]["policy_ms"] / 1000 for e in (one, two))
+    print(f"an episode of 15 steps, reset included, without the policy: {seconds:.1f} s on demand, {seconds_always:.1f} s always"
+          f" ({seconds_always / seconds:.1f} times)", flush=True)
     videos = list((folder / "on_demand" / "videos").glob("*.mp4"))
     check(len(videos) == 1 and videos[0].stat().st_size > 2000, f"videos: {videos}")
     return one
@@ -90,13 +95,18 @@ def test_replay_succeeds(folder):
     episode = episodes(folder / "replay")[0, 0]
     check(episode["success"] and episode["steps"] < 150, f"replaying failed: {episode}")
 
-    run = rollout(folder / "moved", "--policy", f"replay:{demonstrations}", "--trials", "1", "--max-steps", "5",
+    run = rollout(folder / "moved", "--policy", f"replay:{demonstrations}", "--trials", "1", "--max-steps", "20",
                   "--perturb", "target_r=0.03", "--move", "basket=0.008@90")
     check(run.returncode == 0, run.stderr)
     perturbation = episodes(folder / "moved")[0, 0]["perturbation"]
     dx, dy = perturbation["displaced"]["alphabet_soup_1"]
     check(abs((dx * dx + dy * dy) ** 0.5 - 0.03) < 1e-9, f"displaced by {dx}, {dy}")
     check(abs(perturbation["velocity"]["basket_1"][1] - 0.008) < 1e-9, f"velocity {perturbation['velocity']}")
+    # And where the simulator says that they are.
+    start, end = perturbation["at_start"], perturbation["at_end"]
+    check(math.dist(start["alphabet_soup_1"], (dx, dy)) < 0.003, f"displaced by {dx}, {dy}, but stands at {start}")
+    moved = [b - a for a, b in zip(start["basket_1"], end["basket_1"])]
+    check(math.dist(moved, (0, 0.008 * 20 * 0.05)) < 0.0005, f"the basket moved by {moved}")
 
 
 def test_says_what_is_wrong(folder):

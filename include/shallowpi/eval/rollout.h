@@ -29,9 +29,9 @@ struct RolloutOptions {
 
   std::vector<std::string> suites;
   std::vector<std::int64_t> tasks;  ///< of each suite; empty: all
-  std::int64_t trials = 50;         ///< per task; trial i starts from initial state i
 
-  Protocol protocol = Protocol::kOpenpi;  ///< gives the five that follow, where they are not given
+  Protocol protocol = Protocol::kOpenpi;  ///< gives the six that follow, where they are not given
+  std::optional<std::int64_t> trials;     ///< per task; trial i starts from initial state i
   std::optional<std::int64_t> max_steps, settle, replan, image_size;
   std::optional<std::uint64_t> seed;
 
@@ -44,8 +44,9 @@ struct RolloutOptions {
   std::int64_t workers = 1;  ///< simulators at once
   std::int64_t batch = 1;    ///< observations per forward pass, at most
   std::filesystem::path out;
-  std::int64_t videos = 0;     ///< of the first so many trials of each task
-  bool always_render = false;  ///< at every step, as LIBERO does; the same images, only slower
+  std::int64_t videos = 0;                 ///< of the first so many trials of each task, and
+  std::vector<std::int64_t> video_trials;  ///< of these
+  bool always_render = false;              ///< at every step, as LIBERO does; the same images, only slower
   bool quiet = false;
 
   std::string python;            ///< of the simulator; empty: that of scripts/setup_libero.sh

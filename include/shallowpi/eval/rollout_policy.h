@@ -14,7 +14,6 @@
 
 namespace shallowpi {
 
-inline constexpr std::int64_t kLiberoStateDim = 8, kLiberoActionDim = 7;
 /// openpi's dummy action: LIBERO's robot stands still, gripper open.
 inline const std::vector<float> kLiberoStandStill{0, 0, 0, 0, 0, 0, -1};
 
@@ -22,7 +21,6 @@ inline const std::vector<float> kLiberoStandStill{0, 0, 0, 0, 0, 0, -1};
 struct EpisodeKey {
   std::string suite;
   std::int64_t task = 0, trial = 0;
-  bool operator==(const EpisodeKey&) const = default;
   auto operator<=>(const EpisodeKey&) const = default;
 };
 

@@ -1,0 +1,66 @@
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+
+#include "eval/rollout_fixture.h"
+#include "eval/rollout_results.h"
+#include "shallowpi/base/json.h"
+#include "shallowpi/eval/rollout.h"
+#include "test_util.h"
+
+namespace shallowpi {
+namespace {
+
+using testing::expect_error;
+
+TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
+  run("lr=a0.5");
+  // The second run loses the first task's successes.
+  RolloutResults worse = read_results(dir_ / "lr=a0.5" / "results.json");
+  for (auto& [key, record] : worse.episodes) record.success = record.success && key.task > 0;
+  std::filesystem::create_directories(dir_ / "b");
+  write_results(dir_ / "b" / "results.json", worse);
+  CompareOptions compare;
+  compare.runs = {(dir_ / "lr=a0.5").string(), "worse=" + (dir_ / "b" / "results.json").string()};
+  compare.out = dir_ / "comparison.json";
+  ::testing::internal::CaptureStdout();
+  run_compare(compare);
+  const std::string table = ::testing::internal::GetCapturedStdout();
+  EXPECT_NE(table.find("worse"), std::string::npos) << table;
+  EXPECT_NE(table.find("lr=a0.5 "), std::string::npos) << table;
+  const Json report = read_json(compare.out);
+  EXPECT_EQ(report[1]["successes"], 4);
+  EXPECT_EQ(report[1]["paired"]["only_first"], 2);
+  EXPECT_EQ(report[1]["paired"]["both"], 4);
+  EXPECT_NEAR(report[1]["paired"]["difference"].get<double>(), -2.0 / 12, 1e-12);
+  EXPECT_NEAR(report[1]["paired"]["mcnemar_p"].get<double>(), 0.5, 1e-12);
+  // Two runs of the same name, with more difference than four decimals show.
+  RolloutResults never = read_results(dir_ / "b" / "results.json"), always = never;
+  for (std::int64_t trial = 100; trial < 120; ++trial)
+    for (RolloutResults* results : {&never, &always}) {
+      EpisodeRecord record = never.episodes.begin()->second;
+      record.key.trial = trial;
+      record.success = results == &always;
+      results->episodes[record.key] = record;
+    }
+  for (const auto& [name, results] : {std::pair{"x", never}, {"y", always}}) {
+    std::filesystem::create_directories(dir_ / name / "run");
+    write_results(dir_ / name / "run" / "results.json", results);
+  }
+  compare.runs = {(dir_ / "x/run").string(), (dir_ / "y/run").string()};
+  ::testing::internal::CaptureStdout();
+  run_compare(compare);
+  const std::string close = ::testing::internal::GetCapturedStdout();
+  EXPECT_NE(close.find("y/run"), std::string::npos) << close;
+  EXPECT_NE(close.find("only x/run / only it"), std::string::npos) << close;
+  EXPECT_NE(close.find("< 0.0001"), std::string::npos) << close;
+  compare.runs = {"/nowhere", (dir_ / "lr=a0.5").string()};
+  expect_error<UsageError>([&] { run_compare(compare); }, "/nowhere", "results.json");
+  compare.runs = {(dir_ / "lr=a0.5").string(), (dir_ / "b").string()};
+  compare.video = dir_ / "videos";
+  expect_error<UsageError>([&] { run_compare(compare); }, "no episode was recorded");
+}
+
+}  // namespace
+}  // namespace shallowpi
