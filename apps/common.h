@@ -66,6 +66,7 @@ inline void add_common_options(CLI::App& app, CommonOptions& options) {
           ""));
   app.add_option("--log-level", options.log_level, "debug, info, warning, error or off")->type_name("LEVEL");
   app.add_flag("--quiet", options.quiet, "no progress, only warnings and errors");
+  app.set_version_flag("--version", version_text);
 }
 
 /// An option that takes one of E's names: its message lists the valid ones.
@@ -179,7 +180,7 @@ inline int parse_and_run(CLI::App& app, int argc, char** argv, const CommonOptio
   return run_main([&] {
     check_subcommand(app, argc, argv);
     try {
-      app.set_version_flag("--version", version_text());
+      app.set_version_flag("--version", version_text);  // also where only its commands take the others
       app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
       if (error.get_exit_code() == 0) return app.exit(error);  // prints the help or the version

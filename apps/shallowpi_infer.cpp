@@ -172,7 +172,9 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
   count("--batch", options.batch, "observations per pass");
   count("--iterations", options.iterations, "chunks to time");
   count("--warmup", options.warmup, "chunks before that", 0);
-  bench->add_option("--sweep", options.sweeps, "layers=4,6,9,18 or vision-tokens=64,128,256; may be repeated")
+  bench
+      ->add_option("--sweep", options.sweeps,
+                   "layers=4,6,9,18, or vision-tokens=64,128,256 (by the eager engine); may be repeated")
       ->type_name("AXIS=N,...")
       ->allow_extra_args(false);
   add_engine(*bench, options.engine);

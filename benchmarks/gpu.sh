@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures the inference engine on this machine's GPU: builds, passes the tests, then writes tables, JSON and
 # plots for pi0 and pi0.5 with 18, 9, 6 and 4 layers, by the eager engine, by CUDA graphs, and by CUDA graphs of
-# LibTorch's operators alone. Random weights: no checkpoint is needed. Last it compares each engine's bfloat16 actions
-# with float32's (shallowpi-infer gate).
+# LibTorch's operators alone, and for pi0.5 with fewer vision tokens, by the eager engine. Random weights: no checkpoint
+# is needed. Last it compares each engine's bfloat16 actions with float32's (shallowpi-infer gate).
 #   benchmarks/gpu.sh [OUT]        OUT: folder for the results (default: gpu_results)
 # DEVICE=cpu SIZE=tiny SKIP_BUILD=1 BUILD_DIR=build tries the script itself where there is no GPU.
 set -euo pipefail
@@ -13,6 +13,9 @@ build=$(realpath -m "${BUILD_DIR:-build}")
 mkdir -p "$out"
 engines=(eager graph)
 [[ $device == cpu ]] && engines=(eager)
+size=${SIZE:-full}
+vision_tokens=64,128,256
+[[ $size == tiny ]] && vision_tokens=4,8,16
 variants=("${engines[@]}")
 [[ $device == cpu ]] || variants+=("graph --no-kernels")
 
@@ -20,22 +23,28 @@ if [[ -z ${SKIP_BUILD:-} ]]; then
   scripts/build.sh --cuda --tests
   ctest --test-dir "$build" --output-on-failure --no-tests=error
 fi
-for model in pi0 pi05; do
-  horizon=50
+
+# measure NAME MODEL OPTIONS...: writes NAME.txt, NAME.json and NAME.png.
+measure() {
+  local name=$1 model=$2 horizon=50
   [[ $model == pi05 ]] && horizon=10
+  "$build/bin/shallowpi-infer" bench --random-weights --model "$model" --size "$size" --device "$device" \
+    --dtype bfloat16 --horizon "$horizon" --iterations "${ITERATIONS:-100}" --warmup 3 --compare "${@:3}" \
+    --json "$out/$name.json" | tee "$out/$name.txt"
+  if python3 -c 'import matplotlib' 2>/dev/null; then
+    scripts/plot_bench.py "$out/$name.json" "$out/$name.png"
+  else
+    echo "no plot: python3 has no matplotlib" >&2
+  fi
+}
+
+for model in pi0 pi05; do
   for variant in "${variants[@]}"; do
-    name=$model-${variant// --/-}
     # shellcheck disable=SC2086  # the variant is an engine and options
-    "$build/bin/shallowpi-infer" bench --random-weights --model "$model" --size "${SIZE:-full}" --device "$device" \
-      --engine $variant --dtype bfloat16 --horizon "$horizon" --sweep layers=4,6,9,18 \
-      --iterations "${ITERATIONS:-100}" --warmup 3 --compare --json "$out/$name.json" | tee "$out/$name.txt"
-    if python3 -c 'import matplotlib' 2>/dev/null; then
-      scripts/plot_bench.py "$out/$name.json" "$out/$name.png"
-    else
-      echo "no plot: python3 has no matplotlib" >&2
-    fi
+    measure "$model-${variant// --/-}" "$model" --engine $variant --sweep layers=4,6,9,18
   done
 done
+measure pi05-vision-tokens pi05 --sweep layers=6,18 --sweep "vision-tokens=$vision_tokens"
 failed=0
 for engine in "${engines[@]}"; do
   "$build/bin/shallowpi-infer" gate --checkpoint configs/quickstart/teacher --data configs/quickstart/*.hdf5 \

@@ -1,4 +1,5 @@
-"""LeRobot's side of the comparison: the same tasks, options and output as benchmarks/policy_benchmark.cpp."""
+"""LeRobot's side of the comparison: the same tasks, options and output as benchmarks/policy_benchmark.cpp.
+--compile runs it under torch.compile, in the mode of LeRobot's `compile_model`."""
 import argparse
 import json
 import pathlib
@@ -26,11 +27,12 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     baseline_mib = memory_mib("VmRSS")
 
-    network = small_policy.make_network(small_policy.SIZES[args.size])
+    network = small_policy.make_network(small_policy.SIZES[args.size], args.compile)
     small_policy.load_openpi(network, args.checkpoint)
     inputs = load_file(args.input)
     cameras = [name for name in inputs if name.startswith("in.image_") and "mask" not in name]

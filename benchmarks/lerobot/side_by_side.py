@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Training step and sample_actions of this project against LeRobot's modules: same weights, inputs and threads, in
-alternating processes of one run.   usage: side_by_side.py POLICY_BENCHMARK [--sizes tiny,512/256] [--rounds 3] [--out FILE.json]
+alternating processes of one run.
+usage: side_by_side.py POLICY_BENCHMARK [--sizes tiny,512/256] [--rounds 3] [--compile] [--out FILE.json]
 
 Times are CPU seconds of the single thread, so that other processes on the machine count as little as possible. Prints
-Markdown tables. Fails where the two sides do not compute the same.
+Markdown tables. Fails where the two sides do not compute the same. With --compile LeRobot's side runs under torch.compile;
+compiling is not timed.
 """
 import argparse
 import json
@@ -57,7 +59,8 @@ def compare(size: str, folder: pathlib.Path, args) -> list:
         common = [task, "--checkpoint", folder / "policy", "--input", path, "--repetitions", REPETITIONS[size]]
         runs = {"lerobot": [], "ours": []}
         for _ in range(args.rounds):
-            runs["lerobot"].append(execute([sys.executable, HERE / "lerobot_worker.py", *common, "--size", size]))
+            runs["lerobot"].append(execute([sys.executable, HERE / "lerobot_worker.py", *common, "--size", size,
+                                            *["--compile"] * args.compile]))
             runs["ours"].append(execute([args.benchmark, *common]))
         row = {"size": size, "case": name, "task": task} | {side: summary(list_) for side, list_ in runs.items()}
         first = [row[side]["first_result"] for side in runs]
@@ -86,7 +89,8 @@ def milliseconds(seconds: float) -> str:
 
 
 def print_tables(report: dict) -> None:
-    print("| size | task | LeRobot ms | ours ms | speed | LeRobot peak MiB | ours peak MiB |")
+    peer = "LeRobot compiled" if report["compiled"] else "LeRobot"
+    print(f"| size | task | {peer} ms | ours ms | speed | {peer} peak MiB | ours peak MiB |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for row in report["comparison"]:
         lerobot, ours = row["lerobot"], row["ours"]
@@ -105,9 +109,10 @@ def main() -> None:
     parser.add_argument("benchmark", type=pathlib.Path)
     parser.add_argument("--sizes", default="tiny,512/256")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
-    report = {"comparison": [], "draws": []}
+    report = {"compiled": args.compile, "comparison": [], "draws": []}
     for size in args.sizes.split(","):
         with tempfile.TemporaryDirectory() as temporary:
             folder = pathlib.Path(temporary)

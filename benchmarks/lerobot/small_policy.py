@@ -42,8 +42,8 @@ SIZES = {
 }
 
 
-def make_network(sizes: Sizes) -> torch.nn.Module:
-    """LeRobot's PI05Pytorch with uninitialised (default) weights."""
+def make_network(sizes: Sizes, compiled: bool = False) -> torch.nn.Module:
+    """LeRobot's PI05Pytorch with uninitialised (default) weights; `compiled`: under torch.compile, as LeRobot does it."""
 
     def gemma(variant: str):
         width, mlp = (sizes.width, sizes.mlp) if variant == "gemma_2b" else (sizes.expert_width, sizes.expert_mlp)
@@ -69,7 +69,7 @@ def make_network(sizes: Sizes) -> torch.nn.Module:
         setattr(pi05, name, replacement)
     try:
         config = PI05Config(chunk_size=HORIZON, n_action_steps=HORIZON, image_resolution=(sizes.image, sizes.image),
-                            dtype="float32", device="cpu")
+                            dtype="float32", device="cpu", compile_model=compiled)
         return pi05.PI05Pytorch(config)
     finally:
         for name, original in originals.items():

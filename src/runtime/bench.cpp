@@ -54,21 +54,6 @@ std::vector<Variant> variants(const BenchOptions& options) {
   return result;
 }
 
-/// Weights that keep activations at their scale. They are drawn on their device: a host takes half a minute
-/// for billions.
-void randomize(Policy& policy, std::uint64_t seed) {
-  const torch::NoGradGuard no_grad;
-  torch::manual_seed(seed);
-  for (const ParameterGroup& group : policy->parameter_groups()) {
-    torch::Tensor weight = group.parameter;
-    if (weight.dim() == 1) {
-      weight.fill_(1);
-    } else {
-      weight.normal_(0, 1 / std::sqrt(static_cast<double>(weight.numel() / weight.size(0))));
-    }
-  }
-}
-
 PolicyConfig random_config(const BenchOptions& options, std::int64_t layers) {
   PolicyConfig config;
   config.kind = options.model;
@@ -83,12 +68,9 @@ PolicyConfig random_config(const BenchOptions& options, std::int64_t layers) {
 }
 
 Policy make_policy(const BenchOptions& options, const Variant& variant) {
-  if (options.checkpoint.empty()) {
-    Policy policy(random_config(options, variant.layers.value_or(options.layers)), options.dtype,
-                  options.device);
-    randomize(policy, options.seed);
-    return policy;
-  }
+  if (options.checkpoint.empty())
+    return random_policy(random_config(options, variant.layers.value_or(options.layers)), options.dtype,
+                         options.device, options.seed);
   const CheckpointInfo info = read_checkpoint_info(options.checkpoint);
   if (!variant.layers) return load_policy(info, options.dtype, options.device);
   return load_student(info, layer_map(LayerMapRule::kUniform, *variant.layers, info.config.depth()),
@@ -116,8 +98,14 @@ struct Samples {
   std::vector<double> host, vision, prefix, step, total, plain;
 };
 
-/// With the cameras and the horizon that nobody gave.
-BenchOptions with_sizes(BenchOptions options) {
+/// With the cameras, the horizon and the engine that nobody gave.
+BenchOptions with_defaults(BenchOptions options) {
+  for (const std::string& sweep : options.sweeps) {
+    if (parse_sweep(sweep).name != "vision-tokens") continue;
+    if (options.engine == EngineKind::kGraph)
+      throw UsageError("--sweep vision-tokens needs the time of each stage: give --engine eager");
+    options.engine = EngineKind::kEager;
+  }
   PolicySpec spec;
   spec.image_keys.resize(2);
   spec.horizon = 10;
@@ -172,8 +160,6 @@ class Measurement {
     StageTimes times;
     double total = milliseconds([&] { engine_->sample(full_, &times); });
     if (tokens_ < config().vision.tokens()) {
-      if (times.step_ms.empty())
-        throw UsageError("--sweep vision-tokens needs the time of each stage: give --engine eager");
       const double vision = times.vision_ms;
       total = vision + milliseconds([&] { engine_->sample(pruned_, &times); });
       times.vision_ms = vision;
@@ -277,6 +263,22 @@ Percentiles percentiles(std::vector<double> samples) {
   return {at(0.5), at(0.9), at(0.99)};
 }
 
+Policy random_policy(const PolicyConfig& config, torch::Dtype dtype, torch::Device device,
+                     std::uint64_t seed) {
+  const torch::NoGradGuard no_grad;
+  torch::manual_seed(seed);
+  Policy policy(config, dtype, device);
+  for (const ParameterGroup& group : policy->parameter_groups()) {
+    torch::Tensor weight = group.parameter;
+    if (weight.dim() == 1) {
+      weight.fill_(1);
+    } else {
+      weight.normal_(0, 1 / std::sqrt(static_cast<double>(weight.numel() / weight.size(0))));
+    }
+  }
+  return policy;
+}
+
 SweepAxis parse_sweep(const std::string& text) {
   const std::size_t equals = text.find('=');
   SweepAxis axis{text.substr(0, equals), {}};
@@ -292,7 +294,7 @@ SweepAxis parse_sweep(const std::string& text) {
 }
 
 Json run_bench_json(const BenchOptions& given) {
-  const BenchOptions options = with_sizes(given);
+  const BenchOptions options = with_defaults(given);
   for (const auto& [name, value] :
        std::initializer_list<std::pair<const char*, std::int64_t>>{{"--layers", options.layers},
                                                                    {"--prompt-tokens", options.prompt_tokens},
@@ -302,7 +304,7 @@ Json run_bench_json(const BenchOptions& given) {
                                                                    {"--iterations", options.iterations}})
     if (value < 1) throw UsageError(str(name, " ", value, ": must be at least 1"));
   Json report;
-  report["device"] = device_info(options.device);
+  report["device"] = nullptr;  // stands first
   report["settings"] = {
       {"checkpoint", options.checkpoint.empty() ? Json(nullptr) : Json(options.checkpoint.string())},
       {"model", options.checkpoint.empty() ? enum_name(options.model) : "checkpoint"},
@@ -329,6 +331,7 @@ Json run_bench_json(const BenchOptions& given) {
               last["vision_tokens"].get<std::int64_t>(),
               " tokens per camera: ", number(last["ms"]["total"]["p50"].get<double>()), " ms");
   }
+  report["device"] = device_info(options.device);  // its clocks, before they fall back to an idle device's
   return report;
 }
 

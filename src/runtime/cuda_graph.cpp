@@ -1,4 +1,4 @@
-// Capturing CUDA graphs: the only file that needs CUDA's headers.
+// Capturing CUDA graphs.
 #include "runtime/graph_engine.h"
 #include "shallowpi/base/error.h"
 

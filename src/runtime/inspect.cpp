@@ -245,10 +245,11 @@ void Doctor::check_tokenizer(const Tokenizer& tokenizer) {
     problem("tokenizer", str(where, ": bos is ", tokenizer.bos(), ", PaliGemma's is 2"),
             "this is not a tokenizer of PaliGemma's conventions");
   else if (newline.size() != 1 || (is_paligemma && newline[0] != kPaligemmaNewline))
-    problem("tokenizer",
-            str(where, ": ", newline_text,
-                is_paligemma ? ", PaliGemma's is 108" : "; it must be a piece of its own"),
-            "fetch the tokenizer of google/paligemma-3b-pt-224");
+    problem(
+        "tokenizer",
+        str(where, ": ", newline_text,
+            is_paligemma ? str(", PaliGemma's is ", kPaligemmaNewline) : "; it must be a piece of its own"),
+        "fetch the tokenizer of google/paligemma-3b-pt-224");
   else
     ok("tokenizer", str(vocab, " pieces for ", info_.config.vocab, " embeddings, bos is 2, ", newline_text));
 }
@@ -266,16 +267,15 @@ std::string prompt_text(const PolicySpec& spec, const std::vector<float>& state)
 
 void Doctor::show_prompt(const Tokenizer& tokenizer) {
   const PolicySpec& spec = info_.spec;
-  bool truncated = false;
   const std::vector<float> state(std::max<std::int64_t>(spec.robot.state_dim, 0), 0.0f);
-  const auto ids = encode_prompt(tokenizer, spec, std::string(kExamplePrompt), state, &truncated);
+  const auto ids = encode_prompt(tokenizer, spec, std::string(kExamplePrompt), state);
   fact("example prompt", prompt_text(spec, state));
   fact("its ids", str(join(ids, " "), " (", ids.size(), ")"));
   if (is_pi0_prompt(spec.prompt_mode) != (info_.config.kind == PolicyKind::kPi0))
     problem("prompt",
             str("a ", enum_name(info_.config.kind), " policy with prompt mode ", enum_name(spec.prompt_mode)),
             str("a wrong prompt mode makes a policy useless: ", how_to_set("prompt_mode")));
-  else if (truncated)
+  else if (std::ssize(ids) > spec.max_token_len)
     problem("prompt", str("the example does not fit into ", spec.max_token_len, " tokens"),
             how_to_set("a larger max_token_len"));
   else
@@ -288,7 +288,7 @@ void Doctor::check_horizon() {
     ok("horizon", str("chunks of ", info_.spec.horizon, " steps"));
   else
     warn("horizon", "the folder does not say how many steps a chunk has",
-         "give --horizon H (LIBERO policies of pi0.5 have 10, most others 50)");
+         str("give --horizon H (", kUsualHorizons, ")"));
 }
 
 void Doctor::check_student() {

@@ -12,16 +12,18 @@
 namespace shallowpi {
 namespace {
 
-/// The chunk length to sample: the input's noise decides, else --horizon, else the checkpoint.
+/// The chunk length to sample: the input's noise or actions decide, else --horizon, else the checkpoint.
 std::int64_t choose_horizon(const RunOptions& options, const CheckpointInfo& info,
-                            const torch::Tensor& noise_bhd) {
-  if (noise_bhd.defined()) {
-    const std::int64_t given = noise_bhd.size(1);
+                            const PolicyInputs& inputs) {
+  const bool has_noise = inputs.noise_bhd.defined();
+  if (has_noise || inputs.actions_bhd.defined()) {
+    const char* const name = has_noise ? "in.noise" : "in.actions";
+    const std::int64_t given = (has_noise ? inputs.noise_bhd : inputs.actions_bhd).size(1);
     if (options.horizon && *options.horizon != given)
-      throw UsageError(str("--horizon ", *options.horizon, " contradicts in.noise of ",
+      throw UsageError(str("--horizon ", *options.horizon, " contradicts ", name, " of ",
                            options.input.string(), ", which has ", given, " steps: drop one of the two"));
     if (info.horizon_known && info.spec.horizon != given)
-      log::warning("in.noise has ", given, " steps, the policy was trained on chunks of ", info.spec.horizon);
+      log::warning(name, " has ", given, " steps, the policy was trained on chunks of ", info.spec.horizon);
     return given;
   }
   if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
@@ -58,7 +60,7 @@ void run_policy_on_file(const RunOptions& options) {
   const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
   const PolicyInputs inputs = read_policy_inputs(options.input, info.config).to(options.device);
   check_cameras(options, info, inputs.observation.images_bcyx.size());
-  const std::int64_t horizon = choose_horizon(options, info, inputs.noise_bhd);
+  const std::int64_t horizon = choose_horizon(options, info, inputs);
 
   Policy policy = load_policy(info, options.dtype, options.device);
   torch::InferenceMode guard;
@@ -72,7 +74,7 @@ void run_policy_on_file(const RunOptions& options) {
   }
 
   out["out.prefix_embeddings"] = policy->full_prefix_embeddings(observation);
-  if (inputs.noise_bhd.defined() && inputs.actions_bhd.defined() && inputs.time_b.defined()) {
+  if (inputs.actions_bhd.defined() && inputs.time_b.defined()) {
     const torch::Tensor t = inputs.time_b.view({-1, 1, 1});
     const torch::Tensor x_t = t * noise_bhd + (1 - t) * inputs.actions_bhd;
     out["out.velocity"] =

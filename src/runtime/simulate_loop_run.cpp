@@ -1,7 +1,6 @@
 // The command `shallowpi-infer simulate-loop`: options, the loaded policy, the table.
 #include <torch/torch.h>
 
-#include <algorithm>
 #include <cmath>
 #include <iostream>
 #include <map>
@@ -13,7 +12,7 @@
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/status_line.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/data/random.h"
+#include "shallowpi/data/pipeline.h"
 #include "shallowpi/runtime/action_chunk_controller.h"
 #include "shallowpi/runtime/policy_runner.h"
 #include "shallowpi/runtime/simulate_loop.h"
@@ -35,21 +34,6 @@ void check_options(const SimulateLoopOptions& options) {
       throw UsageError(str("--latency-ms ", latency, " is not from 0 to 60000"));
 }
 
-RobotObservation observation_at(const Dataset& dataset, const Dataset::Sample& sample,
-                                const std::vector<std::string>& wanted) {
-  const EpisodeFile& file = dataset.file(sample);
-  std::vector<std::size_t> cameras;
-  for (std::size_t c = 0; c < file.camera_names().size(); ++c)
-    if (std::find(wanted.begin(), wanted.end(), file.camera_names()[c]) != wanted.end()) cameras.push_back(c);
-  Frame frame = file.frame(sample.episode, sample.step, cameras);
-  RobotObservation observation;
-  for (std::size_t i = 0; i < cameras.size(); ++i)
-    observation.images[file.camera_names()[cameras[i]]] = std::move(frame.images[i]);
-  observation.state = std::move(frame.state);
-  observation.prompt = file.episodes()[sample.episode].prompt_at(sample.step);
-  return observation;
-}
-
 /// A policy whose noise is a function of seed and frame, so that modes and latencies differ in nothing else.
 /// Chunks without a prefix are remembered: those modes ask for the same ones.
 class RunnerPolicy {
@@ -68,13 +52,9 @@ class RunnerPolicy {
 
  private:
   RobotActions infer(const Dataset::Sample& sample, const RobotActions& prefix) {
-    const std::uint64_t seed = Random({seed_, std::uint64_t(sample.source), std::uint64_t(sample.episode),
-                                       std::uint64_t(sample.step)})
-                                   .next();
-    RobotObservation observation = observation_at(dataset_, sample, spec().image_keys);
-    return runner_.infer({runner_.request(std::move(observation), prefix, seed)}, {.steps = steps_})
-        .at(0)
-        .actions;
+    const InferRequest request = runner_.request(robot_observation(dataset_, sample, spec().image_keys),
+                                                 prefix, sample_seed(sample, seed_));
+    return runner_.infer({request}, {.steps = steps_}).at(0).actions;
   }
 
   const Dataset& dataset_;
@@ -86,8 +66,8 @@ class RunnerPolicy {
 
 /// Without a checkpoint the layout of the files says which robot it is.
 RobotSpec robot_of(const Dataset& dataset) {
-  const bool libero = detect_layout(dataset.sources().front().file->path()) == "libero";
-  const bool aloha = !libero && dataset.state_dim() == 14 && dataset.action_dim() == 14;
+  const bool libero = detect_layout(dataset.sources().front().file->path()) == DataFormat::kLibero;
+  const bool aloha = !libero && dataset.state_dim() == kAlohaDim && dataset.action_dim() == kAlohaDim;
   return {libero  ? RobotKind::kLibero
           : aloha ? RobotKind::kAloha
                   : RobotKind::kJoints,
@@ -199,10 +179,9 @@ std::string loop_table(const std::vector<LoopReport>& reports) {
 
 void run_simulate_loop(const SimulateLoopOptions& options) {
   check_options(options);
-  std::vector<std::pair<std::string, double>> patterns;
-  for (const std::string& file : options.data) patterns.emplace_back(file, 1.0);
   // Pauses are part of real time.
-  const Dataset dataset = open_dataset(patterns, "auto", LiberoOptions{.drop_noops = false});
+  const Dataset dataset =
+      open_dataset({options.data.begin(), options.data.end()}, DataFormat::kAuto, {.drop_noops = false});
   PolicySpec spec;
   EpisodePolicy policy;
   if (options.checkpoint.empty()) {

@@ -2,8 +2,6 @@
 // stay where they are, and its shapes are fixed. This is what a CUDA graph records.
 #pragma once
 
-#include <compare>
-
 #include "shallowpi/runtime/engine.h"
 
 namespace shallowpi {
@@ -12,7 +10,7 @@ namespace shallowpi {
 struct ChunkShape {
   std::int64_t batch = 0, cameras = 0, prompt = 0, horizon = 0, steps = 0;
   bool given = false;  ///< some actions are given
-  auto operator<=>(const ChunkShape&) const = default;
+  bool operator==(const ChunkShape&) const = default;
 };
 ChunkShape shape_of(const EngineRequest& request);
 

@@ -12,13 +12,16 @@
 
 #include "runtime/websocket_session.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/manifest.h"
 
 namespace shallowpi {
 namespace {
 
 using asio::ip::tcp;
+
+constexpr const char* kWebsocketVersion = "13";
+constexpr std::size_t kWebsocketKeyChars = 24;  // 16 bytes in base64
 
 /// Compares in a time that depends neither on where they differ nor on their lengths.
 bool same_secret(std::string_view a, std::string_view b) {
@@ -135,9 +138,13 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     if ((!is_page || page.needs_key) && !has_key(request))
       return refuse(http::status::unauthorized, "Send the header `Authorization: Api-Key KEY`.\n");
     if (is_page) return answer(http::int_to_status(page.status), page.body);
-    if (!websocket::is_upgrade(request))
+    if (!websocket::is_upgrade(request) || request[http::field::sec_websocket_version] != kWebsocketVersion)
       return refuse(http::status::upgrade_required,
                     "This is a websocket server; connect with a websocket client.\n");
+    if (request.count(http::field::host) == 0 ||
+        request[http::field::sec_websocket_key].size() != kWebsocketKeyChars)
+      return refuse(http::status::bad_request,
+                    "The websocket handshake has no Host or no valid Sec-WebSocket-Key.\n");
     if (!upgrade_(stream_, request))
       refuse(http::status::service_unavailable, "There are too many connections.\n");
   }
@@ -158,7 +165,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void answer(http::status status, const std::string& body) {
     response_.result(status);
     response_.set(http::field::content_type, "text/plain; charset=utf-8");
-    if (status == http::status::upgrade_required) response_.set(http::field::upgrade, "websocket");
+    if (status == http::status::upgrade_required) {
+      response_.set(http::field::upgrade, "websocket");
+      response_.set(http::field::sec_websocket_version, kWebsocketVersion);
+    }
     response_.keep_alive(false);
     response_.body() = body;
     response_.prepare_payload();

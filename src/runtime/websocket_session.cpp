@@ -32,6 +32,9 @@ void WebsocketSession::start(const HttpRequest& request) {
   beast::get_lowest_layer(stream_).expires_never();  // the websocket has timeouts of its own
   stream_.set_option(websocket::stream_base::timeout{limits_.handshake, limits_.idle, true});
   stream_.read_message_max(limits_.message_bytes);
+  // Beast's own would name its version.
+  stream_.set_option(websocket::stream_base::decorator(
+      [](websocket::response_type& response) { response.set(http::field::server, "shallowpi"); }));
   stream_.auto_fragment(false);  // one frame per message, as openpi sends them
   stream_.async_accept(request, [self = shared_from_this()](beast::error_code error) {
     if (error) return;

@@ -243,9 +243,11 @@ def raw(server, request, wait=3):
     with socket.create_connection(("127.0.0.1", server.port), timeout=wait) as plain:
         plain.sendall(request)
         try:
-            return plain.recv(4096)
+            answer = plain.recv(4096)
         except ConnectionResetError:
             return b""
+        assert not INTERNALS.search(answer.decode("latin1")), answer
+        return answer
 
 
 UPGRADE = (b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -259,10 +261,17 @@ def access():
                        b"Authorization: Bearer " + key.encode() + b"\r\n"):
             assert raw(server, UPGRADE + header + b"\r\n").startswith(b"HTTP/1.1 401 ")
         good = b"Authorization: Api-Key " + key.encode() + b"\r\n"
-        assert raw(server, UPGRADE + good + b"\r\n").startswith(b"HTTP/1.1 101 ")
+        opened = raw(server, UPGRADE + good + b"\r\n")
+        assert opened.startswith(b"HTTP/1.1 101 ") and b"\r\nServer: shallowpi\r\n" in opened, opened
         assert raw(server, UPGRADE + good + b"Origin: http://evil\r\n\r\n").startswith(b"HTTP/1.1 403 ")
         assert raw(server, UPGRADE + b"X: " + b"x" * 10000 + b"\r\n\r\n").startswith(b"HTTP/1.1 431 ")
         assert raw(server, b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        for field, status in ((b"Sec-WebSocket-Key", b"400"), (b"Host", b"400"), (b"Sec-WebSocket-Version", b"426")):
+            without = re.sub(field + rb": .*\r\n", b"", UPGRADE)
+            assert raw(server, without + good + b"\r\n").startswith(b"HTTP/1.1 " + status), field
+        other = raw(server, UPGRADE.replace(b"Version: 13", b"Version: 8") + good + b"\r\n")
+        assert other.startswith(b"HTTP/1.1 426 ") and b"\r\nSec-WebSocket-Version: 13\r\n" in other, other
+        assert raw(server, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         assert server.get("/healthz")[0] == 200 and server.get("/metrics")[0] == 401
         assert server.get("/metrics", {"Authorization": f"Api-Key {key}"})[0] == 200
         wait_until(lambda: "shallowpi_connections 0" in server.get("/metrics", {"Authorization": f"Api-Key {key}"})[1],
@@ -271,7 +280,7 @@ def access():
         assert raw(server, UPGRADE + good + b"\r\n").startswith(b"HTTP/1.1 503 ")
         check_answer(clients[1].infer(observation(5.0)), 5.0)
         page = server.get("/metrics", {"Authorization": f"Api-Key {key}"})[1]
-        for status, count in ((400, 1), (401, 4), (403, 1), (431, 1), (503, 1)):
+        for status, count in ((400, 3), (401, 4), (403, 1), (426, 2), (431, 1), (503, 1)):
             assert f'shallowpi_refused_handshakes_total{{status="{status}"}} {count}\n' in page, (status, page)
         server.terminate()
         log = server.process.stderr.read()

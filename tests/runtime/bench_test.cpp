@@ -45,6 +45,7 @@ TEST(Bench, MeasuresEveryCombinationOfItsSweeps) {
   const Json report = run_bench_json(options);
   ASSERT_EQ(report["results"].size(), 4u);
   EXPECT_EQ(report["device"]["threads"], torch::get_num_threads());
+  EXPECT_EQ(report["settings"]["engine"], "eager") << "auto, where stages have to be timed";
   EXPECT_EQ(report["results"][1]["layers"], 1);
   EXPECT_EQ(report["results"][1]["vision_tokens"], 16);
   for (const Json& result : report["results"]) {
@@ -85,6 +86,9 @@ TEST(Bench, MeasuresCheckpointsAndShallowerOnesOfThem) {
             report["results"][1]["weight_bytes"].get<double>());
   options.sweeps = {"vision-tokens=4096"};
   expect_error<UsageError>([&] { run_bench_json(options); }, "4096 of 16");
+  options.engine = EngineKind::kGraph;
+  expect_error<UsageError>([&] { run_bench_json(options); }, "--sweep vision-tokens", "give --engine eager");
+  options.engine = EngineKind::kAuto;
   options.sweeps.clear();
   options.steps = 0;
   expect_error<UsageError>([&] { run_bench_json(options); }, "--steps 0");

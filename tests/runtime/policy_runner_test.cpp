@@ -21,7 +21,7 @@ class Runner : public ::testing::Test {
   static void SetUpTestSuite() {
     runner_ = new PolicyRunner(PolicyRunner::load(kTeacher, torch::kCPU, torch::kFloat32));
     const std::string folder = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/";
-    dataset_ = new Dataset(open_dataset({{folder + "*.hdf5", 1.0}}, "auto"));
+    dataset_ = new Dataset(open_dataset({{folder + "*.hdf5", 1.0}}, DataFormat::kAuto));
     pipeline_ = new SamplePipeline(*dataset_, runner_->info().spec, *runner_->info().stats,
                                    std::make_shared<const Tokenizer>(testing::quickstart_tokenizer()),
                                    runner_->info().config.vocab);
@@ -34,7 +34,8 @@ class Runner : public ::testing::Test {
 
   static InferRequest request(std::int32_t step, std::uint64_t seed = 1) {
     const auto generator = torch::make_generator<torch::CPUGeneratorImpl>(seed);
-    return {pipeline_->robot_observation({0, 0, step}), torch::randn({kHorizon, 32}, generator)};
+    return {robot_observation(*dataset_, {0, 0, step}, pipeline_->spec().image_keys),
+            torch::randn({kHorizon, 32}, generator)};
   }
 
   static PolicyRunner* runner_;
@@ -95,7 +96,7 @@ TEST_F(Runner, ChecksObservationsAsTheServerDoes) {
 }
 
 TEST_F(Runner, MakesARequestOfAnObservation) {
-  const RobotObservation seen = pipeline_->robot_observation({0, 0, 3});
+  const RobotObservation seen = robot_observation(*dataset_, {0, 0, 3}, pipeline_->spec().image_keys);
   const InferRequest free = runner_->request(seen, {}, 5);
   EXPECT_EQ(free.observation.state, seen.state);
   EXPECT_EQ(free.observation.images.size(), seen.images.size());

@@ -57,6 +57,21 @@ TEST_P(Run, DrawsNoiseByItsSeedAndSavesIt) {
   expect_tensor_near(run().at("out.sampled_actions"), first.at("out.sampled_actions"), 0.0);
 }
 
+TEST_P(Run, WritesTheVelocityOfTheNoiseItDraws) {
+  io_.erase("in.noise");
+  save_safetensors(options_.input, io_);
+  const NamedTensors drawn = run();
+  io_["in.noise"] = drawn.at("in.noise");
+  save_safetensors(options_.input, io_);
+  expect_tensor_near(run().at("out.velocity"), drawn.at("out.velocity"), 0.0);
+
+  io_.erase("in.noise");
+  save_safetensors(options_.input, io_);
+  options_.horizon = 4;
+  expect_error<UsageError>([&] { run_policy_on_file(options_); }, "--horizon 4 contradicts in.actions",
+                           "which has 10 steps");
+}
+
 TEST_P(Run, WarnsOfAMissingCamera) {
   io_.erase("in.image_1");
   io_.erase("in.image_mask_1");

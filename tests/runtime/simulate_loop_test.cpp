@@ -32,8 +32,8 @@ class Line : public EpisodeFile {
   const std::vector<std::string>& camera_names() const override { return cameras_; }
   std::int64_t state_dim() const override { return 8; }
   std::int64_t action_dim() const override { return 7; }
-  Frame frame(std::int64_t, std::int64_t step, const std::vector<std::size_t>&) const override {
-    return {{}, states_[static_cast<std::size_t>(step)]};
+  std::vector<Image> frame(std::int64_t, std::int64_t, const std::vector<std::size_t>&) const override {
+    return {};
   }
   const std::vector<std::vector<float>>& states(std::int64_t) const override { return states_; }
   const std::vector<std::vector<float>>& actions(std::int64_t) const override { return actions_; }

@@ -31,7 +31,8 @@ struct BenchOptions {
   std::int64_t prompt_tokens = 64, steps = kEulerSteps, batch = 1;
   std::int64_t iterations = 20, warmup = 3;
   /// "layers=4,6,9,18", "vision-tokens=64,128,256": all combinations are measured. Fewer vision tokens means
-  /// that many per camera reach the backbone, as where a policy prunes them behind its vision tower.
+  /// that many per camera reach the backbone, as where a policy prunes them behind its vision tower. That
+  /// needs the time of each stage: auto is the eager engine then.
   std::vector<std::string> sweeps;
   bool compare = false;        ///< time Policy::sample_actions, without the engine, beside it
   bool kernels = true;         ///< on GPUs, use this project's kernels; else LibTorch's operators alone
@@ -57,6 +58,11 @@ struct SweepAxis {
   std::vector<std::int64_t> values;
 };
 SweepAxis parse_sweep(const std::string& text);
+
+/// Weights that keep activations at their scale. They are drawn on `device`: a host takes half a minute for
+/// billions.
+Policy random_policy(const PolicyConfig& config, torch::Dtype dtype, torch::Device device,
+                     std::uint64_t seed);
 
 /// Measures. The result has "device", "settings" and one entry of "results" per combination of the sweeps.
 Json run_bench_json(const BenchOptions& options);

@@ -25,8 +25,8 @@ struct RunOptions {
 
 /// Writes float32 tensors
 ///   out.prefix_embeddings [B, P, W]  the full padded layout: every camera, then every prompt position
-///   out.velocity [B, H, 32]          at x_t = t noise + (1 - t) actions; where the input has all three
-///   out.sampled_actions [B, H, 32]   from in.noise
+///   out.velocity [B, H, 32]          at x_t = t noise + (1 - t) actions; where the input has actions and t
+///   out.sampled_actions [B, H, 32]   from the noise
 ///   in.noise [B, H, 32]              what was drawn, where the input has none: add it to repeat the run
 /// Throws UsageError where the inputs do not fit the policy or the horizon is not known.
 void run_policy_on_file(const RunOptions& options);
