@@ -32,9 +32,7 @@ double cpu_seconds() {
 }
 
 Json measure(const Options& options) {
-  std::vector<std::pair<std::string, double>> files;
-  for (const std::string& file : options.files) files.emplace_back(file, 1.0);
-  const Dataset dataset = open_dataset(files, "auto");
+  const Dataset dataset = open_dataset({options.files.begin(), options.files.end()}, DataFormat::kAuto);
   const std::vector<Dataset::Sample> samples = dataset.split(0.0, 0).train;
   PolicySpec spec;
   spec.horizon = 10;

@@ -21,7 +21,7 @@ set(LibTorch_REQUIRED LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY LibTorch_INCLUDE
 if(SHALLOWPI_CUDA)
   find_library(LibTorch_CUDA_LIBRARY torch_cuda HINTS ${LibTorch_INCLUDE_DIR}/../lib)
   find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda HINTS ${LibTorch_INCLUDE_DIR}/../lib)
-  # Declarations for capturing graphs; nothing of the toolkit is linked.
+  # For what includes CUDA's headers and is not compiled by nvcc.
   file(GLOB LibTorch_NVIDIA_HEADERS ${LibTorch_INCLUDE_DIR}/../../nvidia/cu*/include)
   find_path(LibTorch_CUDA_INCLUDE_DIR cuda_runtime_api.h
             HINTS ${LibTorch_NVIDIA_HEADERS} ENV CUDA_HOME /usr/local/cuda PATH_SUFFIXES include)
@@ -44,7 +44,7 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   target_link_options(LibTorch::LibTorch INTERFACE ${LibTorch_RPATH_LINK})
   target_link_libraries(LibTorch::LibTorch INTERFACE ${LibTorch_CPU_LIBRARY} ${LibTorch_C10_LIBRARY})
   if(SHALLOWPI_CUDA)
-    # No symbol is used directly; without this the linker would drop the library that registers CUDA.
+    # Some programs use no symbol of it; without this the linker would drop the library, which registers CUDA.
     target_link_libraries(LibTorch::LibTorch INTERFACE
       "-Wl,--no-as-needed,${LibTorch_CUDA_LIBRARY},--as-needed" ${LibTorch_C10_CUDA_LIBRARY})
   endif()

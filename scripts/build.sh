@@ -14,7 +14,7 @@ while [ $# -gt 0 ]; do
     --cuda) variant=cuda ;;
     --cpu) variant=cpu ;;
     --no-install) install=0 ;;
-    -h | --help) sed -n '2,6s/^# //p' "$0"; exit 0 ;;
+    -h | --help) usage ;;
     *) die "unknown option $1 (see --help)" ;;
   esac
   shift

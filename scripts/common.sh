@@ -10,7 +10,7 @@ torch_cpu_needs="nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85"
 
 build_packages="build-essential cmake ninja-build ccache pkg-config git python3 python3-pip python3-venv
   libyaml-cpp-dev libspdlog-dev libcli11-dev nlohmann-json3-dev libhdf5-dev libsentencepiece-dev libturbojpeg0-dev
-  libdeflate-dev libssl-dev zlib1g-dev libboost-dev libmsgpack-cxx-dev"
+  libdeflate-dev libssl-dev libboost-dev libmsgpack-cxx-dev"
 # Ubuntu 22.04 has another name for it.
 if grep -qs 'VERSION_ID="22.04"' /etc/os-release; then
   build_packages=${build_packages/libmsgpack-cxx-dev/libmsgpack-dev}
@@ -23,6 +23,8 @@ clang=clang-19
 
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+# usage: prints the comment that the script begins with, and ends it.
+usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$project/scripts/${0##*/}"; exit 0; }
 
 # need_packages PACKAGE...: installs with apt what dpkg does not have.
 need_packages() {

@@ -1,5 +1,6 @@
 # Bash completion of the three programs' subcommands, options and configuration keys.   usage: source scripts/completion.bash
-# The words come from the programs themselves (--help, --dump-config=keys), so they fit the installed version.
+# They come from the programs themselves (--help, --dump-config=keys), so they fit the installed version; the options'
+# values are listed here.
 _shallowpi() {
   local program=${COMP_WORDS[0]} word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} subcommand words
   local subcommands=$("$program" --help 2>/dev/null | sed -nE '/^Subcommands:/,/^$/s/^  ([a-z-]+).*/\1/p')

@@ -8,7 +8,7 @@ for argument in "$@"; do
   case $argument in
     --build-only) run=0 ;;
     --no-install) install=0 ;;
-    -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
+    -h | --help) usage ;;
     *) die "unknown option $argument (see --help)" ;;
   esac
 done

@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case ${1:-} in
   '') ;;
   --no-install) install=0 ;;
-  -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
+  -h | --help) usage ;;
   *) die "unknown option $1 (see --help)" ;;
 esac
 env_dir=$cache/lerobot-0.6.1

@@ -7,7 +7,7 @@ cd "$project"
 for argument in "$@"; do
   case $argument in
     --cuda | --cpu | --no-install) ;;
-    -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
+    -h | --help) usage ;;
     *) die "unknown option $argument (see --help)" ;;
   esac
 done

@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case ${1:-} in
   '') ;;
   --no-install) install=0 ;;
-  -h | --help) sed -n '2,5s/^# //p' "$0"; exit 0 ;;
+  -h | --help) usage ;;
   *) die "unknown option $1 (see --help)" ;;
 esac
 requirements=$project/scripts/libero_requirements.txt

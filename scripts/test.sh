@@ -5,7 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
 case ${1:-} in
   '' | --no-install) ;;
-  -h | --help) sed -n '2,3s/^# //p' "$0"; exit 0 ;;
+  -h | --help) usage ;;
   *) die "unknown option $1 (see --help)" ;;
 esac
 started=$SECONDS

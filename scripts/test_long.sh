@@ -19,7 +19,7 @@ for argument in "$@"; do
   case $argument in
     --no-install) install=0; options+=("$argument") ;;
     kills | lerobot | full-size | serve | autobahn | simulators | damaged-hdf5 | fuzz | aarch64 | sanitizers) parts+=("$argument") ;;
-    -h | --help) sed -n '2,15s/^# //p' "$0"; exit 0 ;;
+    -h | --help) usage ;;
     *) die "unknown argument $argument (see --help)" ;;
   esac
 done

@@ -57,17 +57,17 @@ void ConfigTable::number(const std::string& name, double& value, std::string hel
       throw UsageError(str(to_yaml(number), " is out of range; it must be ", range.text()));
     value = number;
   };
-  custom({name, std::move(help), "number", range.text(), false, read, [&value] { return to_yaml(value); }});
+  custom({name, std::move(help), "number", range.text(), read, [&value] { return to_yaml(value); }});
 }
 
 void ConfigTable::flag(const std::string& name, bool& value, std::string help) {
-  custom({name, std::move(help), "true or false", "", false,
+  custom({name, std::move(help), "true or false", "",
           [&value](const YamlNode& node) { value = yaml_bool(node); }, [&value] { return str(value); }});
 }
 
 void ConfigTable::text(const std::string& name, std::string& value, std::string help) {
-  custom({name, std::move(help), "text", "", false,
-          [&value](const YamlNode& node) { value = yaml_text(node); }, [&value] { return to_yaml(value); }});
+  custom({name, std::move(help), "text", "", [&value](const YamlNode& node) { value = yaml_text(node); },
+          [&value] { return to_yaml(value); }});
 }
 
 void ConfigTable::texts(const std::string& name, std::vector<std::string>& value, std::string help) {
@@ -77,7 +77,7 @@ void ConfigTable::texts(const std::string& name, std::vector<std::string>& value
     for (const YamlNode& item : node.children) items.push_back(yaml_text(item));
     value = std::move(items);
   };
-  custom({name, std::move(help), "list of texts", "", false, read, [&value] { return to_yaml(value); }});
+  custom({name, std::move(help), "list of texts", "", read, [&value] { return to_yaml(value); }});
 }
 
 void ConfigTable::choice(const std::string& name, std::string& value, std::vector<std::string> choices,
@@ -89,7 +89,7 @@ void ConfigTable::choice(const std::string& name, std::string& value, std::vecto
       throw UsageError(str("'", text, "' is not ", type));
     value = std::move(text);
   };
-  custom({name, std::move(help), type, "", false, read, [&value] { return to_yaml(value); }});
+  custom({name, std::move(help), type, "", read, [&value] { return to_yaml(value); }});
 }
 
 const ConfigField* ConfigTable::find(const std::string& key) const {

@@ -72,6 +72,14 @@ std::vector<std::string> split(std::string_view text, char separator) {
   }
 }
 
+std::vector<std::string> shortened(std::vector<std::string> items, std::size_t most) {
+  if (items.size() <= most) return items;
+  const std::string rest = str("and ", items.size() - most, " more");
+  items.resize(most);
+  items.push_back(rest);
+  return items;
+}
+
 std::string_view trim(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\n\v\f";
   const std::size_t begin = text.find_first_not_of(kSpace);

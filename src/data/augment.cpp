@@ -7,7 +7,6 @@
 
 #include "data/image_resize.h"
 #include "data/vectorized.h"
-#include "shallowpi/data/image.h"
 
 namespace shallowpi {
 namespace {

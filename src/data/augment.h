@@ -1,5 +1,5 @@
-// The drawn numbers of openpi's training augmentation, apart from their
-// application, so that both can be tested.
+// openpi's training augmentation. The drawn numbers are apart from their application, so that both can be
+// tested.
 #pragma once
 
 #include <cstdint>
@@ -20,5 +20,9 @@ ImageAugmentation draw_augmentation(std::int64_t size, bool is_wrist, Random& ra
 
 /// Applies it to a float [3, size, size] image in [-1, 1], in place.
 void apply_augmentation(const ImageAugmentation& draw, float* image_cyx, std::int64_t size);
+
+/// Both: crop 95 % and rotate by U(-5, 5) degrees (not for wrist cameras), then brightness, contrast and
+/// saturation.
+void augment(float* image_cyx, std::int64_t size, bool is_wrist, Random& random);
 
 }  // namespace shallowpi

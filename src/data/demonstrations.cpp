@@ -121,26 +121,30 @@ Dataset::Split Dataset::split(double held_out_fraction, std::uint64_t seed) cons
   return split;
 }
 
-Dataset open_dataset(const std::vector<std::pair<std::string, double>>& patterns_and_weights,
-                     const std::string& format, const LiberoOptions& options) {
-  if (format != "auto" && format != "libero" && format != "aloha")
-    throw UsageError(str("data.format: '", format, "' is not one of auto, libero, aloha"));
+Dataset open_dataset(const std::vector<DataFile>& files, DataFormat format, const LiberoOptions& options) {
   std::map<std::filesystem::path, std::string> pattern_of;
   std::vector<Dataset::Source> sources;
   Problems problems;
-  for (const auto& [pattern, weight] : patterns_and_weights)
+  for (const auto& [pattern, weight] : files)
     for (const std::filesystem::path& path : expand_globs({pattern})) {
       const auto [earlier, is_new] = pattern_of.emplace(std::filesystem::weakly_canonical(path), pattern);
       if (!is_new)
         throw UsageError(str("data.files: both '", earlier->second, "' and '", pattern, "' match ",
                              path.string(), "; name each file once"));
       problems.attempt([&, weight = weight] {
-        const std::string layout = format == "auto" ? detect_layout(path) : format;
-        sources.push_back({layout == "libero" ? open_libero(path, options) : open_aloha(path), weight});
+        const DataFormat layout = format == DataFormat::kAuto ? detect_layout(path) : format;
+        sources.push_back(
+            {layout == DataFormat::kLibero ? open_libero(path, options) : open_aloha(path), weight});
       });
     }
   problems.throw_all("demonstration files cannot be used");
   return Dataset(std::move(sources));
+}
+
+std::uint64_t sample_seed(const Dataset::Sample& sample, std::uint64_t seed) {
+  return Random({seed, static_cast<std::uint64_t>(sample.source), static_cast<std::uint64_t>(sample.episode),
+                 static_cast<std::uint64_t>(sample.step)})
+      .next();
 }
 
 std::vector<Dataset::Sample> spread_samples(const std::vector<Dataset::Sample>& samples, std::int64_t count) {

@@ -39,8 +39,7 @@ hdf5::RowIndex find_frames(const hdf5::File& file, const std::string& name, std:
               "store RGB frames as [steps, height, width, 3], or JPEG bytes as [steps, bytes]");
   }
   if (shape[0] != steps) {
-    file.fail(name, str("has ", shape[0], " steps, but there are ", steps, " actions"),
-              "record the demonstration again or remove it from the file");
+    file.fail(name, str("has ", shape[0], " steps, but there are ", steps, " actions"), hdf5::kRerecord);
   }
   return index;
 }
@@ -89,23 +88,21 @@ const Hdf5Episode& Hdf5Episodes::at(std::int64_t episode) const {
   return content_.episodes[static_cast<std::size_t>(episode)];
 }
 
-Frame Hdf5Episodes::frame(std::int64_t episode, std::int64_t step,
-                          const std::vector<std::size_t>& cameras) const {
+std::vector<Image> Hdf5Episodes::frame(std::int64_t episode, std::int64_t step,
+                                       const std::vector<std::size_t>& cameras) const {
   const Hdf5Episode& data = at(episode);
   const EpisodeInfo& info = infos_[static_cast<std::size_t>(episode)];
   if (step < 0 || step >= info.length) {
     throw UsageError(str(path().string(), ": ", info.name, " has no step ", step, ", only ", info.length));
   }
-  const auto pair = static_cast<std::size_t>(step);
-  Frame frame;
-  frame.state = data.states[pair];
-  frame.images.reserve(cameras.size());
+  std::vector<Image> images;
+  images.reserve(cameras.size());
   for (std::size_t camera : cameras) {
     if (camera >= data.cameras.size())
       throw UsageError(str(path().string(), ": there is no camera ", camera));
-    frame.images.push_back(read_image(data.cameras[camera], data.frame_rows[pair]));
+    images.push_back(read_image(data.cameras[camera], data.frame_rows[static_cast<std::size_t>(step)]));
   }
-  return frame;
+  return images;
 }
 
 const std::vector<std::vector<float>>& Hdf5Episodes::states(std::int64_t episode) const {

@@ -48,8 +48,8 @@ class Hdf5Episodes final : public EpisodeFile {
   const std::vector<std::string>& camera_names() const override { return content_.camera_names; }
   std::int64_t state_dim() const override;
   std::int64_t action_dim() const override;
-  Frame frame(std::int64_t episode, std::int64_t step,
-              const std::vector<std::size_t>& cameras) const override;
+  std::vector<Image> frame(std::int64_t episode, std::int64_t step,
+                           const std::vector<std::size_t>& cameras) const override;
   const std::vector<std::vector<float>>& states(std::int64_t episode) const override;
   const RobotActions& actions(std::int64_t episode) const override;
 

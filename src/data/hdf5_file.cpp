@@ -2,7 +2,7 @@
 
 #include <cmath>
 #include <cstring>
-#include <utility>
+#include <functional>
 
 #include "data/hdf5_heap.h"
 #include "shallowpi/base/error.h"
@@ -15,6 +15,30 @@ constexpr std::size_t kMaxTextBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxChildren = 100'000;
 constexpr std::uint64_t kMaxDeflateRatio = 1032;  // zlib's own bound
 const char* const kPlainData = "copy the data into the file itself with h5repack or h5py";
+
+// `count` texts of `type`, which `read` reads: of fixed or of variable length, as h5py writes either.
+std::vector<std::string> decode_texts(const RawFile& file, hid_t type, std::size_t count,
+                                      const std::string& name,
+                                      const std::function<void(hid_t type, void* to)>& read) {
+  std::vector<std::string> texts(count);
+  if (H5Tis_variable_str(type) > 0) {
+    std::vector<HeapReference> references(count);
+    read(heap_reference_type().get(), references.data());
+    for (std::size_t row = 0; row < count; ++row) {
+      const std::string row_name = count == 1 ? name : str(name, " step ", row);
+      const auto bytes = read_heap(file, references[row], row_name, kMaxTextBytes);
+      texts[row].assign(bytes.begin(), bytes.end());
+    }
+  } else {
+    const std::size_t size = H5Tget_size(type);
+    if (size > kMaxTextBytes) file.fail(name, "holds texts of unreasonable length", "store shorter texts");
+    std::string all(count * size, '\0');
+    read(type, all.data());
+    for (std::size_t row = 0; row < count; ++row) texts[row] = all.substr(row * size, size);
+  }
+  for (std::string& text : texts) text.resize(std::strlen(text.c_str()));
+  return texts;
+}
 
 }  // namespace
 
@@ -53,13 +77,13 @@ std::vector<H5Z_filter_t> filters_of(hid_t plist) {
   return filters;
 }
 
-File::File(std::filesystem::path path) : raw_(std::move(path)) {
+File::File(const std::filesystem::path& path) : raw_(path) {
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   H5PLset_loading_state(0);
   Handle access(H5Pcreate(H5P_FILE_ACCESS));
   // Read-only data is often on network file systems that know no locks.
   H5Pset_file_locking(access.get(), false, true);
-  handle_ = Handle(H5Fopen(this->path().c_str(), H5F_ACC_RDONLY, access.get()));
+  handle_ = Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()));
   if (!handle_) {
     fail("the file", str("cannot be read as HDF5 (", last_error(), "): truncated or another kind of file"),
          kRecopy);
@@ -115,36 +139,21 @@ std::optional<std::string> File::text_attribute(const std::string& object,
     return std::nullopt;
   Handle handle(H5Aopen_by_name(handle_.get(), object.c_str(), attribute.c_str(), H5P_DEFAULT, H5P_DEFAULT));
   if (!handle) return std::nullopt;
-  return read_text(handle.get(), str(attribute, " of ", object));
-}
-
-// Both of HDF5's ways of storing texts are in use: h5py writes either.
-std::optional<std::string> File::read_text(hid_t attribute, const std::string& name) const {
-  const Handle type(H5Aget_type(attribute)), space(H5Aget_space(attribute));
+  const Handle type(H5Aget_type(handle.get())), space(H5Aget_space(handle.get()));
   if (!type || !space || H5Tget_class(type.get()) != H5T_STRING) return std::nullopt;
-  if (H5Sget_simple_extent_npoints(space.get()) != 1) return std::nullopt;
-  std::string text;
-  if (H5Tis_variable_str(type.get()) > 0) {
-    HeapReference reference{};
-    if (H5Aread(attribute, heap_reference_type().get(), reference.data()) < 0) {
+  const std::size_t size = H5Tget_size(type.get());
+  if (H5Sget_simple_extent_npoints(space.get()) != 1 || size == 0 || size > kMaxTextBytes)
+    return std::nullopt;
+  const std::string name = str(attribute, " of ", object);
+  const auto read = [&](hid_t memory_type, void* to) {
+    if (H5Aread(handle.get(), memory_type, to) < 0)
       fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
-    }
-    const std::vector<std::uint8_t> bytes = read_heap(raw_, reference, name, kMaxTextBytes);
-    text.assign(bytes.begin(), bytes.end());
-  } else {
-    const std::size_t size = H5Tget_size(type.get());
-    if (size == 0 || size > kMaxTextBytes) return std::nullopt;
-    text.resize(size);
-    if (H5Aread(attribute, type.get(), text.data()) < 0) {
-      fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
-    }
-  }
-  text.resize(std::strlen(text.c_str()));
-  return text;
+  };
+  return decode_texts(raw_, type.get(), 1, name, read).front();
 }
 
 Handle File::open_dataset(const std::string& name) const {
-  if (!has(name)) fail(name, "is missing", "record the demonstration again or remove it from the file");
+  if (!has(name)) fail(name, "is missing", kRerecord);
   Handle dataset(H5Oopen(handle_.get(), name.c_str(), H5P_DEFAULT));
   if (!dataset) fail(name, str("cannot be opened (", last_error(), ")"), kRecopy);
   if (H5Iget_type(dataset.get()) != H5I_DATASET) fail(name, "is not a dataset", kRecopy);
@@ -170,7 +179,11 @@ Handle File::open_dataset(const std::string& name) const {
   return dataset;
 }
 
-// As for attributes, texts may be of fixed or of variable length.
+void File::read_all(const Handle& dataset, hid_t type, void* to, const std::string& name) const {
+  if (H5Dread(dataset.get(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, to) < 0)
+    fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
+}
+
 std::vector<std::string> File::read_texts(const std::string& name) const {
   const Handle dataset = open_dataset(name);
   const Handle type(H5Dget_type(dataset.get()));
@@ -178,27 +191,9 @@ std::vector<std::string> File::read_texts(const std::string& name) const {
   if (H5Tget_class(type.get()) != H5T_STRING) fail(name, "does not hold texts", "store it as UTF-8 texts");
   if (shape.size() > 1 || (shape.size() == 1 && shape[0] > kMaxRows))
     fail(name, str("has shape ", shape_text(shape), " where [steps] is expected"), "store one text per step");
-  const auto read = [&](hid_t memory_type, void* to) {
-    if (H5Dread(dataset.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, to) < 0)
-      fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
-  };
-  std::vector<std::string> texts(shape.empty() ? 1 : static_cast<std::size_t>(shape[0]));
-  if (H5Tis_variable_str(type.get()) > 0) {
-    std::vector<HeapReference> references(texts.size());
-    read(heap_reference_type().get(), references.data());
-    for (std::size_t row = 0; row < texts.size(); ++row) {
-      const auto bytes = read_heap(raw_, references[row], str(name, " step ", row), kMaxTextBytes);
-      texts[row].assign(bytes.begin(), bytes.end());
-    }
-  } else {
-    const std::size_t size = H5Tget_size(type.get());
-    if (size > kMaxTextBytes) fail(name, "holds texts of unreasonable length", "store shorter texts");
-    std::string all(texts.size() * size, '\0');
-    read(type.get(), all.data());
-    for (std::size_t row = 0; row < texts.size(); ++row) texts[row] = all.substr(row * size, size);
-  }
-  for (std::string& text : texts) text.resize(std::strlen(text.c_str()));
-  return texts;
+  const std::size_t count = shape.empty() ? 1 : static_cast<std::size_t>(shape[0]);
+  return decode_texts(raw_, type.get(), count, name,
+                      [&](hid_t memory_type, void* to) { read_all(dataset, memory_type, to, name); });
 }
 
 Matrix File::read_matrix(const std::string& name, std::int64_t columns, std::int64_t max_columns) const {
@@ -216,9 +211,7 @@ Matrix File::read_matrix(const std::string& name, std::int64_t columns, std::int
   }
   if (shape[0] == 0) fail(name, "has zero steps", "remove the demonstration from the file");
   std::vector<float> flat(static_cast<std::size_t>(shape[0] * shape[1]));
-  if (H5Dread(dataset.get(), H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, flat.data()) < 0) {
-    fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
-  }
+  read_all(dataset, H5T_NATIVE_FLOAT, flat.data(), name);
   Matrix rows(static_cast<std::size_t>(shape[0]));
   for (std::size_t row = 0; row < rows.size(); ++row) {
     const auto begin = flat.begin() + static_cast<std::ptrdiff_t>(row) * shape[1];

@@ -52,7 +52,7 @@ std::string last_error();
 class File {
  public:
   /// Throws UsageError where there is no such file, CorruptError where it is empty, truncated or not HDF5.
-  explicit File(std::filesystem::path path);
+  explicit File(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return raw_.path(); }
   const RawFile& raw() const { return raw_; }
@@ -69,6 +69,8 @@ class File {
   std::vector<std::string> read_texts(const std::string& name) const;
   /// Opens a dataset after checking links, storage (no external files, no virtual datasets) and filters.
   Handle open_dataset(const std::string& name) const;
+  /// All of an opened dataset's elements as `type`.
+  void read_all(const Handle& dataset, hid_t type, void* to, const std::string& name) const;
   /// A table of floats, all finite: [T, columns], or [T, 1..max_columns] where `columns` is 0.
   Matrix read_matrix(const std::string& name, std::int64_t columns, std::int64_t max_columns = 32) const;
 
@@ -78,8 +80,6 @@ class File {
   }
 
  private:
-  std::optional<std::string> read_text(hid_t attribute, const std::string& name) const;
-
   RawFile raw_;
   Handle handle_;
 };

@@ -75,12 +75,6 @@ void find_block(const File& file, hid_t dataset, RowIndex& index) {
   index.storage = Storage::kContiguous;
 }
 
-void read_all(const File& file, hid_t dataset, hid_t type, void* out, const std::string& name) {
-  if (H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out) < 0) {
-    file.fail(name, str("cannot be read (", last_error(), ")"), kRecopy);
-  }
-}
-
 void check_shape(const File& file, const RowIndex& index, bool is_ragged) {
   const auto& shape = index.shape;
   if (shape.empty() || shape.size() > 4 || shape[0] > kMaxRows || (is_ragged && shape.size() != 1)) {
@@ -111,7 +105,7 @@ RowIndex find_rows(const File& file, const std::string& name) {
   if (is_ragged) {
     index.storage = Storage::kRagged;
     index.references.resize(static_cast<std::size_t>(index.shape[0]));
-    read_all(file, dataset.get(), heap_reference_type().get(), index.references.data(), name);
+    file.read_all(dataset, heap_reference_type().get(), index.references.data(), name);
     return index;
   }
   const Handle plist(H5Dget_create_plist(dataset.get()));
@@ -124,7 +118,7 @@ RowIndex find_rows(const File& file, const std::string& name) {
       break;
     default:  // compact: at most 64 KiB, in the dataset's header
       index.bytes.resize(row_bytes(index) * static_cast<std::size_t>(index.shape[0]));
-      read_all(file, dataset.get(), H5T_NATIVE_UINT8, index.bytes.data(), name);
+      file.read_all(dataset, H5T_NATIVE_UINT8, index.bytes.data(), name);
   }
   return index;
 }

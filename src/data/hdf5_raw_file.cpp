@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 
-#include <utility>
-
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 
@@ -22,13 +20,13 @@ FileDescriptor open_regular(const std::filesystem::path& path) {
 
 }  // namespace
 
-RawFile::RawFile(std::filesystem::path path)
-    : path_(std::move(path)), descriptor_(open_regular(path_)), bytes_(descriptor_.size()) {
-  if (bytes_ == 0) throw CorruptError(str(path_.string(), ": is empty; copy the file again from its source"));
+RawFile::RawFile(const std::filesystem::path& path)
+    : descriptor_(open_regular(path)), bytes_(descriptor_.size()) {
+  if (bytes_ == 0) throw CorruptError(str(path.string(), ": is empty; ", kRecopy));
 }
 
 void RawFile::fail(std::string_view name, std::string_view problem, std::string_view remedy) const {
-  throw CorruptError(str(path_.string(), ": ", name, " ", problem, "; ", remedy));
+  throw CorruptError(str(path().string(), ": ", name, " ", problem, "; ", remedy));
 }
 
 }  // namespace shallowpi::hdf5

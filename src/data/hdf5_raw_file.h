@@ -11,13 +11,15 @@ namespace shallowpi::hdf5 {
 
 /// What to do about a damaged file.
 inline constexpr const char* kRecopy = "copy the file again from its source";
+/// What to do about a demonstration that was recorded wrongly.
+inline constexpr const char* kRerecord = "record the demonstration again or remove it from the file";
 
 class RawFile {
  public:
   /// Throws UsageError where there is no such file, CorruptError where it is empty.
-  explicit RawFile(std::filesystem::path path);
+  explicit RawFile(const std::filesystem::path& path);
 
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return descriptor_.path(); }
   std::uint64_t bytes() const { return bytes_; }
   /// Whether [address, address + size) lies in the file.
   bool holds(std::uint64_t address, std::uint64_t size) const {
@@ -31,7 +33,6 @@ class RawFile {
   [[noreturn]] void fail(std::string_view name, std::string_view problem, std::string_view remedy) const;
 
  private:
-  std::filesystem::path path_;
   FileDescriptor descriptor_;
   std::uint64_t bytes_ = 0;
 };

@@ -8,15 +8,14 @@
 #include "data/hdf5_episodes.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/json.h"
+#include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/readers.h"
 
 namespace shallowpi {
 namespace {
 
-constexpr std::int64_t kActionDim = 7;
 constexpr double kNoopNorm = 1e-4;  // OpenVLA's threshold
-const char* const kRemoveDemo = "record the demonstration again or remove it from the file";
 
 struct CameraDataset {
   const char* dataset;
@@ -79,7 +78,8 @@ hdf5::Matrix read_states(const hdf5::File& file, const std::string& demo) {
   parts.push_back(file.read_matrix(obs + "gripper_states", 2));
   hdf5::Matrix states = std::move(parts.front());
   for (std::size_t i = 1; i < parts.size(); ++i) {
-    if (parts[i].size() != states.size()) file.fail(obs, "holds states of different lengths", kRemoveDemo);
+    if (parts[i].size() != states.size())
+      file.fail(obs, "holds states of different lengths", hdf5::kRerecord);
     for (std::size_t row = 0; row < states.size(); ++row) {
       states[row].insert(states[row].end(), parts[i][row].begin(), parts[i][row].end());
     }
@@ -98,10 +98,10 @@ Hdf5Episode read_demo(const hdf5::File& file, const std::string& name,
                       const std::vector<CameraDataset>& cameras, const LiberoOptions& options) {
   const std::string demo = "data/" + name;
   Hdf5Episode episode;
-  const hdf5::Matrix actions = file.read_matrix(demo + "/actions", kActionDim);
+  const hdf5::Matrix actions = file.read_matrix(demo + "/actions", kLiberoActionDim);
   const hdf5::Matrix states = read_states(file, demo);
   if (states.size() != actions.size()) {
-    file.fail(demo, str("has ", actions.size(), " actions but ", states.size(), " states"), kRemoveDemo);
+    file.fail(demo, str("has ", actions.size(), " actions but ", states.size(), " states"), hdf5::kRerecord);
   }
   for (const CameraDataset& camera : cameras) {
     episode.cameras.push_back(
@@ -112,7 +112,8 @@ Hdf5Episode read_demo(const hdf5::File& file, const std::string& name,
   if (file.has(demo + "/obs/drawn")) drawn = file.read_matrix(demo + "/obs/drawn", 1);
   if (!drawn.empty() && drawn.size() != actions.size()) {
     file.fail(demo + "/obs/drawn",
-              str("has ", drawn.size(), " steps, but there are ", actions.size(), " actions"), kRemoveDemo);
+              str("has ", drawn.size(), " steps, but there are ", actions.size(), " actions"),
+              hdf5::kRerecord);
   }
   // Raw files were recorded by stepping first: the action that follows obs[j] is actions[j + 1].
   const std::size_t shift = options.raw_alignment ? 1 : 0;
@@ -126,7 +127,7 @@ Hdf5Episode read_demo(const hdf5::File& file, const std::string& name,
     episode.actions.push_back(action);
   }
   if (episode.actions.empty()) {
-    file.fail(demo, "has no usable step (too short, or the robot never moves)", kRemoveDemo);
+    file.fail(demo, "has no usable step (too short, or the robot never moves)", hdf5::kRerecord);
   }
   episode.name = name;
   return episode;

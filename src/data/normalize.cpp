@@ -121,14 +121,20 @@ void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, st
                            range_text(stats, mode, dim), "); recompute them (data.norm_stats=compute)"));
 }
 
-void check_ranges(const FeatureStats& stats, NormMode mode, std::size_t width, std::string_view what) {
-  for (std::size_t dim = 0; dim < width; ++dim) {
-    if (spread_of(stats, mode, dim) > 0.0) continue;
-    throw UsageError(str("normalisation statistics of ", what, ": dim ", dim, " has no range (",
-                         range_text(stats, mode, dim),
-                         "), so any other value would explode; recompute them (data.norm_stats=compute) with "
-                         "data.min_norm_range, or widen this dim in norm_stats.json"));
-  }
+std::vector<std::size_t> dims_without_range(const FeatureStats& stats, NormMode mode) {
+  std::vector<std::size_t> dims;
+  for (std::size_t dim = 0; dim < stats_width(stats, mode); ++dim)
+    if (!(spread_of(stats, mode, dim) > 0.0)) dims.push_back(dim);
+  return dims;
+}
+
+void check_ranges(const FeatureStats& stats, NormMode mode, std::string_view what) {
+  const std::vector<std::size_t> dims = dims_without_range(stats, mode);
+  if (dims.empty()) return;
+  throw UsageError(str("normalisation statistics of ", what, ": dim ", dims.front(), " has no range (",
+                       range_text(stats, mode, dims.front()),
+                       "), so any other value would explode; recompute them (data.norm_stats=compute) with "
+                       "data.min_norm_range, or widen this dim in norm_stats.json"));
 }
 
 std::vector<std::string> stats_warnings(const NormStats& stats, NormMode mode) {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "data/augment.h"
 #include "data/policy_sample.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
-#include "shallowpi/data/image.h"
 #include "shallowpi/data/normalize.h"
 #include "shallowpi/data/random.h"
 
@@ -46,14 +46,6 @@ PolicySpec fit_to_data(const Dataset& dataset, PolicySpec spec) {
                  join(used, ", "));
   spec.image_keys = std::move(used);
   return spec;
-}
-
-std::vector<std::size_t> dims_without_range(const FeatureStats& stats, NormMode mode) {
-  std::vector<std::size_t> dims;
-  const bool quantiles = uses_quantiles(mode);
-  for (std::size_t dim = 0; dim < (quantiles ? stats.q01 : stats.std).size(); ++dim)
-    if (quantiles ? stats.q01[dim] == stats.q99[dim] : stats.std[dim] == 0) dims.push_back(dim);
-  return dims;
 }
 
 // A policy may have been trained with a dim that never changed; data where it does would explode.
@@ -105,6 +97,22 @@ void add_noise(const Augmentation& augmentation, std::int64_t position, std::vec
 
 }  // namespace
 
+RobotObservation robot_observation(const Dataset& dataset, const Dataset::Sample& sample,
+                                   const std::vector<std::string>& cameras) {
+  const EpisodeFile& file = dataset.file(sample);
+  const std::vector<std::string>& names = file.camera_names();
+  std::vector<std::size_t> indices;
+  for (std::size_t i = 0; i < names.size(); ++i)
+    if (std::find(cameras.begin(), cameras.end(), names[i]) != cameras.end()) indices.push_back(i);
+  std::vector<Image> images = file.frame(sample.episode, sample.step, indices);
+  RobotObservation observation;
+  for (std::size_t i = 0; i < indices.size(); ++i)
+    observation.images[names[indices[i]]] = std::move(images[i]);
+  observation.state = dataset.state(sample);
+  observation.prompt = file.episodes()[sample.episode].prompt_at(sample.step);
+  return observation;
+}
+
 SamplePipeline::SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStats stats,
                                std::shared_ptr<const Tokenizer> tokenizer, std::int64_t vocab,
                                StatsOrigin origin)
@@ -113,8 +121,8 @@ SamplePipeline::SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStat
   if (origin == StatsOrigin::kPolicy) {
     check_constant_dims(dataset, this->spec(), this->stats());
   } else {
-    check_ranges(this->stats().state, this->spec().norm_mode, this->spec().robot.state_dim, "state");
-    check_ranges(this->stats().actions, this->spec().norm_mode, this->spec().robot.action_dim, "actions");
+    check_ranges(this->stats().state, this->spec().norm_mode, "state");
+    check_ranges(this->stats().actions, this->spec().norm_mode, "actions");
   }
   for (const Dataset::Source& source : dataset.sources()) {
     for (const EpisodeInfo& episode : source.file->episodes())
@@ -122,22 +130,7 @@ SamplePipeline::SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStat
         throw UsageError(str(source.file->path().string(), ": ", episode.name,
                              episode.step_prompts.empty() ? " has" : " has steps that have",
                              " no instruction; set policy.default_prompt"));
-    const std::vector<std::string>& names = source.file->camera_names();
-    std::vector<std::size_t>& indices = cameras_.emplace_back();
-    for (const std::string& key : this->spec().image_keys)
-      indices.push_back(std::find(names.begin(), names.end(), key) - names.begin());
   }
-}
-
-RobotObservation SamplePipeline::robot_observation(const Dataset::Sample& sample) const {
-  const EpisodeFile& file = dataset_->file(sample);
-  Frame frame = file.frame(sample.episode, sample.step, cameras_[sample.source]);
-  RobotObservation observation;
-  for (std::size_t camera = 0; camera < spec().image_keys.size(); ++camera)
-    observation.images[spec().image_keys[camera]] = std::move(frame.images[camera]);
-  observation.state = dataset_->state(sample);
-  observation.prompt = file.episodes()[sample.episode].prompt_at(sample.step);
-  return observation;
 }
 
 // As in PolicyTransform::prepare, tensors are filled through their pointers.
@@ -147,7 +140,7 @@ TrainingBatch SamplePipeline::make_batch(const std::vector<Dataset::Sample>& sam
   const auto batch_size = static_cast<std::int64_t>(samples.size());
   TrainingBatch batch;
   batch.observation = transform_.prepare(batch_size, [&](std::int64_t position) {
-    RobotObservation observation = robot_observation(samples[position]);
+    RobotObservation observation = robot_observation(*dataset_, samples[position], spec().image_keys);
     if (augmentation) add_noise(*augmentation, position, observation.state);
     return observation;
   });
@@ -155,8 +148,9 @@ TrainingBatch SamplePipeline::make_batch(const std::vector<Dataset::Sample>& sam
   batch.actions_bhd = torch::empty({batch_size, spec().horizon, width}, torch::kFloat32);
   float* action_row = batch.actions_bhd.data_ptr<float>();
   for (const Dataset::Sample& sample : samples) {
-    for (std::vector<float>& action : policy_sample(*dataset_, sample, spec()).actions) {
-      normalize(stats().actions, spec().norm_mode, action);
+    const RobotActions actions = policy_actions(
+        spec(), stats().actions, dataset_->chunk(sample, spec().horizon), dataset_->state(sample));
+    for (const std::vector<float>& action : actions) {
       write_padded(action, action_row, width);
       action_row += width;
     }

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <iterator>
 
 #include "data/policy_sample.h"
 #include "shallowpi/base/error.h"
@@ -115,9 +115,10 @@ const std::string& PolicyTransform::prompt_of(const RobotObservation& observatio
 std::vector<std::int64_t> PolicyTransform::tokens_of(const RobotObservation& observation,
                                                      const std::vector<float>& state) const {
   const std::string& text = prompt_of(observation);
-  bool truncated = false;
-  std::vector<std::int64_t> tokens = encode_prompt(*tokenizer_, spec_, text, state, &truncated);
-  if (truncated && !truncation_reported_.exchange(true))
+  std::vector<std::int64_t> tokens = encode_prompt(*tokenizer_, spec_, text, state);
+  if (std::ssize(tokens) <= spec_.max_token_len) return tokens;
+  tokens.resize(spec_.max_token_len);
+  if (!truncation_reported_.exchange(true))
     log::warning("prompt cut to ", spec_.max_token_len, " tokens",
                  prompt_reads_state(spec_.prompt_mode) ? ", so it loses \"Action:\"" : "", ": ",
                  in_quotes(text), " (further cuts are not reported); raise max_token_len");
@@ -145,12 +146,9 @@ void PolicyTransform::check(const RobotObservation& observation) const {
 
 void PolicyTransform::check_prompt(const RobotObservation& observation) const {
   if (!prompt_reads_state(spec_.prompt_mode)) return;
-  PolicySpec uncut = spec_;
-  uncut.max_token_len = std::numeric_limits<std::int64_t>::max();
-  const std::size_t tokens =
-      encode_prompt(*tokenizer_, uncut, prompt_of(observation), policy_state(observation)).size();
-  if (static_cast<std::int64_t>(tokens) > spec_.max_token_len)
-    throw UsageError(str("prompt: ", tokens, " tokens, at most ", spec_.max_token_len));
+  const auto tokens = encode_prompt(*tokenizer_, spec_, prompt_of(observation), policy_state(observation));
+  if (std::ssize(tokens) > spec_.max_token_len)
+    throw UsageError(str("prompt: ", tokens.size(), " tokens, at most ", spec_.max_token_len));
 }
 
 Observation PolicyTransform::prepare(const std::vector<const RobotObservation*>& observations) const {

@@ -43,16 +43,12 @@ std::vector<std::string> prompt_parts(const PolicySpec& spec, const std::string&
 }
 
 std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const PolicySpec& spec,
-                                        const std::string& text, const std::vector<float>& state,
-                                        bool* truncated) {
+                                        const std::string& text, const std::vector<float>& state) {
   std::vector<std::int64_t> ids{tokenizer.bos()};
   for (const std::string& part : prompt_parts(spec, text, state)) {
     const std::vector<std::int64_t> pieces = tokenizer.encode(part);
     ids.insert(ids.end(), pieces.begin(), pieces.end());
   }
-  const std::size_t limit = static_cast<std::size_t>(spec.max_token_len);
-  if (truncated != nullptr) *truncated = ids.size() > limit;
-  if (ids.size() > limit) ids.resize(limit);
   return ids;
 }
 

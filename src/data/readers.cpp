@@ -7,17 +7,17 @@ namespace shallowpi {
 
 namespace {
 
-std::string layout_of(const hdf5::File& file) {
-  if (file.is_group("data")) return "libero";
-  if (file.has("action") || file.is_group("observations")) return "aloha";
+DataFormat layout_of(const hdf5::File& file) {
+  if (file.is_group("data")) return DataFormat::kLibero;
+  if (file.has("action") || file.is_group("observations")) return DataFormat::kAloha;
   file.fail("the file", "has neither LIBERO's group 'data' nor ALOHA's 'action' and 'observations'",
             "convert it to one of these layouts (docs/data.md)");
 }
 
 }  // namespace
 
-std::string detect_layout(const std::filesystem::path& path) {
-  return hdf5::in_child(path, [&] { return layout_of(hdf5::File(path)); }).get<std::string>();
+DataFormat detect_layout(const std::filesystem::path& path) {
+  return hdf5::in_child(path, [&] { return layout_of(hdf5::File(path)); }).get<DataFormat>();
 }
 
 }  // namespace shallowpi

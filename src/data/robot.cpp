@@ -10,7 +10,6 @@
 namespace shallowpi {
 namespace {
 
-constexpr std::size_t kAlohaDim = 14;
 constexpr std::array<std::size_t, 2> kAlohaGrippers = {6, 13};
 // pi's joint directions differ from ALOHA's on these joints (openpi, aloha_policy.py).
 constexpr std::array<float, kAlohaDim> kAlohaFlips = {1, -1, -1, 1, 1, 1, 1, 1, -1, -1, 1, 1, 1, 1};
@@ -47,7 +46,7 @@ void check_width(const std::vector<float>& row, std::int64_t expected, std::stri
 
 template <typename GripperMap>
 void convert_aloha(std::vector<float>& row, GripperMap gripper) {
-  for (std::size_t joint = 0; joint < kAlohaDim; ++joint) row[joint] *= kAlohaFlips[joint];
+  for (std::size_t joint = 0; joint < kAlohaFlips.size(); ++joint) row[joint] *= kAlohaFlips[joint];
   for (std::size_t joint : kAlohaGrippers) row[joint] = static_cast<float>(gripper(row[joint]));
 }
 

@@ -1,6 +1,7 @@
 #include "shallowpi/distill/config.h"
 
 #include "distill/config_table.h"
+#include "distill/run_folder.h"
 #include "shallowpi/base/log.h"
 
 namespace shallowpi {
@@ -33,7 +34,7 @@ ResolvedConfig load_distill_config(const std::filesystem::path& file,
   if (std::filesystem::is_directory(file, unreadable))
     throw UsageError(str(file.string(),
                          " is a folder; name a YAML file (the configuration of a run folder is ",
-                         (file / "config.yaml").string(), ")"));
+                         (file / kConfigFile).string(), ")"));
   if (!file.empty()) reader.read_file(file);
   for (const std::string& assignment : overrides) reader.read_assignment(assignment);
   resolved.set_keys = reader.set_keys();

@@ -11,8 +11,7 @@ constexpr double kMany = 1e9;  // no count of steps or samples is larger
 // A field whose value is a list or of several types.
 void add(ConfigTable& table, std::string name, std::string type, std::string help,
          std::function<void(const YamlNode&)> read, std::function<std::string()> write) {
-  table.custom(
-      {std::move(name), std::move(help), std::move(type), "", false, std::move(read), std::move(write)});
+  table.custom({std::move(name), std::move(help), std::move(type), "", std::move(read), std::move(write)});
 }
 
 DataFile read_data_file(const YamlNode& node) {
@@ -89,17 +88,16 @@ std::vector<bool> read_mask(const YamlNode& node) {
   if (node.kind != YamlNode::Kind::kList) throw UsageError("is not a list: write runs such as [6, -1]");
   const bool is_bools =
       !node.children.empty() && (node.children[0].text == "true" || node.children[0].text == "false");
-  std::vector<bool> mask;
   if (is_bools) {
+    std::vector<bool> mask;
     for (const YamlNode& item : node.children) mask.push_back(yaml_bool(item));
     return mask;
   }
-  for (std::int64_t run : read_integers(node)) {
+  const std::vector<std::int64_t> runs = read_integers(node);
+  for (const std::int64_t run : runs)
     if (run == 0 || run < -32 || run > 32)
       throw UsageError(str("a run of ", run, " dims; it must be 1..32 or -32..-1"));
-    mask.insert(mask.end(), static_cast<std::size_t>(std::abs(run)), run > 0);
-  }
-  return mask;
+  return make_bool_mask(runs);
 }
 
 std::string write_mask(const std::vector<bool>& mask) {
@@ -240,7 +238,7 @@ void add_data(ConfigTable& table, DataConfig& data) {
       "held_out_fraction", data.held_out_fraction,
       "Share of each file's episodes kept for evaluation, at least one where > 0; files of one episode "
       "are split together.",
-      {.min = 0, .max = 1, .open_max = true});
+      from_below(0, 1));
   table.integer("workers", data.workers, "Loader threads; batches do not depend on their number.",
                 between(1, 256));
   table.integer("prefetch", data.prefetch, "Batches prepared ahead.", between(1, 1024));
@@ -271,10 +269,8 @@ void add_data(ConfigTable& table, DataConfig& data) {
 void add_objective(ConfigTable& table, FlowConfig& flow, LossConfig& loss) {
   table.section(
       "flow", "Flow matching. t = 1 is noise; t is drawn from Beta(beta_alpha, beta_beta) * 0.999 + 0.001.");
-  table.number("beta_alpha", flow.beta_alpha, "First parameter of the Beta distribution.",
-               {0, 1000, true, false});
-  table.number("beta_beta", flow.beta_beta, "Second parameter of the Beta distribution.",
-               {0, 1000, true, false});
+  table.number("beta_alpha", flow.beta_alpha, "First parameter of the Beta distribution.", above_to(0, 1000));
+  table.number("beta_beta", flow.beta_beta, "Second parameter of the Beta distribution.", above_to(0, 1000));
   table.integer("draws", flow.draws,
                 "Draws of noise and t per observation; the observation is encoded once for all.",
                 between(1, 256));
@@ -296,19 +292,19 @@ void add_objective(ConfigTable& table, FlowConfig& flow, LossConfig& loss) {
 void add_optimizer(ConfigTable& table, OptimizerConfig& optimizer) {
   table.section("optimizer",
                 "AdamW with linear warm-up, cosine decay, gradient clipping and an average of the weights.");
-  table.number("peak_lr", optimizer.peak_lr, "Learning rate after the warm-up.", {0, 1, true, false});
+  table.number("peak_lr", optimizer.peak_lr, "Learning rate after the warm-up.", above_to(0, 1));
   table.number("end_lr", optimizer.end_lr, "Learning rate after the decay.", between(0, 1));
   table.integer("warmup_steps", optimizer.warmup_steps, "Steps of linear warm-up.", between(0, kMany));
   table.integer("decay_steps", optimizer.decay_steps,
                 "Step at which the cosine reaches end_lr, warm-up included.", between(1, kMany));
-  table.number("beta1", optimizer.beta1, "Decay of the first moment.", {0, 1, false, true});
-  table.number("beta2", optimizer.beta2, "Decay of the second moment.", {0, 1, false, true});
-  table.number("eps", optimizer.eps, "Added to the root of the second moment.", {0, 1, true, false});
+  table.number("beta1", optimizer.beta1, "Decay of the first moment.", from_below(0, 1));
+  table.number("beta2", optimizer.beta2, "Decay of the second moment.", from_below(0, 1));
+  table.number("eps", optimizer.eps, "Added to the root of the second moment.", above_to(0, 1));
   table.number("weight_decay", optimizer.weight_decay, "Decoupled weight decay.", between(0, 1));
   table.number("clip_norm", optimizer.clip_norm, "Largest global gradient norm; 0 does not clip.",
                at_least(0));
   table.number("ema_decay", optimizer.ema_decay,
-               "Decay of the averaged weights, which are saved; 0 keeps none.", {0, 1, false, true});
+               "Decay of the averaged weights, which are saved; 0 keeps none.", from_below(0, 1));
   table.texts(
       "freeze", optimizer.freeze,
       "Patterns (* and ?) over openpi's tensor names that are not trained, such as [\"*vision_tower*\"].");

@@ -107,8 +107,7 @@ class Checker {
   void check_policy() {
     const PolicySpec& policy = config_.policy;
     const auto mask = static_cast<std::int64_t>(policy.robot.delta_mask.size());
-    const auto last = std::find(policy.robot.delta_mask.rbegin(), policy.robot.delta_mask.rend(), true);
-    const auto relative = static_cast<std::int64_t>(policy.robot.delta_mask.rend() - last);
+    const std::int64_t relative = delta_reach(policy.robot);
     const bool knows_actions = is_scratch() || resolved_.is_set("policy.robot.action_dim");
     const bool knows_state = is_scratch() || resolved_.is_set("policy.robot.state_dim");
     require(!knows_actions || mask <= policy.robot.action_dim, "policy.robot.delta_mask", "covers ", mask,
@@ -120,8 +119,9 @@ class Checker {
     require(std::adjacent_find(keys.begin(), keys.end()) == keys.end(), "policy.image_keys",
             "names a camera twice");
     if (resolved_.is_set("policy.robot.kind") && policy.robot.kind == RobotKind::kAloha)
-      require(policy.robot.state_dim == 14 && policy.robot.action_dim == 14, "policy.robot.kind",
-              "aloha has 14 state and 14 action dims; set policy.robot.state_dim and action_dim to 14");
+      require(policy.robot.state_dim == kAlohaDim && policy.robot.action_dim == kAlohaDim,
+              "policy.robot.kind", "aloha has ", kAlohaDim, " state and ", kAlohaDim,
+              " action dims; set policy.robot.state_dim and action_dim to ", kAlohaDim);
   }
 
   void check_losses() {

@@ -5,8 +5,6 @@
 namespace shallowpi {
 namespace {
 
-constexpr std::int64_t kAlignment = 16;  // floats: 64 bytes, a cache line and the widest vector register
-
 torch::Tensor view_of(const torch::Tensor& flat, std::int64_t offset, const torch::Tensor& like) {
   return flat.narrow(0, offset, like.numel()).view(like.sizes());
 }

@@ -17,11 +17,14 @@ namespace shallowpi {
 /// Parameters that compute in bfloat16 are views of a bfloat16 copy instead, refreshed from the master.
 class FlatParameters {
  public:
+  /// In floats, of each parameter and of the whole: 64 bytes, a cache line and the widest vector register.
+  static constexpr std::int64_t kAlignment = 16;
+
   /// Takes over the parameters of `groups` (float32 or bfloat16, on one device): their values become the
   /// master weights, and from now on they require gradients, which backward() accumulates into gradient().
   explicit FlatParameters(std::vector<ParameterGroup> groups);
 
-  /// float32 [N]. Each parameter starts at a multiple of 64 bytes; the padding between them stays zero.
+  /// float32 [N]. Each parameter starts at a multiple of kAlignment; the padding between them stays zero.
   const torch::Tensor& master() const { return master_; }
   const torch::Tensor& gradient() const { return gradient_; }
   const std::vector<ParameterGroup>& groups() const { return groups_; }

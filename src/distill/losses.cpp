@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "shallowpi/model/attention_mask.h"
+#include "model/attention_mask.h"
 
 namespace shallowpi {
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "distill/run_folder.h"
 #include "shallowpi/base/json.h"
 
 namespace shallowpi {
@@ -36,7 +37,7 @@ std::map<std::string, double> MetricWindow::take() {
 
 MetricsLog::MetricsLog(const std::filesystem::path& run_folder, std::int64_t first_step,
                        std::uint64_t metrics_bytes)
-    : metrics_(run_folder / "metrics.jsonl"),
+    : metrics_(run_folder / kMetricsFile),
       timing_(run_folder / "timing.jsonl"),
       events_(run_folder / "tensorboard", first_step) {
   metrics_.truncate(metrics_bytes);

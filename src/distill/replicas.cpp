@@ -21,7 +21,7 @@ FlowDraw to_device(const FlowDraw& draw, torch::Device device) {
 
 /// Where the share of replica `index` of `count` begins; those of all are about equal.
 std::int64_t share_begin(const FlatParameters& parameters, std::size_t index, std::size_t count) {
-  constexpr std::size_t kBlock = 16;  // floats: a cache line, of which the vector has a whole number
+  constexpr std::size_t kBlock = FlatParameters::kAlignment;  // of which the vector has a whole number
   const auto blocks = static_cast<std::size_t>(parameters.master().numel()) / kBlock;
   return static_cast<std::int64_t>(blocks * index / count * kBlock);
 }

@@ -24,8 +24,7 @@ namespace {
 // Where a run starts: a checkpoint's folder, or empty for step 0.
 struct StartPoint {
   fs::path checkpoint;
-  std::int64_t step = 0;
-  std::int64_t best_step = -1;
+  TrainingState state;
 };
 
 // `instead`: what to do where the values shall stay as they are now.
@@ -40,20 +39,19 @@ void check_same_config(const fs::path& old_config, const ResolvedConfig& resolve
 }
 
 StartPoint start_point(const fs::path& checkpoint) {
-  const TrainingState state = read_training_state(checkpoint / "training_state");
-  return {checkpoint, state.step, state.best_step};
+  return {checkpoint, read_training_state(checkpoint / kTrainingState)};
 }
 
 // The checkpoint that --resume DIR means: DIR itself, or the newest valid one of the run DIR.
 fs::path given_checkpoint(const fs::path& folder) {
   const std::string name = folder.string();
   if (!fs::is_directory(folder)) throw UsageError(str("--resume: ", name, " is not a folder"));
-  if (fs::is_directory(folder / "checkpoints")) {
+  if (fs::is_directory(folder / kCheckpoints)) {
     const auto newest = newest_valid_checkpoint(folder);
     if (!newest) throw UsageError(str("--resume: ", name, " has no checkpoint that can be resumed"));
     return newest->folder;
   }
-  if (!fs::exists(folder / "training_state"))
+  if (!fs::exists(folder / kTrainingState))
     throw UsageError(str("--resume: ", name, " is not a training checkpoint, as it has no training_state; ",
                          "to start from its weights, set student.checkpoint=", name));
   verify_manifest(folder);
@@ -62,7 +60,7 @@ fs::path given_checkpoint(const fs::path& folder) {
 
 // What lies in a folder that is not a run's, hidden files apart.
 std::vector<std::string> other_files(const fs::path& folder) {
-  if (!fs::is_directory(folder) || fs::exists(folder / "config.yaml") || fs::exists(folder / "checkpoints"))
+  if (!fs::is_directory(folder) || fs::exists(folder / kConfigFile) || fs::exists(folder / kCheckpoints))
     return {};
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder))
@@ -108,7 +106,7 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
     return {};
   }
   if (has_checkpoints) {
-    check_same_config(run_folder / "config.yaml", resolved, run_folder.string(), "choose another output_dir");
+    check_same_config(run_folder / kConfigFile, resolved, run_folder.string(), "choose another output_dir");
     const auto newest = newest_valid_checkpoint(run_folder);
     if (!newest)
       throw CorruptError(
@@ -120,16 +118,16 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
   if (resume == "auto") return {};
   const fs::path given = given_checkpoint(resume);
   check_same_config(
-      given / "training_state" / "config.yaml", resolved, given.string(),
+      given / kTrainingState / kConfigFile, resolved, given.string(),
       str("start from its weights with student.checkpoint=", given.string(), " instead of --resume"));
   return start_point(given);
 }
 
-// The metrics of the run that `checkpoint` lies in, up to its step: who goes on from there adopts them.
-std::string metrics_until(const fs::path& checkpoint) {
+// The metrics of the run that the checkpoint lies in, up to its step: who goes on from there adopts them.
+std::string metrics_until(const StartPoint& start) {
   // Canonical, because RUN/last is a link and a completed path ends with a slash.
-  const fs::path metrics = fs::canonical(checkpoint).parent_path().parent_path() / "metrics.jsonl";
-  const auto bytes = read_training_state(checkpoint / "training_state").metrics_bytes;
+  const fs::path metrics = fs::canonical(start.checkpoint).parent_path().parent_path() / kMetricsFile;
+  const std::uint64_t bytes = start.state.metrics_bytes;
   if (!fs::exists(metrics) || fs::file_size(metrics) < bytes)
     throw UsageError(str("--resume: ", metrics.string(),
                          " is missing or too short; give a checkpoint within its run folder"));
@@ -204,15 +202,15 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const fs::path path = config.output_dir;
   // A run folder is locked before anything slow; a new one is made only when everything is known to fit.
   std::unique_ptr<RunFolder> folder;
-  if (fs::exists(path / "config.yaml")) folder = std::make_unique<RunFolder>(path);
+  if (fs::exists(path / kConfigFile)) folder = std::make_unique<RunFolder>(path);
   const StartPoint start = choose_start(resolved, run.resume);
   const bool is_own = folder && !start.checkpoint.empty() &&
-                      fs::equivalent(start.checkpoint.parent_path(), path / "checkpoints");
+                      fs::equivalent(start.checkpoint.parent_path(), path / kCheckpoints);
   const bool is_adopted = !is_own && !start.checkpoint.empty();
-  const std::string adopted_metrics = is_adopted ? metrics_until(start.checkpoint) : "";
-  if (is_own) folder->settle(start.step, start.best_step, config.train);
-  if (is_own && start.step >= config.train.steps) {
-    log::info("nothing to do: ", path.string(), " is complete after ", start.step, " steps");
+  const std::string adopted_metrics = is_adopted ? metrics_until(start) : "";
+  if (is_own) folder->settle(start.state.step, start.state.best_step, config.train);
+  if (is_own && start.state.step >= config.train.steps) {
+    log::info("nothing to do: ", path.string(), " is complete after ", start.state.step, " steps");
     return static_cast<int>(ExitCode::kDone);
   }
   TrainingSetup setup = prepare_training(resolved);
@@ -221,8 +219,8 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   setup.resolved = with_absolute_paths(resolved);  // of what is saved; messages name paths as they were given
   const std::vector<TrainingModels> models = load_models(setup);
   if (!folder) folder = std::make_unique<RunFolder>(path);
-  write_file_atomically(path / "config.yaml", dump_config(setup.resolved));
-  if (is_adopted) write_file_atomically(path / "metrics.jsonl", adopted_metrics);
+  write_file_atomically(path / kConfigFile, dump_config(setup.resolved));
+  if (is_adopted) write_file_atomically(path / kMetricsFile, adopted_metrics);
   Trainer trainer(std::move(setup), models, *folder, start.checkpoint, run.quiet);
   train(trainer, stop);
   if (const std::int64_t skipped = trainer.state().guard.skipped; skipped > 0)

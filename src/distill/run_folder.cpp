@@ -10,6 +10,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/model/checkpoint.h"
 
 namespace shallowpi {
 namespace fs = std::filesystem;
@@ -75,7 +76,7 @@ bool may_change(const std::string& key) {
 std::vector<RunCheckpoint> run_checkpoints(const fs::path& run_folder) {
   std::vector<RunCheckpoint> found;
   std::error_code missing;
-  for (const auto& entry : fs::directory_iterator(run_folder / "checkpoints", missing))
+  for (const auto& entry : fs::directory_iterator(run_folder / kCheckpoints, missing))
     if (const auto step = parse_step(entry.path().filename().string()))
       found.push_back({*step, entry.path()});
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
@@ -88,7 +89,7 @@ std::optional<RunCheckpoint> newest_valid_checkpoint(const fs::path& run_folder)
   for (const RunCheckpoint& checkpoint : checkpoints) {
     try {
       verify_manifest(checkpoint.folder);
-      read_training_state(checkpoint.folder / "training_state");
+      read_training_state(checkpoint.folder / kTrainingState);
       return checkpoint;
     } catch (const Error& error) {
       log::warning("not resuming from ", checkpoint.folder.string(), ": ", error.what());
@@ -144,13 +145,13 @@ std::int64_t most_checkpoints(const TrainConfig& config) {
 }
 
 RunFolder::RunFolder(const fs::path& path) : path_(path), lock_(path) {
-  fs::create_directories(path_ / "checkpoints");
+  fs::create_directories(path_ / kCheckpoints);
   remove_stale_temporaries(path_);
-  remove_stale_temporaries(path_ / "checkpoints");
+  remove_stale_temporaries(path_ / kCheckpoints);
 }
 
 fs::path RunFolder::checkpoint_path(const fs::path& run_folder, std::int64_t step) {
-  return run_folder / "checkpoints" / step_name(step);
+  return run_folder / kCheckpoints / step_name(step);
 }
 
 void RunFolder::publish(std::int64_t step, std::int64_t best_step, const TrainConfig& config,
@@ -173,7 +174,7 @@ void RunFolder::settle(std::int64_t step, std::int64_t best_step, const TrainCon
 
 void RunFolder::link(const std::string& name, std::int64_t step) {
   write_atomically(path_ / name, [&](const fs::path& temporary) {
-    fs::create_directory_symlink(fs::path("checkpoints") / step_name(step), temporary);
+    fs::create_directory_symlink(fs::path(kCheckpoints) / step_name(step), temporary);
   });
 }
 

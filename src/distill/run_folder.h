@@ -16,6 +16,10 @@
 
 namespace shallowpi {
 
+inline constexpr const char* kCheckpoints = "checkpoints";
+inline constexpr const char* kConfigFile = "config.yaml";  ///< training_state/ has one too
+inline constexpr const char* kMetricsFile = "metrics.jsonl";
+
 struct RunCheckpoint {
   std::int64_t step = 0;
   std::filesystem::path folder;

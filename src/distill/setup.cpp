@@ -175,11 +175,9 @@ void check_division(const TrainingSetup& setup) {
 }  // namespace
 
 Dataset open_data(const DataConfig& data) {
-  std::vector<std::pair<std::string, double>> patterns;
-  for (const DataFile& file : data.files) patterns.emplace_back(file.path, file.weight);
-  const LiberoOptions libero{.raw_alignment = data.alignment == LiberoAlignment::kRaw,
-                             .drop_noops = data.drop_noops};
-  return open_dataset(patterns, std::string(enum_name(data.format)), libero);
+  return open_dataset(
+      data.files, data.format,
+      {.raw_alignment = data.alignment == LiberoAlignment::kRaw, .drop_noops = data.drop_noops});
 }
 
 std::optional<NormStats> given_stats(const DataConfig& data) {

@@ -216,8 +216,8 @@ void Trainer::save() {
       const CheckpointInfo* origin = setup_.origin();
       write_checkpoint_files(folder, contents(), weights, torch::kBFloat16,
                              origin ? origin->folder : std::filesystem::path());
-      std::filesystem::create_directory(folder / "training_state");
-      write_training_state(folder / "training_state", state, dump_config(setup_.resolved), tensors);
+      std::filesystem::create_directory(folder / kTrainingState);
+      write_training_state(folder / kTrainingState, state, dump_config(setup_.resolved), tensors);
     });
   });
 }
@@ -244,7 +244,7 @@ NamedTensors Trainer::by_name(const std::map<std::string, torch::Tensor>& vector
 }
 
 void Trainer::restore(const std::filesystem::path& checkpoint) {
-  const std::filesystem::path folder = checkpoint / "training_state";
+  const std::filesystem::path folder = checkpoint / kTrainingState;
   state_ = read_training_state(folder);
   const std::map<std::string, torch::Tensor> vectors = replicas_.blank_state();
   read_training_tensors(folder, by_name(vectors));

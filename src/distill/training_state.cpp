@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "distill/run_folder.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
@@ -31,14 +32,14 @@ void write_training_state(const std::filesystem::path& folder, const TrainingSta
     if (representable(value)) json[name] = value;
   });
   write_file_atomically(folder / kStateFile, json.dump(2) + "\n");
-  write_file_atomically(folder / "config.yaml", config);
+  write_file_atomically(folder / kConfigFile, config);
   write_safetensors(folder / kTensorFile, tensors);
 }
 
 TrainingState read_training_state(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / kStateFile;
   const Json json = read_json(path);
-  if (!json.is_object() || json.value("version", 0) != kVersion)
+  if (json_get_or<std::int64_t>(json, "version", 0, path.string()) != kVersion)
     throw CorruptError(str(path.string(), ": not a training state of version ", kVersion));
   TrainingState state;
   visit_fields(state, [&](const char* name, auto& value) {
@@ -62,7 +63,7 @@ void read_training_tensors(const std::filesystem::path& folder, const NamedTenso
     const auto found = file.tensors().find(name);
     if (found == file.tensors().end()) {
       problems.push_back(str(name, " is missing"));
-    } else if (found->second.shape != tensor.sizes().vec()) {
+    } else if (tensor.sizes() != found->second.shape) {
       problems.push_back(str(name, " is ", shape_text(found->second.shape), " instead of ",
                              shape_text(tensor.sizes().vec())));
     }

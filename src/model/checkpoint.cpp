@@ -5,8 +5,8 @@
 #include "model/checkpoint_internal.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/model/layer_map.h"
 
@@ -64,7 +64,7 @@ bool lists_own_config(const fs::path& manifest) {
 
 CheckpointFormat detect_format(const fs::path& folder) {
   if (fs::exists(folder / checkpoint::kOwnConfig)) return CheckpointFormat::kShallowPi;
-  if (lists_own_config(folder / "manifest.json"))
+  if (lists_own_config(folder / kManifest))
     throw CorruptError(str(folder.string(), ": manifest.json lists ", checkpoint::kOwnConfig,
                            ", which is missing; copy the folder again"));
   const fs::path config = folder / "config.json";
@@ -129,9 +129,7 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
 }
 
 std::string unknown_horizon(const CheckpointInfo& info) {
-  return str(info.folder.string(),
-             " does not say how many action steps a chunk has (LIBERO policies of pi0.5 have 10, most others "
-             "50)");
+  return str(info.folder.string(), " does not say how many action steps a chunk has (", kUsualHorizons, ")");
 }
 
 void log_warnings(const CheckpointInfo& info) {
@@ -158,7 +156,7 @@ std::string how_to_add_stats(const CheckpointInfo& info) {
 }
 
 FilesState verify_files(const CheckpointInfo& info, OptionalFiles training_state) {
-  const fs::path manifest = info.folder / "manifest.json";
+  const fs::path manifest = info.folder / kManifest;
   if (!fs::exists(manifest)) return FilesState::kNoManifest;
   if (info.format != CheckpointFormat::kShallowPi) {  // where it may be somebody else's
     const Json json = read_json(manifest);
@@ -166,9 +164,8 @@ FilesState verify_files(const CheckpointInfo& info, OptionalFiles training_state
       return FilesState::kNoManifest;
   }
   try {
-    return verify_manifest(info.folder, checkpoint::kTrainingState, training_state)
-               ? FilesState::kWithoutTrainingState
-               : FilesState::kIntact;
+    return verify_manifest(info.folder, kTrainingState, training_state) ? FilesState::kWithoutTrainingState
+                                                                        : FilesState::kIntact;
   } catch (const CorruptError& error) {
     throw CorruptError(str(
         error.what(), "; copy the folder again, or delete manifest.json where you edited a file on purpose"));

@@ -3,10 +3,9 @@
 
 #include <algorithm>
 
-#include "model/checkpoint_internal.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/file_descriptor.h"
-#include "shallowpi/base/files.h"
+#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/model/checkpoint.h"
 
@@ -47,8 +46,7 @@ std::string folder_fingerprint(const fs::path& folder) {
   std::vector<std::string> lines;
   for (auto it = fs::recursive_directory_iterator(folder); it != fs::recursive_directory_iterator(); ++it) {
     const fs::directory_entry& entry = *it;
-    if (it.depth() == 0 && entry.path().filename() == checkpoint::kTrainingState)
-      it.disable_recursion_pending();
+    if (it.depth() == 0 && entry.path().filename() == kTrainingState) it.disable_recursion_pending();
     if (!entry.is_regular_file() || entry.path().filename() == ".lock") continue;
     lines.push_back(str(entry.path().lexically_relative(folder).string(), " ", entry.file_size(), " ",
                         sampled_hash(entry.path())));

@@ -14,7 +14,6 @@ using Shapes = std::map<std::string, std::vector<std::int64_t>>;
 
 inline constexpr const char* kOwnConfig = "shallowpi.json";
 inline constexpr const char* kTokenizer = "tokenizer.model";
-inline constexpr const char* kTrainingState = "training_state";
 
 /// Where a folder keeps the statistics of `asset_id`.
 inline std::filesystem::path norm_stats_path(const std::filesystem::path& folder,

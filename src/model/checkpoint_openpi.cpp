@@ -67,7 +67,7 @@ void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
   const bool pi05 = info.config.kind == PolicyKind::kPi05;
   const auto names = [&asset_id](const char* robot) { return asset_id.find(robot) != std::string::npos; };
   if (names("libero")) {
-    spec.robot = {RobotKind::kLibero, 8, 7, {}};
+    spec.robot = {RobotKind::kLibero, kLiberoStateDim, kLiberoActionDim, {}};
     if (pi05) {
       spec.prompt_mode = PromptMode::kPi05NoState;
       info.warnings.push_back(str("assets of ", asset_id,
@@ -80,9 +80,9 @@ void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
                                   "state in all dims but the gripper"));
     }
   } else if (names("trossen") ||
-             (names("aloha") && spec.robot.state_dim == 14 && spec.robot.action_dim == 14)) {
+             (names("aloha") && spec.robot.state_dim == kAlohaDim && spec.robot.action_dim == kAlohaDim)) {
     const bool is_simulated = names("aloha_sim");  // openpi's pi0_aloha_sim
-    spec.robot = {RobotKind::kAloha, 14, 14,
+    spec.robot = {RobotKind::kAloha, kAlohaDim, kAlohaDim,
                   is_simulated ? std::vector<bool>() : make_bool_mask({6, -1, 6, -1})};
     if (is_simulated) spec.default_prompt = "Transfer cube";  // openpi's clients there send none
     info.warnings.push_back(str("assets of ", asset_id, ": taken as ALOHA with ",

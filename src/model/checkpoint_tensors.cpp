@@ -1,11 +1,9 @@
 // Tensors of a checkpoint's files: their names, the comparison with what a policy
 // needs, and their fingerprint.
-#include <algorithm>
-
 #include "model/checkpoint_internal.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
+#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
@@ -21,9 +19,7 @@ bool is_weight_type(torch::Dtype dtype) {
 
 std::string list_text(std::string_view what, const std::vector<std::string>& items) {
   if (items.empty()) return "";
-  const std::vector<std::string> first(items.begin(), items.begin() + std::min(items.size(), kListed));
-  const std::string rest = items.size() > kListed ? str("\n    and ", items.size() - kListed, " more") : "";
-  return str("\n  ", what, " (", items.size(), "):\n    ", join(first, "\n    "), rest);
+  return str("\n  ", what, " (", items.size(), "):\n    ", join(shortened(items, kListed), "\n    "));
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include "shallowpi/model/config.h"
 
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <optional>
 #include <set>
 
@@ -273,6 +275,10 @@ std::vector<std::string> PolicyConfig::problems() const {
   return found;
 }
 
+std::int64_t ExpectedTensor::size() const {
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+}
+
 std::map<std::string, ExpectedTensor> expected_tensors(const PolicyConfig& config) {
   const bool adaptive = config.kind == PolicyKind::kPi05;
   const std::int64_t width = config.expert.width;
@@ -297,11 +303,8 @@ std::map<std::string, ExpectedTensor> expected_tensors(const PolicyConfig& confi
 
 ParameterCount count_parameters(const PolicyConfig& config) {
   ParameterCount count;
-  for (const auto& [name, tensor] : expected_tensors(config)) {
-    std::int64_t size = 1;
-    for (const std::int64_t extent : tensor.shape) size *= extent;
-    (tensor.dead ? count.dead : count.live) += size;
-  }
+  for (const auto& [name, tensor] : expected_tensors(config))
+    (tensor.dead ? count.dead : count.live) += tensor.size();
   return count;
 }
 

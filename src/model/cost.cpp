@@ -15,12 +15,6 @@ double gemma_layer(const GemmaConfig& g, std::int64_t keys) {
                                    3 * g.width * g.mlp);
 }
 
-double elements(const ExpectedTensor& tensor) {
-  double count = 1;
-  for (const std::int64_t size : tensor.shape) count *= static_cast<double>(size);
-  return count;
-}
-
 /// What the engine evaluates once per number of steps, not once per step.
 bool depends_on_time_alone(const PolicyConfig& config, std::string_view name) {
   return config.kind == PolicyKind::kPi05 &&
@@ -59,7 +53,7 @@ PassCost forward_bytes(const PolicyConfig& config, const PassShape& shape, std::
   PassCost bytes;
   for (const auto& [name, tensor] : expected_tensors(config)) {
     if (tensor.dead || depends_on_time_alone(config, name)) continue;
-    const double size = elements(tensor) * (tensor.keep_float32 ? 4 : width);
+    const double size = static_cast<double>(tensor.size()) * (tensor.keep_float32 ? 4 : width);
     if (name == names::kEmbedTokens) continue;  // looked up: counted with the prompt below
     if (names::is_tower(name))
       bytes.tower += size;

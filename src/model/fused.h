@@ -29,7 +29,7 @@ struct Normalized {
   Tensor sum;     ///< x + gate * update, of x's dtype
   Tensor result;  ///< its norm
 };
-/// rms_normalize(sum) * (1 + scale) + shift (optional). x and the factors, which broadcast to x, are float32.
+/// RMS-normalised sum * (1 + scale) + shift (optional). x and the factors, which broadcast to x, are float32.
 Normalized rms_norm(const Stream& stream, const Tensor& scale, const Tensor& shift, torch::Dtype result);
 /// LayerNorm with weight and bias [W]; everything in one dtype, no gate.
 Normalized layer_norm(const Stream& stream, const Tensor& weight, const Tensor& bias);

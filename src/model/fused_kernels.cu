@@ -1,4 +1,6 @@
 // Thin launches of the row functions of fused_rows.h.
+#include <c10/cuda/CUDAGuard.h>
+
 #include <map>
 #include <mutex>
 
@@ -87,13 +89,10 @@ bool runs_on(int device) {
   const std::lock_guard lock(mutex);
   const auto [entry, is_new] = known.try_emplace(device, false);
   if (is_new) {
-    int current = 0;
-    cudaGetDevice(&current);
-    cudaSetDevice(device);
+    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
     cudaFuncAttributes attributes;  // known where the program holds the kernel for this GPU
     entry->second = cudaFuncGetAttributes(&attributes, gate_kernel<float>) == cudaSuccess;
     cudaGetLastError();
-    cudaSetDevice(current);
   }
   return entry->second;
 }

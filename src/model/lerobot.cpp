@@ -308,7 +308,7 @@ void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& i
   spec.resize_mode = ResizeMode::kTorch;
   spec.robot.state_dim = feature_width(inputs, kStateFeature, info.config.action_dim, where);
   spec.robot.action_dim = feature_width(outputs, kActionFeature, info.config.action_dim, where);
-  const bool libero = spec.robot.state_dim == 8 && spec.robot.action_dim == 7;
+  const bool libero = spec.robot.state_dim == kLiberoStateDim && spec.robot.action_dim == kLiberoActionDim;
   spec.robot.kind = libero ? RobotKind::kLibero : RobotKind::kJoints;
   read_cameras(inputs, where, info);
   const Steps pre = read_steps(info.folder / "policy_preprocessor.json");

@@ -16,7 +16,8 @@ namespace {
 constexpr double kEpsilon = 1e-6;
 constexpr double kRotaryBase = 10000.0;
 
-// Written as one node: autograd's own graph for it runs twice as many kernels.
+// x * rsqrt(mean(x^2) + 1e-6) over the last dim, in float32, as one node: autograd's own graph for it runs
+// twice as many kernels.
 struct RmsNormalize : Function<RmsNormalize> {
   static Tensor forward(AutogradContext* context, const Tensor& x) {
     const Tensor x32 = x.to(torch::kFloat32);
@@ -129,10 +130,6 @@ Tensor explicit_attention(const Tensor& q, const Tensor& k, const Tensor& v, con
 
 }  // namespace
 
-Tensor rms_normalize(const Tensor& x) {
-  return RmsNormalize::apply(x);
-}
-
 Tensor Residual::sum() const {
   if (!update.defined()) return x;
   const Tensor whole = update.dim() == x.dim() ? update : update.sum(0);
@@ -145,7 +142,7 @@ Normed norm(const Residual& stream, const NormFactors& factors, torch::Dtype res
         fused::rms_norm({stream.x, stream.update, stream.gate}, factors.scale, factors.shift, result);
     return {out.sum, out.result};
   }
-  const Tensor sum = stream.sum(), normalized = rms_normalize(sum), scale = factors.scale + 1;
+  const Tensor sum = stream.sum(), normalized = RmsNormalize::apply(sum), scale = factors.scale + 1;
   const Tensor scaled =
       factors.shift.defined() ? torch::addcmul(factors.shift, normalized, scale) : normalized * scale;
   return {sum, scaled.to(result)};

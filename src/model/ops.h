@@ -6,18 +6,16 @@
 #include <functional>
 #include <vector>
 
-#include "shallowpi/model/attention_mask.h"
+#include "model/attention_mask.h"
 
 namespace shallowpi {
 
 using torch::Tensor;
 using TensorList = std::vector<Tensor>;
 
-/// x * rsqrt(mean(x^2) + 1e-6) over the last dim, always computed and returned in float32.
-Tensor rms_normalize(const Tensor& x);
-
-/// What a norm multiplies and adds, float32, broadcast to x: rms_normalize(x) * (1 + scale) + shift. Gemma's
-/// RMSNorm has a stored weight as its scale and no shift; adaRMSNorm has both from the flow time.
+/// What a norm multiplies and adds, float32, broadcast to x: n * (1 + scale) + shift for
+/// n = x * rsqrt(mean(x^2) + 1e-6) over the last dim. Gemma's RMSNorm has a stored weight as its scale and no
+/// shift; adaRMSNorm has both from the flow time.
 struct NormFactors {
   Tensor scale, shift{};
 };

@@ -36,7 +36,7 @@ class ConfigTest : public ::testing::Test {
     table_.text("name", settings_.name, "A name.");
     table_.section("train", "The loop.");
     table_.integer("steps", settings_.steps, "Steps.", at_least(1));
-    table_.number("rate", settings_.rate, "A rate.", {0, 1, true, false});
+    table_.number("rate", settings_.rate, "A rate.", above_to(0, 1));
     table_.flag("fast", settings_.fast, "Hurry.");
     table_.section("policy", "The policy.", true);
     table_.choice("robot.kind", settings_.robot, "The robot.");

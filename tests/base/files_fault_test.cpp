@@ -3,6 +3,7 @@
 
 #include "base/fault_inject.h"
 #include "shallowpi/base/files.h"
+#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/safetensors.h"
 #include "test_util.h"
 

@@ -4,6 +4,7 @@
 
 #include "base/safetensors_bytes.h"
 #include "shallowpi/base/json.h"
+#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/norm_stats.h"
 #include "shallowpi/base/safetensors.h"
 #include "test_util.h"

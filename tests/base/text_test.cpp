@@ -17,6 +17,11 @@ TEST(Text, SplitKeepsEmptyParts) {
   EXPECT_EQ(split("a,", ','), (std::vector<std::string>{"a", ""}));
 }
 
+TEST(Text, ShortenedSaysHowManyMoreThereAre) {
+  EXPECT_EQ(shortened({"a", "b"}, 2), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(shortened({"a", "b", "c"}, 1), (std::vector<std::string>{"a", "and 2 more"}));
+}
+
 TEST(Text, TrimTakesSpaceFromBothEnds) {
   EXPECT_EQ(trim(" \t a b\r\n"), "a b");
   EXPECT_EQ(trim("  "), "");

@@ -102,8 +102,8 @@ std::string quickstart(const std::string& name) {
 }
 
 TEST(OpenDataset, ExpandsPatternsAndDetectsTheLayout) {
-  const Dataset dataset =
-      open_dataset({{quickstart("*_soup.hdf5"), 1.0}, {quickstart("tomato_sauce.hdf5"), 2.5}}, "auto");
+  const Dataset dataset = open_dataset(
+      {{quickstart("*_soup.hdf5"), 1.0}, {quickstart("tomato_sauce.hdf5"), 2.5}}, DataFormat::kAuto);
   ASSERT_EQ(dataset.sources().size(), 2u);
   EXPECT_EQ(dataset.sources()[0].file->path().filename(), "alphabet_soup.hdf5");
   EXPECT_EQ(dataset.sources()[1].weight, 2.5);
@@ -116,27 +116,31 @@ TEST(OpenDataset, ListsAllFilesThatCannotBeUsed) {
   TempDir folder;
   const std::string all = (folder / "*.hdf5").string();
   write_text(folder / "00.hdf5", "x");
-  expect_error<CorruptError>([&] { open_dataset({{all, 1.0}}, "auto"); }, "00.hdf5");
+  expect_error<CorruptError>([&] { open_dataset({{all, 1.0}}, DataFormat::kAuto); }, "00.hdf5");
   for (int i = 1; i < 22; ++i) write_text(folder / str(i < 10 ? "0" : "", i, ".hdf5"), "x");
   expect_error<Error>(
       [&] {
-        open_dataset({{quickstart("*.hdf5"), 1.0}, {all, 1.0}}, "auto");
+        open_dataset({{quickstart("*.hdf5"), 1.0}, {all, 1.0}}, DataFormat::kAuto);
       },
       "22 demonstration files", "00.hdf5", "19.hdf5", "and 2 more");
 }
 
 TEST(OpenDataset, RefusesBadRequests) {
-  expect_error<UsageError>([] { open_dataset({{quickstart("none_*.hdf5"), 1.0}}, "auto"); }, "none_*.hdf5");
   expect_error<UsageError>(
       [] {
-        open_dataset({{"my/*.hdf5", 1.0}}, "auto");
+        open_dataset({{quickstart("none_*.hdf5"), 1.0}}, DataFormat::kAuto);
+      },
+      "none_*.hdf5");
+  expect_error<UsageError>(
+      [] {
+        open_dataset({{"my/*.hdf5", 1.0}}, DataFormat::kAuto);
       },
       "my/*.hdf5: no file matches in " + std::filesystem::current_path().string());
-  expect_error<UsageError>([] { open_dataset({}, "auto"); }, "no demonstration file");
-  expect_error<UsageError>([] { open_dataset({{quickstart("*.hdf5"), 1.0}}, "rlds"); }, "rlds", "libero");
+  expect_error<UsageError>([] { open_dataset({}, DataFormat::kAuto); }, "no demonstration file");
   expect_error<UsageError>(
       [] {
-        open_dataset({{quickstart("*.hdf5"), 1.0}, {quickstart("tomato_sauce.hdf5"), 2.0}}, "libero");
+        open_dataset({{quickstart("*.hdf5"), 1.0}, {quickstart("tomato_sauce.hdf5"), 2.0}},
+                     DataFormat::kLibero);
       },
       "tomato_sauce.hdf5", "name each file once");
 }

@@ -59,15 +59,15 @@ class FakeEpisodes : public EpisodeFile {
   const std::vector<std::string>& camera_names() const override { return options_.cameras; }
   std::int64_t state_dim() const override { return options_.state_dim; }
   std::int64_t action_dim() const override { return options_.action_dim; }
-  Frame frame(std::int64_t episode, std::int64_t step,
-              const std::vector<std::size_t>& cameras) const override {
+  std::vector<Image> frame(std::int64_t episode, std::int64_t step,
+                           const std::vector<std::size_t>& cameras) const override {
     if (step == options_.fails_at_step) throw CorruptError(str(options_.name, ": step ", step, " is broken"));
     std::this_thread::sleep_for(options_.delay);
-    Frame frame{{}, states_[episode][step]};
+    std::vector<Image> images;
     for (std::size_t camera : cameras)
-      frame.images.push_back(
+      images.push_back(
           {kSide, kSide, std::vector<std::uint8_t>(kSide * kSide * 3, pixel(episode, step, camera))});
-    return frame;
+    return images;
   }
   const std::vector<std::vector<float>>& states(std::int64_t episode) const override {
     return states_[episode];

@@ -237,7 +237,7 @@ TEST(BrokenHdf5, FrameThatWasNeverWritten) {
         H5Sclose(space);
       }});
   const auto file = open_libero(dir / "gap.hdf5");
-  EXPECT_EQ(file->frame(1, 0, {0}).images[0].bytes[0], 0);
+  EXPECT_EQ(file->frame(1, 0, {0})[0].bytes[0], 0);
   expect_error<CorruptError>([&] { file->frame(1, 5, {0}); }, "gap.hdf5", kFrames, "step 5", "never written");
 }
 

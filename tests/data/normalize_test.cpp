@@ -162,9 +162,9 @@ TEST(CheckStats, RefusesDimsWithoutRange) {
   const FeatureStats stats{{0, 0}, {1, 0}, {-1, 2}, {1, 2}};
   for (const NormMode mode : {NormMode::kQuantile, NormMode::kZScore})
     EXPECT_NO_THROW(check_stats(stats, mode, 2, "actions")) << "a policy trained so can be run";
-  expect_error<UsageError>([&] { check_ranges(stats, NormMode::kQuantile, 2, "actions"); }, "actions",
-                           "dim 1", "no range", "q01 2", "min_norm_range");
-  expect_error<UsageError>([&] { check_ranges(stats, NormMode::kZScore, 2, "actions"); }, "dim 1", "std 0");
+  expect_error<UsageError>([&] { check_ranges(stats, NormMode::kQuantile, "actions"); }, "actions", "dim 1",
+                           "no range", "q01 2", "min_norm_range");
+  expect_error<UsageError>([&] { check_ranges(stats, NormMode::kZScore, "actions"); }, "dim 1", "std 0");
   const FeatureStats reversed{{0}, {1}, {1}, {-1}};
   expect_error<UsageError>([&] { check_stats(reversed, NormMode::kQuantile, 1, "state"); }, "dim 0",
                            "reversed range", "q01 1");

@@ -224,6 +224,20 @@ TEST(SamplePipeline, PadsPromptsToTheLongest) {
   }
 }
 
+TEST(SamplePipeline, CutsPromptsOnTheRight) {
+  const Dataset dataset = fake_dataset();
+  PolicySpec spec = fake_spec();
+  std::vector<std::int64_t> ids = encode_prompt(*tokenizer(), spec, "pick up the milk", {});
+  const auto tokens = [&] {
+    spec.max_token_len = std::ssize(ids);
+    const SamplePipeline pipeline(dataset, spec, identity_stats(), tokenizer(), kVocab);
+    return pipeline.make_batch({{0, 0, 0}}).observation.tokens_bt[0];
+  };
+  EXPECT_TRUE(tokens().equal(torch::tensor(ids)));
+  ids.pop_back();
+  EXPECT_TRUE(tokens().equal(torch::tensor(ids)));
+}
+
 TEST(SamplePipeline, WritesTheNormalisedStateIntoThePrompt) {
   const Dataset dataset = fake_dataset();
   PolicySpec spec = fake_spec();
@@ -251,9 +265,9 @@ TEST(SamplePipeline, UsesTheDefaultPromptWhereTheDataHasNone) {
 
 TEST(SamplePipeline, ReadsThePromptOfEachStep) {
   const Dataset dataset = fake_dataset({{.lengths = {2}, .step_prompts = {"open it", "close it"}}});
-  const SamplePipeline pipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab);
-  EXPECT_EQ(pipeline.robot_observation({0, 0, 0}).prompt, "open it");
-  EXPECT_EQ(pipeline.robot_observation({0, 0, 1}).prompt, "close it");
+  EXPECT_NO_THROW(SamplePipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab));
+  EXPECT_EQ(robot_observation(dataset, {0, 0, 0}, {}).prompt, "open it");
+  EXPECT_EQ(robot_observation(dataset, {0, 0, 1}, {}).prompt, "close it");
   const Dataset partly = fake_dataset({{.lengths = {2}, .step_prompts = {"open it", ""}}});
   expect_error<UsageError>(
       [&] { SamplePipeline(partly, fake_spec(), identity_stats(), tokenizer(), kVocab); },
@@ -331,7 +345,7 @@ TEST(SamplePipeline, RefusesAnEmptyBatch) {
 // From a real LIBERO file to a batch, and the statistics of it.
 TEST(SamplePipeline, RealDemonstrations) {
   const std::string folder = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/";
-  const Dataset dataset = open_dataset({{folder + "*.hdf5", 1.0}}, "auto");
+  const Dataset dataset = open_dataset({{folder + "*.hdf5", 1.0}}, DataFormat::kAuto);
   PolicySpec spec;
   spec.horizon = 10;
   spec.image_size = 56;

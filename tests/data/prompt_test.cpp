@@ -37,11 +37,9 @@ TEST(Prompt, EqualsPythonInAllModes) {
   for (const Json& entry : golden["prompts"]) {
     PolicySpec spec;
     spec.prompt_mode = parse_enum<PromptMode>(entry["mode"].get<std::string>(), "mode");
-    bool truncated = true;
-    const auto ids =
-        encode_prompt(tokenizer, spec, entry["text"], entry["state"].get<std::vector<float>>(), &truncated);
-    EXPECT_EQ(ids, entry["ids"].get<std::vector<std::int64_t>>()) << entry["mode"] << entry["text"];
-    EXPECT_FALSE(truncated);
+    EXPECT_EQ(encode_prompt(tokenizer, spec, entry["text"], entry["state"].get<std::vector<float>>()),
+              entry["ids"].get<std::vector<std::int64_t>>())
+        << entry["mode"] << entry["text"];
   }
 }
 
@@ -64,21 +62,6 @@ TEST(Prompt, TheTextItself) {
   EXPECT_EQ(encode_prompt(tokenizer, spec, "Open the drawer", {0.5f}), with_bos("Open the drawer\n"));
   EXPECT_EQ(prompt_parts(spec, " open_the\ndrawer ", {0.5f}),
             (std::vector<std::string>{"open the drawer", "\n"}));
-}
-
-TEST(Prompt, IsCutOnTheRight) {
-  const Tokenizer tokenizer(quickstart_tokenizer());
-  PolicySpec spec;
-  const std::vector<std::int64_t> whole = encode_prompt(tokenizer, spec, "open the drawer", {0.1f, 0.2f});
-  spec.max_token_len = static_cast<std::int64_t>(whole.size());
-  bool truncated = true;
-  EXPECT_EQ(encode_prompt(tokenizer, spec, "open the drawer", {0.1f, 0.2f}, &truncated), whole);
-  EXPECT_FALSE(truncated);
-  --spec.max_token_len;
-  const std::vector<std::int64_t> cut =
-      encode_prompt(tokenizer, spec, "open the drawer", {0.1f, 0.2f}, &truncated);
-  EXPECT_TRUE(truncated);
-  EXPECT_EQ(cut, std::vector<std::int64_t>(whole.begin(), whole.end() - 1));
 }
 
 }  // namespace

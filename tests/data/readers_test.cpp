@@ -54,12 +54,12 @@ TEST(Libero, PairsRawObservationsWithTheNextAction) {
   ASSERT_EQ(file->episodes()[1].length, 7);
   for (std::int64_t step = 0; step < 7; ++step) {
     expect_row(file->actions(1)[static_cast<std::size_t>(step)], 1, static_cast<double>(step) + 1, 7);
-    const Frame frame = file->frame(1, step, kBothCameras);
-    ASSERT_EQ(frame.images.size(), 2u);
-    EXPECT_EQ(frame.images[0].height, 16);
-    EXPECT_EQ(frame.images[0].width, 12);
+    const std::vector<Image> images = file->frame(1, step, kBothCameras);
+    ASSERT_EQ(images.size(), 2u);
+    EXPECT_EQ(images[0].height, 16);
+    EXPECT_EQ(images[0].width, 12);
     for (int camera = 0; camera < 2; ++camera) {
-      expect_frame(frame.images[static_cast<std::size_t>(camera)], 1, step, camera, /*rotated=*/true);
+      expect_frame(images[static_cast<std::size_t>(camera)], 1, step, camera, /*rotated=*/true);
     }
   }
 }
@@ -68,8 +68,7 @@ TEST(Libero, StateIsPoseThenGripper) {
   TempDir dir;
   write_libero(dir / "raw.hdf5");
   const auto file = open_libero(dir / "raw.hdf5");
-  const std::vector<float> state = file->frame(1, 3, {}).state;
-  EXPECT_EQ(state, file->states(1)[3]);
+  const std::vector<float>& state = file->states(1)[3];
   expect_row({state.begin(), state.begin() + 6}, 1, 3, 6);
   expect_row({state.begin() + 6, state.end()}, 1, 3, 2);
 }
@@ -80,7 +79,7 @@ TEST(Libero, AlignedFilesPairWithTheSameAction) {
   const auto file = open_libero(dir / "aligned.hdf5", {.raw_alignment = false});
   ASSERT_EQ(file->episodes()[0].length, 8);
   expect_row(file->actions(0)[5], 0, 5, 7);
-  expect_frame(file->frame(0, 5, {0}).images[0], 0, 5, 0, true);
+  expect_frame(file->frame(0, 5, {0})[0], 0, 5, 0, true);
 }
 
 TEST(Libero, DemosAreInNumericOrder) {
@@ -111,15 +110,15 @@ TEST(Libero, NoopsAreDroppedWithTheirFrames) {
   write_libero(dir / "noops.hdf5", {.demos = 1, .steps = 6, .actions = actions_with_noops});
   const auto kept = open_libero(dir / "noops.hdf5", {.raw_alignment = false});
   ASSERT_EQ(kept->episodes()[0].length, 3);  // rows 1, 4 and 5
-  expect_frame(kept->frame(0, 0, {1}).images[0], 0, 1, 1, true);
-  expect_frame(kept->frame(0, 1, {1}).images[0], 0, 4, 1, true);
+  expect_frame(kept->frame(0, 0, {1})[0], 0, 1, 1, true);
+  expect_frame(kept->frame(0, 1, {1})[0], 0, 4, 1, true);
   EXPECT_FLOAT_EQ(kept->states(0)[1][0], 0.04f);
   EXPECT_EQ(kept->actions(0)[1][6], 1.0f);
   const auto all = open_libero(dir / "noops.hdf5", {.raw_alignment = false, .drop_noops = false});
   EXPECT_EQ(all->episodes()[0].length, 6);
   const auto raw = open_libero(dir / "noops.hdf5");
   ASSERT_EQ(raw->episodes()[0].length, 3);  // observations 0, 3 and 4, with actions 1, 4 and 5
-  expect_frame(raw->frame(0, 1, {0}).images[0], 0, 3, 0, true);
+  expect_frame(raw->frame(0, 1, {0})[0], 0, 3, 0, true);
 }
 
 TEST(Libero, StepsWithRepeatedImagesAreNoSamples) {
@@ -148,7 +147,7 @@ TEST(Libero, EveryStorageGivesTheSameFrames) {
     TempDir dir;
     write_libero(dir / "file.hdf5", {.demos = 1, .storage = storages[i]});
     const auto file = open_libero(dir / "file.hdf5");
-    for (std::int64_t step : {6, 0, 3}) expect_frame(file->frame(0, step, {1}).images[0], 0, step, 1, true);
+    for (std::int64_t step : {6, 0, 3}) expect_frame(file->frame(0, step, {1})[0], 0, step, 1, true);
   }
 }
 
@@ -186,8 +185,8 @@ TEST(Libero, ThreadsReadTheSameFrames) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 100; ++i) {
         const std::int64_t step = (i * 7 + t) % 19;
-        const Frame frame = file->frame(t % 2, step, kBothCameras);
-        wrong += frame.images[1].bytes[0] != fixture_pixel(t % 2, step, 1, 31, 31, 0);
+        const std::vector<Image> images = file->frame(t % 2, step, kBothCameras);
+        wrong += images[1].bytes[0] != fixture_pixel(t % 2, step, 1, 31, 31, 0);
       }
     });
   }
@@ -217,7 +216,7 @@ TEST(Aloha, RawFramesAndCanonicalCameras) {
   expect_row(file->actions(0)[4], 0, 4, 14);
   const std::size_t index_of[] = {0, 2, 3, 1};
   for (int camera = 0; camera < 4; ++camera) {
-    expect_frame(file->frame(0, 4, {index_of[camera]}).images[0], 0, 4, camera, /*rotated=*/false);
+    expect_frame(file->frame(0, 4, {index_of[camera]})[0], 0, 4, camera, /*rotated=*/false);
   }
 }
 
@@ -226,7 +225,7 @@ TEST(Aloha, JpegFramesPaddedAndRagged) {
     TempDir dir;
     write_aloha(dir / "episode_0.hdf5", {.jpeg = jpeg});
     const auto file = open_aloha(dir / "episode_0.hdf5");
-    const Image image = file->frame(0, 5, {3}).images[0];
+    const Image image = file->frame(0, 5, {3})[0];
     ASSERT_EQ(image.height, 16);
     ASSERT_EQ(image.width, 24);
     double gap = 0;
@@ -250,7 +249,7 @@ TEST(Aloha, AnyJointsAndCameras) {
   EXPECT_EQ(file->state_dim(), 43);
   EXPECT_EQ(file->action_dim(), 29);
   EXPECT_EQ(file->episodes()[0].prompt, "");
-  expect_frame(file->frame(0, 0, {0}).images[0], 0, 0, 3, false);
+  expect_frame(file->frame(0, 0, {0})[0], 0, 0, 3, false);
 }
 
 TEST(Aloha, AnInstructionPerStep) {
@@ -295,8 +294,8 @@ TEST(Readers, DetectTheLayout) {
   TempDir dir;
   write_libero(dir / "libero.hdf5");
   write_aloha(dir / "aloha.hdf5");
-  EXPECT_EQ(detect_layout(dir / "libero.hdf5"), "libero");
-  EXPECT_EQ(detect_layout(dir / "aloha.hdf5"), "aloha");
+  EXPECT_EQ(detect_layout(dir / "libero.hdf5"), DataFormat::kLibero);
+  EXPECT_EQ(detect_layout(dir / "aloha.hdf5"), DataFormat::kAloha);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <regex>
 #include <thread>
 
+#include "shallowpi/base/manifest.h"
 #include "training_fixture.h"
 
 namespace shallowpi {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "distill/training_state.h"
+#include "shallowpi/base/manifest.h"
 #include "test_util.h"
 
 namespace shallowpi {

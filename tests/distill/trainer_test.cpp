@@ -7,6 +7,7 @@
 #include <csignal>
 #include <limits>
 
+#include "shallowpi/base/manifest.h"
 #include "training_fixture.h"
 
 namespace shallowpi {

@@ -47,6 +47,8 @@ TEST(TrainingState, RefusesWhatDoesNotFit) {
   testing::expect_error<CorruptError>([&] { read_training_state(dir.path()); }, "lacks \"updates\"");
   testing::write_text(dir / "state.json", "{\"version\": 1, \"step\": \"three\"}");
   testing::expect_error<CorruptError>([&] { read_training_state(dir.path()); }, "\"step\"");
+  testing::write_text(dir / "state.json", "{\"version\": \"one\"}");
+  testing::expect_error<CorruptError>([&] { read_training_state(dir.path()); }, "state.json", "version");
   testing::write_text(dir / "state.json", "{}");
   testing::expect_error<CorruptError>([&] { read_training_state(dir.path()); }, "version");
 }

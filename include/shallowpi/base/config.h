@@ -35,21 +35,26 @@ struct ConfigRange {
 inline ConfigRange at_least(double min) {
   return {.min = min};
 }
-inline ConfigRange above(double min) {
-  return {.min = min, .open_min = true};
-}
 inline ConfigRange between(double min, double max) {
   return {.min = min, .max = max};
 }
+/// Without `min` itself.
+inline ConfigRange above_to(double min, double max) {
+  return {.min = min, .max = max, .open_min = true};
+}
+/// Without `max` itself.
+inline ConfigRange from_below(double min, double max) {
+  return {.min = min, .max = max, .open_max = true};
+}
 
 struct ConfigField {
-  std::string key;         ///< dotted: "train.steps"
-  std::string help;        ///< sentences
-  std::string type;        ///< "whole number", "one of a, b", ...
-  std::string range;       ///< empty: everything of that type
-  bool inherited = false;  ///< only a default: where not set, something else (a checkpoint) decides
+  std::string key;                            ///< dotted: "train.steps"
+  std::string help;                           ///< sentences
+  std::string type;                           ///< "whole number", "one of a, b", ...
+  std::string range;                          ///< empty: everything of that type
   std::function<void(const YamlNode&)> read;  ///< throws UsageError with the reason alone
   std::function<std::string()> write;         ///< the value as YAML on one line
+  bool inherited = false;  ///< only a default: where not set, something else (a checkpoint) decides
 };
 
 struct ConfigSection {
@@ -139,7 +144,7 @@ void ConfigTable::integer(const std::string& name, Integer& value, std::string h
       throw UsageError(str(number, " is out of range; it must be ", range.text()));
     value = static_cast<Integer>(number);
   };
-  custom({name, std::move(help), "whole number", range.text(), false, read, [&value] { return str(value); }});
+  custom({name, std::move(help), "whole number", range.text(), read, [&value] { return str(value); }});
 }
 
 template <typename E>
@@ -150,7 +155,7 @@ void ConfigTable::choice(const std::string& name, E& value, std::string help) {
     if (!found) throw UsageError(str("'", text, "' is not one of ", join(enum_names<E>(), ", ")));
     value = *found;
   };
-  custom({name, std::move(help), "one of " + join(enum_names<E>(), ", "), "", false, read,
+  custom({name, std::move(help), "one of " + join(enum_names<E>(), ", "), "", read,
           [&value] { return std::string(enum_name(value)); }});
 }
 

@@ -43,21 +43,9 @@ void discard_folder(const std::filesystem::path& folder);
 /// time: the caller renames or removes it. What a killed process leaves, remove_stale_temporaries() finds.
 std::filesystem::path temporary_path(const std::filesystem::path& path);
 
-enum class OptionalFiles { kChecked, kUnchecked };
-/// Checks every file in manifest.json, several at once. Throws CorruptError naming the first file that is
-/// missing, has another size or another hash, or where there is no manifest. The subfolder `optional` may be
-/// missing as a whole, and is not read where it is kUnchecked: returns whether the manifest lists it and it
-/// is missing.
-bool verify_manifest(const std::filesystem::path& folder, const std::string& optional = {},
-                     OptionalFiles which = OptionalFiles::kChecked);
-
 /// Removes the temporary files and folders in `parent` that killed processes
 /// left; those of live processes stay.
 void remove_stale_temporaries(const std::filesystem::path& parent);
-
-/// Lower-case hex SHA-256.
-std::string sha256(std::string_view bytes);
-std::string sha256_file(const std::filesystem::path& path);
 
 /// `path` made absolute, or its nearest parent that exists.
 std::filesystem::path nearest_existing(const std::filesystem::path& path);

@@ -90,10 +90,13 @@ inline constexpr auto kEnumNames<ResizeMode> = std::to_array<EnumName<ResizeMode
     {ResizeMode::kTorch, "torch"},
 });
 
+inline constexpr std::int64_t kLiberoStateDim = 8, kLiberoActionDim = 7;
+inline constexpr std::int64_t kAlohaDim = 14;  ///< of state and actions
+
 /// The conversion between a robot's numbers and the policy's.
 enum class RobotKind {
-  kLibero,  ///< state 8 = eef position, axis-angle, gripper; 7 actions
-  kAloha,   ///< 14 joints; pi's joint flips and gripper maps
+  kLibero,  ///< state = eef position, axis-angle, gripper
+  kAloha,   ///< joints; pi's joint flips and gripper maps
   kJoints,  ///< any joints as they are
 };
 template <>
@@ -104,20 +107,23 @@ inline constexpr auto kEnumNames<RobotKind> = std::to_array<EnumName<RobotKind>>
 });
 
 /// openpi's make_bool_mask: n is n trues, -n is n falses. make_bool_mask({6, -1}) is LIBERO's delta mask.
-inline std::vector<bool> make_bool_mask(const std::vector<int>& runs) {
+inline std::vector<bool> make_bool_mask(const std::vector<std::int64_t>& runs) {
   std::vector<bool> mask;
-  for (const int run : runs) mask.insert(mask.end(), static_cast<std::size_t>(run < 0 ? -run : run), run > 0);
+  for (const std::int64_t run : runs)
+    mask.insert(mask.end(), static_cast<std::size_t>(run < 0 ? -run : run), run > 0);
   return mask;
 }
 
 struct RobotSpec {
   RobotKind kind = RobotKind::kLibero;
-  std::int64_t state_dim = 8;   ///< real dims, at most max_state_dim()
-  std::int64_t action_dim = 7;  ///< real dims, at most the policy's action_width
+  std::int64_t state_dim = kLiberoStateDim;    ///< real dims, at most max_state_dim()
+  std::int64_t action_dim = kLiberoActionDim;  ///< real dims, at most the policy's action_width
   /// Action dims that are relative to the state at the chunk's start; empty: none.
   std::vector<bool> delta_mask;
 };
 
+/// Number of dims up to the last relative one; 0 where there is none.
+std::int64_t delta_reach(const RobotSpec& robot);
 /// Throws UsageError, naming the field, where kind, dims and delta mask of a robot do not fit each other.
 void check_robot_spec(const RobotSpec& robot);
 

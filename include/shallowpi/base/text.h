@@ -31,6 +31,8 @@ std::string join(const Range& items, std::string_view separator) {
 }
 
 std::vector<std::string> split(std::string_view text, char separator);
+/// The first `most` of the items; where there are further ones, "and 3 more" follows.
+std::vector<std::string> shortened(std::vector<std::string> items, std::size_t most);
 std::string_view trim(std::string_view text);
 /// Whether `name` is written as a device: auto, cpu, cuda or cuda:N (parse_device of base/cli.h reads it).
 bool is_device_name(std::string_view name);

@@ -15,12 +15,6 @@ struct Image {
   std::vector<std::uint8_t> bytes;
 };
 
-/// One recorded step as the robot saw it: raw units, images upright as the policy expects them.
-struct Frame {
-  std::vector<Image> images;  ///< in the order of the dataset's camera_names()
-  std::vector<float> state;   ///< raw robot dims
-};
-
 /// Actions, one row per control step: [steps][action_dim], robot units.
 using RobotActions = std::vector<std::vector<float>>;
 
@@ -49,10 +43,11 @@ class EpisodeFile {
   virtual const std::vector<std::string>& camera_names() const = 0;
   virtual std::int64_t state_dim() const = 0;
   virtual std::int64_t action_dim() const = 0;
-  /// The frame of pair `step`; `cameras` selects by index into camera_names(). Throws UsageError where there
-  /// is no such episode, step or camera, CorruptError where the frame is damaged.
-  virtual Frame frame(std::int64_t episode, std::int64_t step,
-                      const std::vector<std::size_t>& cameras) const = 0;
+  /// The images of pair `step`, upright as the policy expects them; `cameras` selects by index into
+  /// camera_names(). Throws UsageError where there is no such episode, step or camera, CorruptError where the
+  /// frame is damaged.
+  virtual std::vector<Image> frame(std::int64_t episode, std::int64_t step,
+                                   const std::vector<std::size_t>& cameras) const = 0;
   /// Raw state [length][state_dim] and actions [length][action_dim] of a whole episode (small; read once).
   virtual const std::vector<std::vector<float>>& states(std::int64_t episode) const = 0;
   virtual const RobotActions& actions(std::int64_t episode) const = 0;

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "shallowpi/data/dataset.h"
@@ -53,11 +52,14 @@ class Dataset {
   std::vector<Source> sources_;
 };
 
-/// Opens every file that the patterns match, each with its pattern's weight. `format` is "auto", "libero" or
-/// "aloha". Throws UsageError where a pattern matches nothing or two match the same file, and what the
-/// readers throw; where they refuse several files, one Error that lists those.
-Dataset open_dataset(const std::vector<std::pair<std::string, double>>& patterns_and_weights,
-                     const std::string& format, const LiberoOptions& options = {});
+/// Opens every file that the patterns match, each with its pattern's weight. Throws UsageError where a
+/// pattern matches nothing or two match the same file, and what the readers throw; where they refuse several
+/// files, one Error that lists those.
+Dataset open_dataset(const std::vector<DataFile>& files, DataFormat format,
+                     const LiberoOptions& options = {});
+
+/// A seed that depends on the sample and `seed` alone.
+std::uint64_t sample_seed(const Dataset::Sample& sample, std::uint64_t seed);
 
 /// `count` of the samples, evenly spread over the list (all where count is 0 or not smaller).
 std::vector<Dataset::Sample> spread_samples(const std::vector<Dataset::Sample>& samples, std::int64_t count);

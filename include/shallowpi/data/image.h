@@ -2,11 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/data/dataset.h"
-#include "shallowpi/data/random.h"
 
 namespace shallowpi {
 
@@ -25,11 +25,6 @@ struct ImageJob {
 };
 /// image_to_float for a robot's cameras, one thread each: they wait for the slowest, not for the sum.
 void images_to_float(const std::vector<ImageJob>& jobs, std::int64_t size, ResizeMode mode);
-
-/// openpi's training augmentation on a float [3, size, size] image in [-1, 1], in place; drawn
-/// anew per sample: crop 95 % and rotate by U(-5, 5) degrees (not for wrist cameras), then
-/// brightness, contrast and saturation.
-void augment(float* image_cyx, std::int64_t size, bool is_wrist, Random& random);
 
 /// Decodes a JPEG (RGB out). Throws CorruptError; `where` names the frame.
 Image decode_jpeg(const std::uint8_t* bytes, std::size_t size, std::string_view where);

@@ -18,9 +18,11 @@ void unnormalize(const FeatureStats& stats, NormMode mode, std::vector<float>& v
 /// Throws UsageError where the statistics lack what `mode` needs, have another width than the data (32, as
 /// old openpi files are padded, will do), or a reversed range in one of the first `width` dims.
 void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, std::string_view what);
-/// For training: throws UsageError where one of the first `width` dims has no range at all. A policy trained
-/// with such statistics still runs (some of openpi's have them): that action is then always its mean.
-void check_ranges(const FeatureStats& stats, NormMode mode, std::size_t width, std::string_view what);
+/// The dims that never changed: what `mode` divides by is 0.
+std::vector<std::size_t> dims_without_range(const FeatureStats& stats, NormMode mode);
+/// For training: throws UsageError where a dim has no range at all. A policy trained with such statistics
+/// still runs (some of openpi's have them): that action is then always its mean.
+void check_ranges(const FeatureStats& stats, NormMode mode, std::string_view what);
 /// Sentences on dims that are nearly constant (normalised values would explode); empty where all is well.
 std::vector<std::string> stats_warnings(const NormStats& stats, NormMode mode);
 

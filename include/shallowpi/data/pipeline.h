@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "shallowpi/base/norm_stats.h"
@@ -14,6 +15,10 @@
 #include "shallowpi/data/tokenizer.h"
 
 namespace shallowpi {
+
+/// The sample as the robot would have sent it, with those of `cameras` that its file has.
+RobotObservation robot_observation(const Dataset& dataset, const Dataset::Sample& sample,
+                                   const std::vector<std::string>& cameras);
 
 /// What training changes in what the policy sees, drawn anew for each sample; the action labels stay.
 struct Augmentation {
@@ -51,16 +56,12 @@ class SamplePipeline {
   RobotActions to_robot(const torch::Tensor& actions_hd, const std::vector<float>& raw_state) const {
     return transform_.to_robot(actions_hd, raw_state);
   }
-  /// The sample as the robot would have sent it.
-  RobotObservation robot_observation(const Dataset::Sample& sample) const;
 
  private:
   void augment_images(std::uint64_t seed, Observation& observation) const;
 
   const Dataset* dataset_;
   PolicyTransform transform_;
-  // Per source, its index of each camera in spec().image_keys.
-  std::vector<std::vector<std::size_t>> cameras_;
 };
 
 }  // namespace shallowpi

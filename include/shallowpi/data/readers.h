@@ -1,11 +1,27 @@
 // Opens demonstration files as EpisodeFile: LIBERO's and ALOHA's HDF5 layouts.
 #pragma once
 
+#include <filesystem>
 #include <memory>
+#include <string>
 
+#include "shallowpi/base/enum_names.h"
 #include "shallowpi/data/dataset.h"
 
 namespace shallowpi {
+
+enum class DataFormat { kAuto, kLibero, kAloha };
+template <>
+inline constexpr auto kEnumNames<DataFormat> = std::to_array<EnumName<DataFormat>>({
+    {DataFormat::kAuto, "auto"},
+    {DataFormat::kLibero, "libero"},
+    {DataFormat::kAloha, "aloha"},
+});
+
+struct DataFile {
+  std::string path;     ///< glob
+  double weight = 1.0;  ///< sampling weight of each of its frames
+};
 
 struct LiberoOptions {
   /// Raw LIBERO files store obs[j] *after* actions[j], so obs[j] is paired with actions[j + 1]; regenerated
@@ -30,7 +46,7 @@ std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path,
 /// `task` attribute, else is empty.
 std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path);
 
-/// Which layout a file has, by its groups: "libero" or "aloha". Throws CorruptError where it is neither.
-std::string detect_layout(const std::filesystem::path& path);
+/// Which layout a file has, by its groups. Throws CorruptError where it is neither.
+DataFormat detect_layout(const std::filesystem::path& path);
 
 }  // namespace shallowpi

@@ -41,10 +41,9 @@ std::filesystem::path find_tokenizer(const std::string& explicit_path,
 /// policy state (read by the pi05_state modes).
 std::vector<std::string> prompt_parts(const PolicySpec& spec, const std::string& text,
                                       const std::vector<float>& state);
-/// Prompt ids of prompt_parts, bos first, at most spec.max_token_len (cut on the right, `truncated` set).
+/// All ids of prompt_parts, bos first, also beyond spec.max_token_len.
 std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const PolicySpec& spec,
-                                        const std::string& text, const std::vector<float>& state,
-                                        bool* truncated = nullptr);
+                                        const std::string& text, const std::vector<float>& state);
 
 /// openpi's 256 bins over [-1, 1]: floor((x + 1) * 128) clamped to [-1, 255], so -1 is "below the range".
 std::int64_t state_bin(double value);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "shallowpi/base/policy_spec.h"
+#include "shallowpi/data/readers.h"
 #include "shallowpi/model/config.h"
 #include "shallowpi/model/layer_map.h"
 
@@ -38,14 +39,6 @@ inline constexpr auto kEnumNames<LossDims> = std::to_array<EnumName<LossDims>>({
     {LossDims::kReal, "real"},
 });
 
-enum class DataFormat { kAuto, kLibero, kAloha };
-template <>
-inline constexpr auto kEnumNames<DataFormat> = std::to_array<EnumName<DataFormat>>({
-    {DataFormat::kAuto, "auto"},
-    {DataFormat::kLibero, "libero"},
-    {DataFormat::kAloha, "aloha"},
-});
-
 enum class LiberoAlignment { kRaw, kAligned };
 template <>
 inline constexpr auto kEnumNames<LiberoAlignment> = std::to_array<EnumName<LiberoAlignment>>({
@@ -64,11 +57,6 @@ struct StudentConfig {
   LayerMapRule layer_map = LayerMapRule::kUniform;
   std::vector<std::int64_t> layer_list;  ///< explicit list; wins over layer_map
   PolicyConfig architecture;             ///< from scratch: only where neither teacher nor checkpoint is given
-};
-
-struct DataFile {
-  std::string path;     ///< glob
-  double weight = 1.0;  ///< sampling weight of each of its frames
 };
 
 inline constexpr std::string_view kComputeStats = "compute";  ///< of data.norm_stats

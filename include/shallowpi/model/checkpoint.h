@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "shallowpi/base/files.h"
+#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/norm_stats.h"
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/safetensors.h"
@@ -15,6 +15,9 @@
 #include "shallowpi/model/policy.h"
 
 namespace shallowpi {
+
+/// The folder within one of ours with what its training run needs to go on; of no use to a policy.
+inline constexpr const char* kTrainingState = "training_state";
 
 enum class CheckpointFormat { kShallowPi, kOpenpi, kLeRobot };
 
@@ -42,6 +45,9 @@ struct CheckpointInfo {
 CheckpointInfo read_checkpoint_info(const std::filesystem::path& folder,
                                     std::optional<std::int64_t> horizon = {});
 
+/// How many action steps a chunk has, where a folder does not say it.
+inline constexpr const char* kUsualHorizons = "LIBERO policies of pi0.5 have 10, most others 50";
+
 /// "FOLDER does not say how many action steps a chunk has (what most policies have)": the beginning of the
 /// messages where horizon_known is false.
 std::string unknown_horizon(const CheckpointInfo& info);
@@ -54,8 +60,7 @@ std::string how_to_add_stats(const CheckpointInfo& info);
 
 enum class FilesState { kIntact, kWithoutTrainingState, kNoManifest };
 /// Compares the files with the folder's manifest.json, which exports have too. Its training_state/ may be
-/// missing as a whole, or be left unchecked: it is of no use to a policy. Throws CorruptError where a file is
-/// not what the manifest says.
+/// missing as a whole, or be left unchecked. Throws CorruptError where a file is not what the manifest says.
 FilesState verify_files(const CheckpointInfo& info, OptionalFiles training_state = OptionalFiles::kChecked);
 
 /// Tensor names of a file mapped to openpi's: an optional leading `model.` is stripped and the tied twin

@@ -48,6 +48,7 @@ struct ExpectedTensor {
   bool keep_float32 = false;  ///< stays fp32 in a bf16 model: norms, adaRMS dense, embeddings of patches and
                               ///< positions, projections
   bool dead = false;  ///< in the file, but no output depends on it: not trained, copied from the teacher
+  std::int64_t size() const;  ///< elements
 };
 
 /// Every tensor of an openpi file with these sizes, by openpi's name.
