@@ -29,7 +29,7 @@ measure() {
   local name=$1 model=$2 horizon=50
   [[ $model == pi05 ]] && horizon=10
   "$build/bin/shallowpi-infer" bench --random-weights --model "$model" --size "$size" --device "$device" \
-    --dtype bfloat16 --horizon "$horizon" --iterations "${ITERATIONS:-100}" --warmup 3 --compare "${@:3}" \
+    --dtype bfloat16 --horizon "$horizon" --iterations "${ITERATIONS:-100}" --warmup 3 "${@:3}" \
     --json "$out/$name.json" | tee "$out/$name.txt"
   if python3 -c 'import matplotlib' 2>/dev/null; then
     scripts/plot_bench.py "$out/$name.json" "$out/$name.png"
@@ -41,7 +41,7 @@ measure() {
 for model in pi0 pi05; do
   for variant in "${variants[@]}"; do
     # shellcheck disable=SC2086  # the variant is an engine and options
-    measure "$model-${variant// --/-}" "$model" --engine $variant --sweep layers=4,6,9,18
+    measure "$model-${variant// --/-}" "$model" --engine $variant --compare --sweep layers=4,6,9,18
   done
 done
 measure pi05-vision-tokens pi05 --sweep layers=6,18 --sweep "vision-tokens=$vision_tokens"

@@ -7,7 +7,7 @@
 
 Objects stand where the task's own distribution puts them, then displaced by up to --displace metres; the official
 initial states are never used. What is executed is disturbed, what is recorded is the expert's clean action (DART).
-A demonstration depends on its number and the settings alone, so that the same command after an interruption collects
+A demonstration depends on its number and the settings (and the policy) alone, so that the same command after an interruption collects
 what is missing, and a larger --episodes adds to what is there. Only successful episodes are kept.
 """
 import argparse
@@ -48,8 +48,11 @@ class Policy:
     """What answers at ws://HOST:PORT to openpi's protocol; with `shallowpi-infer serve`, from the noise that we draw."""
 
     def __init__(self, url):
-        from openpi_client.websocket_client_policy import WebsocketClientPolicy
-        from websockets.exceptions import WebSocketException
+        try:
+            from openpi_client.websocket_client_policy import WebsocketClientPolicy
+            from websockets.exceptions import WebSocketException
+        except ImportError as error:
+            raise PolicyFailed(f"--policy needs openpi-client ({error}): use the python of scripts/setup_libero.sh")
         self.url, self.errors = url, (OSError, WebSocketException, RuntimeError)  # the last: openpi's, for a server's answer
         try:
             self.client = WebsocketClientPolicy(url)
@@ -74,11 +77,11 @@ class Policy:
 class Simulator:
     """One task's environment at a time, in this process."""
 
-    def __init__(self, suite, policy=None):
+    def __init__(self, suite, policy_url=None):
         from libero_expert import CLOSED, Expert, Unreachable  # needs the simulator's packages
         self.CLOSED, self.Expert, self.Unreachable = CLOSED, Expert, Unreachable
         self.worker = simulator.Environment()
-        self.suite, self.policy = suite, policy
+        self.suite, self.policy_url, self.policy = suite, policy_url, None
 
     def start(self, task, seed, init=None):
         """Resets: the official initial state `init`, or placements drawn with the seed."""
@@ -89,6 +92,7 @@ class Simulator:
         self.env.env.hard_reset = init is None  # a soft one is faster, but equal only to 1e-5
         self.env.seed(seed)
         self.env.reset()
+        self.env.env.ignore_done = True  # otherwise it refuses to go on after 1000 steps, led ones included
         if init is not None:
             self.env.set_init_state(self.worker.init_states[init])
 
@@ -167,6 +171,7 @@ class Simulator:
     def is_led(self, language, rng):
         """Lets the policy act for a while, unrecorded; False where it has succeeded already. A long while is left to those
         episodes only in which it does not succeed."""
+        self.policy = self.policy or Policy(self.policy_url)
         obs = self.execute(simulator.SETTLE_ACTION, render=True)
         for _ in range(0, int(rng.integers(MAX_STEPS[self.suite])), REPLAN):
             actions = self.policy.actions(obs, language, rng)
@@ -185,7 +190,7 @@ class Simulator:
         self.settle()
         if args.start:
             self.start_pose(expert, rng, args.start)
-        if self.policy is not None:
+        if self.policy_url:
             if not self.is_led(self.worker.suite(self.suite).get_task(task).language, rng):
                 return None
         elif rng.random() < args.missed:
@@ -247,7 +252,7 @@ worker_simulator, worker_args = None, None
 
 def start_worker(args):
     global worker_simulator, worker_args
-    worker_simulator, worker_args = Simulator(args.suite, args.policy and Policy(args.policy)), args
+    worker_simulator, worker_args = Simulator(args.suite, args.policy), args
 
 
 def start_pool_worker(args):
@@ -293,8 +298,7 @@ def collect(args, tasks, names):
     if args.out is None:
         sys.exit("error: --out is missing: the folder for the demonstrations")
     settings = {name: getattr(args, name) for name in ("suite", "seed", "displace", "start", "missed", "disturb", "render_every")}
-    if args.policy:
-        settings["policy"] = Policy(args.policy).metadata.get("fingerprint", args.policy)
+    settings["policy"] = Policy(args.policy).metadata.get("fingerprint", args.policy) if args.policy else None
     if problem := claim_folder(args.out, settings):
         sys.exit(f"error: {problem}")
     files = {task: TaskFile(args.out, names[task]) for task in tasks}

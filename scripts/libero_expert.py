@@ -199,8 +199,10 @@ class Expert:
         return "plate" not in name and owner is not None and not closed
 
     def plan(self):
-        for predicate, name, target in self.goals:
-            yield from self.pick_and_place(name, target, predicate)
+        for goal in self.goals:
+            if not self.scene.env._eval_predicate(goal):
+                predicate, name, target = goal
+                yield from self.pick_and_place(name, target, predicate)
 
     def pick_and_place(self, name, target, predicate):
         failed = []

@@ -41,13 +41,15 @@ collect() {
 
 # collect_led ROUND EPISODES POLICY: more of each task, which begin where that policy has led.
 collect_led() {
-  local url pid
+  local url pid failed=0
   coproc server { exec $infer serve --checkpoint "$3" --threads 1 --port 0 --quiet; }
   pid=$server_PID
   read -r _ _ url <&"${server[0]}"   # listening on ws://...
-  collect_demos --episodes "$2" --tasks $tasks --seed $((1000 + 1000 * $1)) --policy "$url" --out "${demos}_led/round$1"
+  collect_demos --episodes "$2" --tasks $tasks --seed $((1000 + 1000 * $1)) --policy "$url" \
+    --out "${demos}_led/round$1" || failed=$?
   kill "$pid"
   wait "$pid" || true
+  return $failed
 }
 
 collect_demos() {
@@ -155,7 +157,8 @@ list_cells() {
     episodes=$(wanted_episodes "$cell")
     printf '%-24s %4d episodes, about %2d min on two cores\n' "$cell" "$episodes" $((episodes * 4 / 60))
   done
-  echo "before the first of each: demonstrations 25 min, the teacher 32 to 55 min and its choice 7 min, a student 8 to 25 min"
+  echo "before the first of each: demonstrations 50 min, the teacher's three parts 65 to 110 min, choosing their checkpoints 20 min,"
+  echo "a student 8 to 25 min"
 }
 
 # Each condition's cells against its teacher's; those of all latencies against the teacher's with its own.

@@ -242,13 +242,18 @@ TEST(SamplePipeline, WritesTheNormalisedStateIntoThePrompt) {
   const Dataset dataset = fake_dataset();
   PolicySpec spec = fake_spec();
   spec.prompt_mode = PromptMode::kPi05State;
-  const SamplePipeline pipeline(dataset, spec, identity_stats(), tokenizer(), kVocab);
-  const torch::Tensor tokens = pipeline.make_batch({{0, 0, 4}}).observation.tokens_bt[0];
+  const auto tokens = [&] {
+    const SamplePipeline pipeline(dataset, spec, identity_stats(), tokenizer(), kVocab);
+    return pipeline.make_batch({{0, 0, 4}}).observation.tokens_bt[0];
+  };
   // (0 + 4/128, + 1/8192, + 2/8192): all in bin 128 + 4.
   std::vector<std::int64_t> expected =
       tokenizer()->encode("Task: pick up the milk, State: 132 132 132;\nAction: ");
   expected.insert(expected.begin(), 2);
-  EXPECT_TRUE(tokens.equal(torch::tensor(expected)));
+  EXPECT_TRUE(tokens().equal(torch::tensor(expected)));
+  expected.resize(expected.size() - 5);  // in training it is cut, too
+  spec.max_token_len = std::ssize(expected);
+  EXPECT_TRUE(tokens().equal(torch::tensor(expected)));
 }
 
 TEST(SamplePipeline, UsesTheDefaultPromptWhereTheDataHasNone) {
