@@ -188,7 +188,7 @@ COLLECTOR = """
 import pathlib, sys, time, types
 sys.path.insert(0, sys.argv[1])
 import collect_libero_demos as collector
-collector.Simulator = lambda suite: None
+collector.Simulator = lambda suite, policy: None
 
 def episode(folder):
     pathlib.Path(folder, "begun").touch()
@@ -196,7 +196,7 @@ def episode(folder):
     pathlib.Path(folder, "kept").touch()
 
 if __name__ == "__main__":
-    list(collector.run(episode, [sys.argv[2]], types.SimpleNamespace(workers=1, suite="libero_object")))
+    list(collector.run(episode, [sys.argv[2]], types.SimpleNamespace(workers=1, suite="libero_object", policy=None)))
 """
 
 
