@@ -80,7 +80,7 @@ class CollectDemos(unittest.TestCase):
             self.assertGreater(changed[1::2].mean(), 0.9, name)
 
     def test_where_a_policy_has_led(self):
-        options = ("--suite", "libero_object", "--tasks", "6", "--episodes", "1", "--render-every", "50", "--seed", "3")
+        options = ("--suite", "libero_object", "--tasks", "6", "--episodes", "1", "--render-every", "50", "--seed", "6")
         with Server([*SERVE, "--port", "0"]) as server:
             self.collect(*options, "--policy", server.url)
             first = self.out.with_name(self.out.name + "-first")
@@ -90,7 +90,7 @@ class CollectDemos(unittest.TestCase):
         with h5py.File(first / BUTTER) as one, h5py.File(self.out / BUTTER) as other:
             one, other = one["data/demo_0"], other["data/demo_0"]
             np.testing.assert_array_equal(one["states"][:], other["states"][:])
-            self.assertGreater(one["states"][0, 0], 1.0)  # s that the policy has acted for
+            self.assertGreater(one["states"][0, 0], 3.0)  # s; settling and walking to the start take 2 at most
             self.assertEqual(one["actions"][-1, 6], -1)
         self.assertIn("shallowpi-infer serve", self.collect(*options, "--policy", server.url, fails=True))
 
