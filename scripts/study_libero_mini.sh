@@ -75,7 +75,7 @@ train() { $distill --config "configs/libero_mini/$1.yaml" "${@:2}"; }
 # refine NAME: trains $model on with all demonstrations that there are.
 refine() {
   train teacher student.checkpoint="$model" output_dir="$runs/$1"
-  choose "$1" 002000 003000 004000
+  choose "$1" 003000 004000
 }
 
 # Makes a model if it is not there; sets $model to its folder.
