@@ -6,7 +6,7 @@
 #   full-size    3.3 B parameters: load, run, make a student (24 GiB, 13 GB disk) about 15 min
 #   serve        64 clients x 1000 requests, 200 half-open connections             about 5 min
 #   autobahn     websocket conformance; needs a python2.7 (PYTHON2=...)            about 5 min
-#   simulators   kill -9 of LIBERO simulators during an evaluation of 20 episodes   about 15 min
+#   simulators   kill -9 of LIBERO simulators during an evaluation of 100 episodes   about 15 min
 #   damaged-hdf5 10,000 damaged demonstration files                               about 10 min
 #   fuzz         10 million inputs for each parser of bytes from outside (clang)   hours; FUZZ_RUNS=100000 for less
 #   aarch64      cross build and unit tests under qemu (Debian 12)                 about 60 min
