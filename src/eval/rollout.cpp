@@ -1,5 +1,7 @@
 #include "shallowpi/eval/rollout.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <deque>
 #include <iostream>
@@ -98,7 +100,7 @@ class Rollout {
     results_.settings = settings_.json();
     results_.machine = {{"version", version_text()},
                         {"workers", options.workers},
-                        {"threads", torch::get_num_threads()},
+                        {"threads", at::get_num_threads()},
                         {"device", options.network.device.str()}};
     resume_from(results_file(), results_);
     const std::string python = find_simulator_python(options.python);
