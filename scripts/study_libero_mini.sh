@@ -72,10 +72,13 @@ choose() {
 
 train() { $distill --config "configs/libero_mini/$1.yaml" "${@:2}"; }
 
-# refine NAME: trains $model on with all demonstrations that there are.
+# refine NAME BASE ROUND EPISODES: trains BASE on, with so many demonstrations more of each task, which it leads into.
 refine() {
-  train teacher student.checkpoint="$model" output_dir="$runs/$1"
-  choose "$1" 003000 004000
+  [ -e "$runs/$1/chosen" ] || {
+    make_model "$2"; collect_led "$3" "$4" "$model"
+    train teacher student.checkpoint="$model" output_dir="$runs/$1"; choose "$1" 003000 004000
+  }
+  model=$runs/$1/chosen
 }
 
 # Makes a model if it is not there; sets $model to its folder.
@@ -85,14 +88,8 @@ make_model() {
       model=$runs/$1/chosen
       [ -e "$model" ] || { collect; train "$1"; choose "$1" 004500 006000 007500; }
       ;;
-    teacher_round1)
-      [ -e "$runs/$1/chosen" ] || { make_model teacher_first; collect_led 1 50 "$model"; refine "$1"; }
-      model=$runs/$1/chosen
-      ;;
-    teacher)
-      [ -e "$runs/$1/chosen" ] || { make_model teacher_round1; collect_led 2 30 "$model"; refine "$1"; }
-      model=$runs/$1/chosen
-      ;;
+    teacher_round1) refine "$1" teacher_first 1 50 ;;
+    teacher) refine "$1" teacher_round1 2 30 ;;
     l6 | l6_task | l9) make_model teacher; model=$runs/$1/last; train "$1" ;;
     l6_seed2) make_model teacher; model=$runs/$1/last; train l6 seed=8 output_dir="$runs/$1" ;;
     skip_uniform) skip_layers "$1" uniform ;;

@@ -58,7 +58,8 @@ void Episode::take_answer(SimulatorAnswer answer) {
   const std::vector<double> state = state_of(last_.json);
   add_to_trace({reinterpret_cast<const char*>(state.data()), state.size() * sizeof(double)});
   if (!started_) record_.perturbation = json_get<Json>(last_.json, "perturbation", kWhere);
-  record_.perturbation[started_ ? "at_end" : "at_start"] = json_get_or<Json>(last_.json, "offsets", Json::object(), kWhere);
+  record_.perturbation[started_ ? "at_end" : "at_start"] =
+      json_get_or<Json>(last_.json, "offsets", Json::object(), kWhere);
   if (!started_) {
     started_ = true;
     ask(0);
