@@ -3,7 +3,7 @@
 #   --tests, --benchmarks   build those too, --tests both (default: the three programs only)
 #   --cuda, --cpu           which LibTorch; default: CUDA where both nvcc and an NVIDIA driver are present
 #   --no-install            install nothing; only say what is missing
-# CXX=g++ chooses the compiler (default: clang-19 where it is packaged, which halves the time; else g++).
+# CXX=g++ chooses the compiler of a new build folder (default: clang-19 where it is packaged, which halves the time; else g++).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 tests=0 benchmarks=0 variant=cpu
 if command -v nvcc >/dev/null && command -v nvidia-smi >/dev/null; then variant=cuda; fi

@@ -418,6 +418,8 @@ def main():
         sys.exit(f"error: {error}")
     suite = benchmark.get_benchmark(args.suite)()
     tasks = parse_tasks(args.tasks, suite.n_tasks)
+    if args.check and args.episodes > (most := min(len(suite.get_task_init_states(task)) for task in tasks)):
+        sys.exit(f"error: --episodes {args.episodes}: --check plays official initial states, of which there are {most}")
     names = {task: suite.get_task(task).name for task in tasks}
     try:
         (check if args.check else collect)(args, tasks, names)

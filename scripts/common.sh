@@ -1,5 +1,6 @@
 # Shared by the scripts in this folder: what they install, where, and how they say so. Source it.
 set -euo pipefail
+shopt -s inherit_errexit
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/shallowpi
 install=1  # --no-install sets 0: only check and say what is missing
@@ -16,7 +17,7 @@ if grep -qs 'VERSION_ID="22.04"' /etc/os-release; then
   build_packages=${build_packages/libmsgpack-cxx-dev/libmsgpack-dev}
 fi
 test_packages="libgtest-dev ffmpeg"
-libero_packages="libosmesa6 libegl1 libgl1-mesa-dri libgl1 libgles2 libglib2.0-0"
+libero_packages="libosmesa6 libegl1 libgl1-mesa-dri libgl1 libgles2 libglib2.0-0 ffmpeg"
 
 # LibTorch's headers compile in half the time with a recent clang. CXX overrides.
 clang=clang-19

@@ -225,10 +225,16 @@ class VideoReader:
             yield np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
 
 
-def png_frames(dataset, column):
-    for cell in column.to_pylist():
-        data = cell["bytes"] if cell["bytes"] is not None else (dataset.root / cell["path"]).read_bytes()
-        yield np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+def png_frames(dataset, key, column, shape):
+    for index, cell in enumerate(column.to_pylist()):
+        try:
+            data = cell["bytes"] if cell["bytes"] is not None else (dataset.root / cell["path"]).read_bytes()
+            frame = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        except OSError as error:
+            fail(f"{key}, frame {index}: cannot be read: {error}")
+        if frame.shape[:2] != shape:
+            fail(f"{key}, frame {index}: is {frame.shape[1]} x {frame.shape[0]}, but meta/info.json says {shape[1]} x {shape[0]}")
+        yield frame
 
 
 def table(rows, keys, episode, most):
@@ -278,7 +284,7 @@ def write_episode(out, dataset, episode, args, keys, cameras, readers):
             path, first = dataset.video(key, episode)
             frames = readers[key].frames(path, first, rows.num_rows)
         else:
-            frames = png_frames(dataset, rows[key])
+            frames = png_frames(dataset, key, rows[key], (height, width))
         as_jpeg = args.frames == "jpeg" or (args.frames == "auto" and kind == "video")
         write_frames(images, name, frames, rows.num_rows, (height, width), as_jpeg)
     return rows.num_rows
@@ -290,7 +296,7 @@ def parse_episodes(text, available):
     chosen = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        if not first.isdigit() or (last and not (last.isdigit() and int(first) <= int(last))):
             fail(f"--episodes {text}: expected numbers and ranges such as 0-9,12")
         chosen.update(range(int(first), int(last or first) + 1))
     if missing := sorted(chosen - set(available)):

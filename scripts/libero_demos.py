@@ -1,4 +1,5 @@
 """Demonstrations in LIBERO's HDF5 layout, and what collecting them draws at random. Needs no simulator."""
+import fcntl
 import glob
 import json
 import os
@@ -186,8 +187,16 @@ class TaskFile:
 
 
 def claim_folder(out, settings, kind="collection"):
-    """Writes `settings` to OUT/KIND.json. Returns what is wrong where other settings are there already, or None."""
+    """Keeps other processes out of the folder until this one ends, and writes `settings` to OUT/KIND.json. Returns what is
+    wrong where another process is at work or other settings are there already, or None."""
+    global lock
     path = pathlib.Path(out) / f"{kind}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = open(path.with_name(".lock"), "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return f"another {kind} is under way in {out}"
     if not path.exists():
         with Replaced(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")

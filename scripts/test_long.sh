@@ -57,9 +57,8 @@ for part in "${parts[@]}"; do
       ;;
     full-size)
       cmake --build --preset release --target full_size_check
-      scratch=$(mktemp -d)
+      scratch=$(mktemp -d); trap 'rm -rf "$scratch"' EXIT
       for kind in pi0 pi05; do build/bin/full_size_check $kind "$scratch"; rm -rf "${scratch:?}"/*; done
-      rm -rf "$scratch"
       ;;
     serve) "$python_env_bin/python" tests/integration/serve_load.py build/bin/fake_policy_server ;;
     autobahn)

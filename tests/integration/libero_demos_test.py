@@ -182,6 +182,12 @@ class Files(unittest.TestCase):
         self.assertIsNone(claim_folder(self.out, {"seed": 0, "disturb": 0.18}))
         self.assertIn("seed 0, not 1", claim_folder(self.out, {"seed": 1, "disturb": 0.18}))
 
+    def test_folder_of_two_processes(self):
+        self.assertIsNone(claim_folder(self.out, {"seed": 0}))
+        other = "import sys; sys.path.insert(0, sys.argv[1]); from libero_demos import claim_folder; print(claim_folder(sys.argv[2], {'seed': 0}))"
+        said = subprocess.run([sys.executable, "-c", other, PROJECT / "scripts", self.out], check=True, capture_output=True, text=True)
+        self.assertIn(f"another collection is under way in {self.out}", said.stdout)
+
 
 # An episode of a second, without the simulator.
 COLLECTOR = """
