@@ -56,14 +56,7 @@ void check_constant_dims(const Dataset& dataset, PolicySpec spec, const NormStat
   if (state_dims.empty() && action_dims.empty()) return;
   // Each action is the first of a chunk: but relative ones differ from chunk to chunk, and frames that repeat
   // begin none.
-  const auto repeats = [](const Dataset::Source& source) {
-    const auto& episodes = source.file->episodes();
-    return std::any_of(episodes.begin(), episodes.end(),
-                       [](const auto& episode) { return !episode.repeats.empty(); });
-  };
-  if (spec.robot.delta_mask.empty() &&
-      std::none_of(dataset.sources().begin(), dataset.sources().end(), repeats))
-    spec.horizon = 1;
+  if (spec.robot.delta_mask.empty() && !repeats_images(dataset)) spec.horizon = 1;
   for (const Dataset::Sample& sample : dataset.split(0, 0).train) {
     const auto check = [&](const FeatureStats& of, const std::vector<std::size_t>& dims, const char* what,
                            const std::vector<float>& values) {
@@ -111,6 +104,14 @@ RobotObservation robot_observation(const Dataset& dataset, const Dataset::Sample
   observation.state = dataset.state(sample);
   observation.prompt = file.episodes()[sample.episode].prompt_at(sample.step);
   return observation;
+}
+
+bool repeats_images(const Dataset& dataset) {
+  return std::any_of(dataset.sources().begin(), dataset.sources().end(), [](const Dataset::Source& source) {
+    const auto& episodes = source.file->episodes();
+    return std::any_of(episodes.begin(), episodes.end(),
+                       [](const auto& episode) { return !episode.repeats.empty(); });
+  });
 }
 
 SamplePipeline::SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStats stats,

@@ -196,6 +196,10 @@ void run_simulate_loop(const SimulateLoopOptions& options) {
                                        options);
     spec = runner->spec();
     check_robot(dataset, spec);
+    if (repeats_images(dataset))
+      log::warning(
+          "these demonstrations repeat images (collect_libero_demos.py --render-every): "
+          "the policy often sees older ones than a robot would show it");
     policy = [runner](const Dataset::Sample& sample, const RobotActions& prefix) {
       return runner->answer(sample, prefix);
     };

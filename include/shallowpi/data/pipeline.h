@@ -20,6 +20,9 @@ namespace shallowpi {
 RobotObservation robot_observation(const Dataset& dataset, const Dataset::Sample& sample,
                                    const std::vector<std::string>& cameras);
 
+/// Whether there are steps that have the images of the step before them (`EpisodeInfo::repeats`).
+bool repeats_images(const Dataset& dataset);
+
 /// What training changes in what the policy sees, drawn anew for each sample; the action labels stay.
 struct Augmentation {
   std::uint64_t seed = 0;
