@@ -92,7 +92,6 @@ class Simulator:
         self.env.env.hard_reset = init is None  # a soft one is faster, but equal only to 1e-5
         self.env.seed(seed)
         self.env.reset()
-        self.env.env.ignore_done = True  # otherwise it refuses to go on after 1000 steps, led ones included
         if init is not None:
             self.env.set_init_state(self.worker.init_states[init])
 

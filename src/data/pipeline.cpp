@@ -140,17 +140,20 @@ TrainingBatch SamplePipeline::make_batch(const std::vector<Dataset::Sample>& sam
   if (samples.empty()) throw UsageError("a batch needs at least one sample");
   const auto batch_size = static_cast<std::int64_t>(samples.size());
   TrainingBatch batch;
+  std::vector<std::vector<float>> states(
+      samples.size());  // as the policy sees them: relative actions start there
   batch.observation = transform_.prepare(batch_size, [&](std::int64_t position) {
     RobotObservation observation = robot_observation(*dataset_, samples[position], spec().image_keys);
     if (augmentation) add_noise(*augmentation, position, observation.state);
+    states[position] = observation.state;
     return observation;
   });
   const std::int64_t width = spec().action_width;
   batch.actions_bhd = torch::empty({batch_size, spec().horizon, width}, torch::kFloat32);
   float* action_row = batch.actions_bhd.data_ptr<float>();
-  for (const Dataset::Sample& sample : samples) {
-    const RobotActions actions = policy_actions(
-        spec(), stats().actions, dataset_->chunk(sample, spec().horizon), dataset_->state(sample));
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    const RobotActions actions =
+        policy_actions(spec(), stats().actions, dataset_->chunk(samples[i], spec().horizon), states[i]);
     for (const std::vector<float>& action : actions) {
       write_padded(action, action_row, width);
       action_row += width;

@@ -30,7 +30,6 @@ struct StartPoint {
 // `instead`: what to do where the values shall stay as they are now.
 void check_same_config(const fs::path& old_config, const ResolvedConfig& resolved, const std::string& whose,
                        const std::string& instead) {
-  if (!fs::exists(old_config)) return;
   // Loaded, so that keys which the program that wrote it did not have get their defaults.
   const auto differences = config_differences(load_distill_config(old_config, {}, ConfigUse::kAny), resolved);
   if (!differences.empty())
@@ -106,11 +105,13 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
     return {};
   }
   if (has_checkpoints) {
-    check_same_config(run_folder / kConfigFile, resolved, run_folder.string(), "choose another output_dir");
     const auto newest = newest_valid_checkpoint(run_folder);
     if (!newest)
       throw CorruptError(
           str("none of the checkpoints in ", run_folder.string(), " is intact; choose another output_dir"));
+    fs::path config = run_folder / kConfigFile;
+    if (!fs::exists(config)) config = newest->folder / kTrainingState / kConfigFile;
+    check_same_config(config, resolved, run_folder.string(), "choose another output_dir");
     if (resume != "auto" && !fs::equivalent(given_checkpoint(resume), newest->folder))
       log::warning("--resume ", resume, " is not used: ", run_folder.string(), " has checkpoints of its own");
     return start_point(newest->folder);
@@ -219,6 +220,9 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   setup.resolved = with_absolute_paths(resolved);  // of what is saved; messages name paths as they were given
   const std::vector<TrainingModels> models = load_models(setup);
   if (!folder) folder = std::make_unique<RunFolder>(path);
+  if (!is_own && !run_checkpoints(path).empty())
+    throw UsageError(
+        str("output_dir: another process has trained in ", path.string(), " meanwhile; run again to go on"));
   write_file_atomically(path / kConfigFile, dump_config(setup.resolved));
   if (is_adopted) write_file_atomically(path / kMetricsFile, adopted_metrics);
   Trainer trainer(std::move(setup), models, *folder, start.checkpoint, run.quiet);

@@ -92,11 +92,13 @@ void choose_data(TrainingSetup& setup) {
   setup.split = setup.dataset->split(setup.config().data.held_out_fraction, setup.config().seed);
 }
 
-/// A base checkpoint that goes on learning on another robot: its statistics are not this robot's. A student
-/// must keep its teacher's.
+/// A base checkpoint that goes on learning on another robot, or with actions of another kind: its statistics
+/// are not this robot's. A student must keep its teacher's.
 bool is_for_another_robot(const TrainingSetup& setup) {
   if (setup.teacher || !setup.start) return false;
   const RobotSpec &now = setup.spec.robot, &before = setup.start->spec.robot;
+  // Of an openpi folder the mask is a guess, which a setting corrects.
+  if (setup.start->format != CheckpointFormat::kOpenpi && now.delta_mask != before.delta_mask) return true;
   return setup.spec.asset_id != setup.start->spec.asset_id || now.kind != before.kind ||
          now.state_dim != before.state_dim || now.action_dim != before.action_dim;
 }

@@ -6,6 +6,7 @@
 #include "distill/schedule.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/memory.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/base/trace.h"
@@ -16,6 +17,16 @@ namespace {
 
 // Apart from the streams of the loader, which is seeded with the same number.
 constexpr std::uint64_t kTrainFlow = 0x7261696e, kHeldOutFlow = 0x6576616c;
+
+/// Changes where other frames would be trained on or held out, or be normalised otherwise.
+std::string data_digest(const TrainingSetup& setup) {
+  std::string facts = str(setup.split.train.size(), norm_stats_json(setup.pipeline->stats()));
+  for (const Dataset::Source& source : setup.dataset->sources()) {
+    facts += "\n";
+    for (const EpisodeInfo& episode : source.file->episodes()) facts += str(" ", episode.length);
+  }
+  return sha256(facts);
+}
 
 }  // namespace
 
@@ -31,7 +42,15 @@ Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models,
   } else if (setup_.start) {
     teacher_fingerprint_ = setup_.start->teacher_fingerprint;
   }
+  const std::string data = data_digest(setup_);
   if (!resume.empty()) restore(resume);
+  if (!state_.data.empty() && state_.data != data)
+    throw UsageError(str("data: these are not the demonstrations, or not the statistics, that ",
+                         resume.string(),
+                         " was trained with; set them back, or start from its weights in another output_dir "
+                         "with student.checkpoint=",
+                         resume.string()));
+  state_.data = data;
   metrics_ = std::make_unique<MetricsLog>(folder_.path(), state_.step, state_.metrics_bytes);
   LoaderOptions options;
   options.batch_size = config_.train.batch_size;
@@ -246,6 +265,10 @@ NamedTensors Trainer::by_name(const std::map<std::string, torch::Tensor>& vector
 void Trainer::restore(const std::filesystem::path& checkpoint) {
   const std::filesystem::path folder = checkpoint / kTrainingState;
   state_ = read_training_state(folder);
+  if (read_checkpoint_info(checkpoint).teacher_fingerprint != teacher_fingerprint_)
+    throw UsageError(str(checkpoint.string(), " had another teacher than ",
+                         setup_.teacher ? config_.teacher.checkpoint : config_.student.checkpoint,
+                         " is or had; set it back"));
   const std::map<std::string, torch::Tensor> vectors = replicas_.blank_state();
   read_training_tensors(folder, by_name(vectors));
   replicas_.restore(vectors, state_.updates);

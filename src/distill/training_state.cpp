@@ -14,9 +14,12 @@ constexpr int kVersion = 1;
 constexpr const char* kStateFile = "state.json";
 constexpr const char* kTensorFile = "optimizer.safetensors";
 
-// JSON has no infinity, which best_loss starts with; it is left out then.
+// What may be left out: JSON has no infinity, which best_loss starts with, and older states have no digest.
 bool representable(double value) {
   return std::isfinite(value);
+}
+bool representable(const std::string& text) {
+  return !text.empty();
 }
 template <typename T>
 bool representable(const T&) {

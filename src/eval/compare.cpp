@@ -64,10 +64,13 @@ void write_videos(const std::vector<Run>& runs, const fs::path& out) {
   for (const auto& [key, record] : runs.front().results.episodes) {
     const std::string stem = str(key.suite, "_task", key.task, "_trial", key.trial);
     std::vector<fs::path> files;
-    for (const Run& run : runs)
-      for (const char* outcome : {"_success.mp4", "_failure.mp4"})
-        if (fs::exists(run.folder / "videos" / (stem + outcome)))
-          files.push_back(run.folder / "videos" / (stem + outcome));
+    for (const Run& run : runs) {
+      const auto played = run.results.episodes.find(key);
+      if (played == run.results.episodes.end()) continue;
+      const char* outcome = played->second.success ? "_success.mp4" : "_failure.mp4";
+      if (const fs::path file = run.folder / "videos" / (stem + outcome); fs::exists(file))
+        files.push_back(file);
+    }
     if (files.size() != runs.size()) continue;
     write_side_by_side(files, out / (stem + ".mp4"));
     ++written;
@@ -101,6 +104,9 @@ void run_compare(const CompareOptions& options) {
     } else {
       warn_of_different_episodes(runs.front(), run);
       const PairedCounts counts = pair(runs.front().results, run.results);
+      if (counts.n() == 0)
+        log::warning(run.label, " and ", runs.front().label,
+                     " have no episode in common: nothing is compared");
       const Interval difference = paired_difference_interval(counts);
       row.insert(row.end(),
                  {str(counts.n()), str(counts.only_first, " / ", counts.only_second),

@@ -42,9 +42,8 @@ std::uint64_t noise_seed(const PolicyCall& call, std::uint64_t seed) {
 
 class CheckpointPolicy final : public RolloutPolicy {
  public:
-  CheckpointPolicy(const std::string& folder, std::uint64_t seed, const NetworkOptions& options)
-      : folder_(folder),
-        seed_(seed),
+  CheckpointPolicy(const std::filesystem::path& folder, std::uint64_t seed, const NetworkOptions& options)
+      : seed_(seed),
         options_(options),
         runner_(
             PolicyRunner::load(folder, options.device, options.dtype, options.horizon, options.tokenizer)) {}
@@ -55,7 +54,7 @@ class CheckpointPolicy final : public RolloutPolicy {
             {"horizon", horizon()},
             {"euler_steps", options_.steps},
             {"dtype", dtype_name(options_.dtype)},
-            {"fingerprint", folder_fingerprint(folder_)}};
+            {"fingerprint", folder_fingerprint(runner_.info().folder)}};
   }
   std::int64_t horizon() const override { return runner_.transform().spec().horizon; }
 
@@ -126,8 +125,9 @@ class ServerPolicy final : public RolloutPolicy {
 std::unique_ptr<RolloutPolicy> checkpoint_policy(const std::string& folder, std::uint64_t seed,
                                                  const NetworkOptions& options) {
   // Before the weights are read: they may be large.
-  check_fits(folder, read_checkpoint_info(folder, options.horizon).spec);
-  return std::make_unique<CheckpointPolicy>(folder, seed, options);
+  const CheckpointInfo info = read_checkpoint_info(folder, options.horizon);
+  check_fits(folder, info.spec);
+  return std::make_unique<CheckpointPolicy>(info.folder, seed, options);
 }
 
 std::unique_ptr<RolloutPolicy> server_policy(const std::string& url, std::uint64_t seed, double timeout_s,

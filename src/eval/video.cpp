@@ -70,8 +70,8 @@ void write_side_by_side(const std::vector<fs::path>& files, const fs::path& out)
   std::string command = "ffmpeg -loglevel error -y", filter;
   for (std::size_t i = 0; i < files.size(); ++i) {
     command += " -i " + quoted(files[i]);
-    // A policy that is done shows its last frame while the others go on.
-    filter += str("[", i, ":v]tpad=stop_mode=clone:stop=-1[v", i, "];");
+    // One height; a policy that is done shows its last frame while the others go on.
+    filter += str("[", i, ":v]scale=-2:256:flags=neighbor,tpad=stop_mode=clone:stop=-1[v", i, "];");
   }
   for (std::size_t i = 0; i < files.size(); ++i) filter += str("[v", i, "]");
   filter += str("hstack=inputs=", files.size());
@@ -84,10 +84,11 @@ void write_side_by_side(const std::vector<fs::path>& files, const fs::path& out)
     if (std::fscanf(probe, "%lf", &seconds) == 1) longest = std::max(longest, seconds);
     ::pclose(probe);
   }
-  const fs::path temporary = temporary_path(out);
-  command += str(" -filter_complex '", filter, "' -t ", longest, kEncoder, quoted(temporary));
-  if (std::system(command.c_str()) != 0) throw IoError(str("ffmpeg could not write ", out.string()));
-  fs::rename(temporary, out);
+  write_atomically(out, [&](const fs::path& to) {
+    const std::string whole =
+        str(command, " -filter_complex '", filter, "' -t ", longest, kEncoder, quoted(to));
+    if (std::system(whole.c_str()) != 0) throw IoError(str("ffmpeg could not write ", out.string()));
+  });
 }
 
 }  // namespace shallowpi

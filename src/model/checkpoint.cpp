@@ -96,7 +96,7 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
   if (horizon && (*horizon < 1 || *horizon > kMaxHorizon))
     throw UsageError(str("horizon ", *horizon, " is not within 1 to ", kMaxHorizon));
   CheckpointInfo info;
-  info.folder = find_weights(folder);
+  info.folder = fs::canonical(find_weights(folder));  // RUN/last moves on while its run goes on
   const SafetensorsFolder file(info.folder);
   const auto names = canonical_names(file);
   const checkpoint::Shapes shapes = checkpoint::shapes_of(file, names);

@@ -107,9 +107,10 @@ void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>
   contents.spec = teacher.spec;
   contents.stats = teacher.stats;
   contents.tokenizer = teacher.tokenizer;
-  contents.kept_layers = kept;
-  contents.teacher_fingerprint = weights_fingerprint(teacher);
   const bool is_copy = contents.config.depth() == teacher.config.depth();
+  const bool is_of_a_student = is_copy && !teacher.kept_layers.empty();  // and keeps what it keeps
+  contents.kept_layers = is_of_a_student ? teacher.kept_layers : kept;
+  contents.teacher_fingerprint = is_of_a_student ? teacher.teacher_fingerprint : weights_fingerprint(teacher);
   contents.card = is_copy ? "A copy with its own settings: the weights are the teacher's."
                           : "Not trained yet: the weights are the teacher's.";
   publish_folder(out, [&](const fs::path& folder) {

@@ -54,11 +54,11 @@ void ActionChunker::reset(Action initial) {
 
 std::optional<ChunkRequest> ActionChunker::next_request() {
   if (under_way_ || now_ < request_at_) return std::nullopt;
+  ChunkRequest request{.id = next_id_, .tick = now_, .prefix = {}};
+  if (options_.mode == ChunkMode::kRtc) request.prefix = prefix();
   under_way_ = ChunkRequest{.id = next_id_++, .tick = now_, .prefix = {}};
   request_at_ = now_ + options_.execute;
   ++counters_.requests;
-  ChunkRequest request = *under_way_;
-  if (options_.mode == ChunkMode::kRtc) request.prefix = prefix();
   return request;
 }
 
@@ -124,19 +124,20 @@ bool ActionChunker::deliver(ChunkAnswer answer) {
   return true;
 }
 
-double ActionChunker::weight(std::size_t position) const {
-  return std::exp(-options_.ensemble_decay * static_cast<double>(position));
+/// ACT's exp(-m i), scaled so that the heaviest weight is 1: none overflows.
+double ActionChunker::weight(std::size_t position, std::size_t count) const {
+  const double m = options_.ensemble_decay;
+  return std::exp(-std::abs(m) * static_cast<double>(m < 0 ? count - 1 - position : position));
 }
 
 Action ActionChunker::planned(std::int64_t tick) const {
   std::vector<double> sum;
   double weights = 0;
-  std::size_t position = 0;
-  for (const Chunk& chunk : chunks_) {
-    const std::int64_t i = tick - chunk.start;
-    if (i >= options_.horizon) continue;
-    const Action& action = chunk.actions[static_cast<std::size_t>(i)];
-    const double w = weight(position++);
+  std::size_t first = 0;  // that has an action for this tick
+  while (first < chunks_.size() && tick - chunks_[first].start >= options_.horizon) ++first;
+  for (std::size_t i = first; i < chunks_.size(); ++i) {
+    const Action& action = chunks_[i].actions[static_cast<std::size_t>(tick - chunks_[i].start)];
+    const double w = weight(i - first, chunks_.size() - first);
     sum.resize(action.size());
     for (std::size_t d = 0; d < action.size(); ++d) sum[d] += w * double(action[d]);
     weights += w;
@@ -149,8 +150,9 @@ Action ActionChunker::planned(std::int64_t tick) const {
 double ActionChunker::mean_age() const {
   double sum = 0, weights = 0;
   for (std::size_t i = 0; i < chunks_.size(); ++i) {
-    sum += weight(i) * static_cast<double>(now_ - chunks_[i].start);
-    weights += weight(i);
+    const double w = weight(i, chunks_.size());
+    sum += w * static_cast<double>(now_ - chunks_[i].start);
+    weights += w;
   }
   return sum / weights;
 }

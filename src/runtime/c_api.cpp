@@ -97,7 +97,8 @@ ChunkingOptions chunking(const PolicySpec& spec, const shallowpi_controller_opti
   ChunkingOptions chunking = chunking_for(spec);
   if (options.mode < SHALLOWPI_ENSEMBLE || options.mode > SHALLOWPI_RTC)
     throw UsageError(str("mode ", options.mode, " is not SHALLOWPI_ENSEMBLE, _RECEDING or _RTC"));
-  if (options.steps < 1) throw UsageError(str("steps ", options.steps, " must be at least 1"));
+  if (options.steps < 1 || options.steps > kMaxEulerSteps)
+    throw UsageError(str("steps ", options.steps, " is not from 1 to ", kMaxEulerSteps));
   chunking.mode = static_cast<ChunkMode>(options.mode);
   chunking.execute = options.execute;
   chunking.expected_delay = options.expected_delay;

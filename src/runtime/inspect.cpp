@@ -19,12 +19,6 @@ constexpr std::int64_t kPaligemmaNewline = 108;
 constexpr std::size_t kListed = 8;  // names listed in one finding
 constexpr const char* kDamaged = "the files are damaged";
 
-/// The first few of a list, and how many more there are.
-std::string shortened(const std::vector<std::string>& names) {
-  const std::vector<std::string> first(names.begin(), names.begin() + std::min(names.size(), kListed));
-  return join(first, ", ") + (names.size() > kListed ? str(" and ", names.size() - kListed, " more") : "");
-}
-
 std::string_view format_text(CheckpointFormat format) {
   switch (format) {
     case CheckpointFormat::kShallowPi:
@@ -145,7 +139,8 @@ void Doctor::check_weights() {
   for (const auto& [name, tensor] : expected_tensors(info_.config))
     if (names.count(name) == 0) left_out.push_back(name);
   ok("weights", str(names.size(), " tensors, none missing, with the right shapes"));
-  if (!left_out.empty()) ok("weights", str("left out, which no output depends on: ", shortened(left_out)));
+  if (!left_out.empty())
+    ok("weights", str("left out, which no output depends on: ", join(shortened(left_out, kListed), ", ")));
   check_values(weights);
 }
 
@@ -162,7 +157,8 @@ void Doctor::check_values(const SafetensorsFolder& weights) {
   if (bad.empty())
     ok("weights", "all values are finite");
   else
-    corrupt("weights", str(bad.size(), " tensor(s) hold NaN or infinity: ", shortened(bad)),
+    corrupt("weights",
+            str(bad.size(), " tensor(s) hold NaN or infinity: ", join(shortened(bad, kListed), ", ")),
             "the run diverged or the file is damaged: take an earlier checkpoint");
 }
 

@@ -33,7 +33,8 @@ ServerOptions server_options(const ServeOptions& options) {
 
 QueueOptions queue_options(const ServeOptions& options) {
   QueueOptions queue;
-  queue.capacity = static_cast<std::size_t>(options.max_queue);
+  queue.capacity =
+      static_cast<std::size_t>(std::max(options.max_queue, options.max_batch));  // one being filled fits
   queue.max_batch = static_cast<std::size_t>(options.max_batch);
   queue.inference_timeout = std::chrono::seconds(options.inference_timeout_s);
   queue.batch_window = std::chrono::milliseconds(options.batch_window_ms);
@@ -91,7 +92,7 @@ int serve_policy(const ServeOptions& options) {
 
   // By these a client knows the policy again, as `shallowpi-eval rollout --server` has to before it goes on.
   Json metadata = policy_metadata(spec);
-  metadata.update({{"fingerprint", folder_fingerprint(options.checkpoint)},
+  metadata.update({{"fingerprint", folder_fingerprint(inference.info().folder)},
                    {"euler_steps", options.steps},
                    {"dtype", dtype_name(options.dtype)}});
   const DecoderOptions decoder{

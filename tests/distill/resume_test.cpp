@@ -146,6 +146,41 @@ TEST(Resume, RefusesAFolderOfAnotherConfiguration) {
   expect_error<UsageError>([&] { fixture.run("run", {}, "never"); }, "holds checkpoints");
 }
 
+TEST(Resume, RefusesOtherDemonstrationsBehindTheSamePattern) {
+  const TrainingFixture fixture;
+  const std::vector<std::string> run = {"data.files=" + (fixture / "*.hdf5").string()};
+  ASSERT_EQ(fixture.run("run", run), 0);
+  fs::copy(fixture / "demos.hdf5", fixture / "more.hdf5");
+  const auto go_on = [&] { fixture.run("run", {run[0], "train.steps=9"}); };
+  expect_error<UsageError>(go_on, "these are not the demonstrations", "student.checkpoint=");
+  fs::remove(fixture / "more.hdf5");
+  EXPECT_NO_THROW(go_on());
+}
+
+TEST(Resume, RefusesAnotherTeacherBehindTheSameLink) {
+  const TrainingFixture fixture;
+  fixture.teacher();
+  ASSERT_EQ(fixture.run("other", {"train.steps=3"}), 0);
+  fs::create_directory_symlink(fixture.teacher(), fixture / "link");
+  const std::vector<std::string> run = {"teacher.checkpoint=" + (fixture / "link").string(),
+                                        "student.layers=2"};
+  ASSERT_EQ(fixture.run("run", run), 0);
+  fs::remove(fixture / "link");
+  fs::create_directory_symlink(fixture / "other/last", fixture / "link");
+  expect_error<UsageError>(
+      [&] {
+        fixture.run("run", {run[0], run[1], "train.steps=9"});
+      },
+      "had another teacher than");
+}
+
+TEST(Resume, ComparesWithTheCheckpointWhereTheRunsConfigurationIsGone) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run"), 0);
+  fs::remove(fixture / "run/config.yaml");
+  expect_error<UsageError>([&] { fixture.run("run", {"seed=2", "train.steps=9"}); }, "seed: 1 -> 2");
+}
+
 TEST(Resume, AStartThatFailedDoesNotBindTheNext) {
   const TrainingFixture fixture;
   expect_error<UsageError>([&] { fixture.run("run", {"optimizer.freeze=['*']"}); },

@@ -37,6 +37,7 @@ TEST_F(RolloutTest, RecordsTheChosenTrialsAndComparesThemSideBySide) {
   options_.video_trials = {2};
   run("a");
   options_.max_steps = 8;
+  options_.image_size = 32;
   run("b");
   const auto names = [](const std::filesystem::path& folder) {
     std::set<std::string> out;
@@ -48,7 +49,9 @@ TEST_F(RolloutTest, RecordsTheChosenTrialsAndComparesThemSideBySide) {
   EXPECT_EQ(names(dir_ / "a/videos"),
             (Names{"libero_object_task0_trial0_success.mp4", "libero_object_task0_trial2_success.mp4"}));
   EXPECT_EQ(format_of(dir_ / "a/videos/libero_object_task0_trial0_success.mp4"), "32,16,12");
-  EXPECT_EQ(format_of(dir_ / "b/videos/libero_object_task0_trial0_failure.mp4"), "32,16,8");
+  EXPECT_EQ(format_of(dir_ / "b/videos/libero_object_task0_trial0_failure.mp4"), "64,32,8");
+  std::filesystem::copy(dir_ / "a/videos/libero_object_task0_trial0_success.mp4",
+                        dir_ / "a/videos/libero_object_task0_trial0_failure.mp4");  // of an earlier run
   CompareOptions compare;
   compare.runs = {(dir_ / "a").string(), (dir_ / "b").string()};
   compare.video = dir_ / "videos";
@@ -57,8 +60,8 @@ TEST_F(RolloutTest, RecordsTheChosenTrialsAndComparesThemSideBySide) {
   ::testing::internal::GetCapturedStdout();
   EXPECT_EQ(names(dir_ / "videos"),
             (Names{"libero_object_task0_trial0.mp4", "libero_object_task0_trial2.mp4"}));
-  EXPECT_EQ(format_of(dir_ / "videos/libero_object_task0_trial0.mp4"), "64,16,12")
-      << "until the longer one ends";
+  EXPECT_EQ(format_of(dir_ / "videos/libero_object_task0_trial0.mp4"), "1024,256,12")
+      << "of one height, until the longer one ends";
 }
 
 }  // namespace

@@ -402,6 +402,10 @@ TEST(Checkpoint, InitialisesAStudentFromFileToFile) {
   expect_weights(load_policy(info), weights, {0, 2});
   expect_error<UsageError>([&] { init_student(teacher, {0, 4}, dir / "other"); }, "layer 4 does not exist");
   EXPECT_FALSE(fs::exists(dir / "other"));
+  init_student(info, {0, 1}, dir / "copy");  // which remains a student of that teacher
+  const CheckpointInfo copy = read_checkpoint_info(dir / "copy");
+  EXPECT_EQ(copy.kept_layers, info.kept_layers);
+  EXPECT_EQ(copy.teacher_fingerprint, info.teacher_fingerprint);
 }
 
 TEST(Checkpoint, FingerprintsWhateverTheNumberOfHeads) {

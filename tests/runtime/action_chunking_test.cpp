@@ -135,6 +135,19 @@ TEST(ActionChunking, ActsWeightsAreExpMinusMIOldestFirst) {
   EXPECT_EQ(loop.step().blended, 3) << "chunk 0 has no action for tick 3";
 }
 
+TEST(ActionChunking, NoWeightOverflows) {
+  for (const double decay : {-1000.0, 1000.0}) {
+    ChunkingOptions options = small(ChunkMode::kEnsemble, 1, 3);
+    options.ensemble_decay = decay;
+    Loop loop(options, 0);
+    loop.step();
+    loop.step();
+    const ChunkTick third = loop.step();
+    EXPECT_EQ(third.action[0], decay < 0 ? 2000 : 2) << "the newest chunk alone, or the oldest";
+    EXPECT_EQ(third.mean_age, decay < 0 ? 0 : 2);
+  }
+}
+
 TEST(ActionChunking, EnsemblingOfEqualPlansIsThatPlan) {
   Loop loop(small(ChunkMode::kEnsemble, 2, 8), 1);
   RobotActions same(8, Action{0.25f, -1.0f});

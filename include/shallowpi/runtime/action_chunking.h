@@ -148,7 +148,7 @@ class ActionChunker {
   std::string fault(const RobotActions& actions) const;
   bool refuse(std::int64_t& counter, const std::string& why);
   RobotActions prefix() const;
-  double weight(std::size_t position) const;  // in the ensemble, oldest first
+  double weight(std::size_t position, std::size_t count) const;  // in the ensemble, oldest first
   double mean_age() const;
   void hold(ChunkTick& out);
 
