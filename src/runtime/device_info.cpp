@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "shallowpi/base/text.h"
 
@@ -44,6 +46,15 @@ void set_if_known(Json& info, const char* key, const std::string& value) {
   if (!value.empty()) info[key] = value;
 }
 
+/// What nvidia-smi, which knows nothing of CUDA_VISIBLE_DEVICES, calls a device: a number or a UUID.
+std::string smi_name(torch::Device device) {
+  const auto index = static_cast<std::size_t>(std::max<int>(device.index(), 0));
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  if (visible == nullptr || *visible == '\0') return str(index);
+  const std::vector<std::string> names = split(visible, ',');
+  return index < names.size() ? names[index] : str(index);
+}
+
 }  // namespace
 
 Json device_info(torch::Device device) {
@@ -52,8 +63,8 @@ Json device_info(torch::Device device) {
   info["threads"] = torch::get_num_threads();
   if (device.is_cuda()) {
     const auto query = [&](const std::string& fields) {
-      return output_of(str("nvidia-smi --format=csv,noheader -i ", std::max<int>(device.index(), 0),
-                           " --query-gpu=", fields));
+      return output_of(
+          str("nvidia-smi --format=csv,noheader -i '", smi_name(device), "' --query-gpu=", fields));
     };
     info["name"] = "CUDA device";
     set_if_known(info, "name", query("name"));

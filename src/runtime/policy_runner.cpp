@@ -98,6 +98,34 @@ EngineRequest PolicyRunner::engine_request(const std::vector<InferRequest>& batc
   return request;
 }
 
+void PolicyRunner::warm_up(std::int64_t steps, std::int64_t largest, const std::string& prompt) {
+  const RobotSpec& robot = info_.spec.robot;
+  const std::int64_t side = info_.spec.image_size;
+  RobotObservation all;
+  all.prompt = prompt;
+  all.state.assign(robot.state_dim, 0.0f);
+  for (const std::string& camera : info_.spec.image_keys)
+    all.images[camera] = {side, side, std::vector<std::uint8_t>(3 * side * side)};
+  RobotObservation required = all;
+  std::erase_if(required.images,
+                [&](const auto& image) { return !camera_required(image.first, robot.kind); });
+
+  constexpr int kPasses = 2;
+  const auto infer_at_once = [&](const RobotObservation& seen, const RobotActions& given, std::int64_t most) {
+    const InferRequest shape = request(seen, given, 0);
+    for (std::int64_t size = most; size >= 1; --size)
+      for (int pass = 0; pass < kPasses; ++pass)
+        infer(std::vector<InferRequest>(size, shape), {.steps = steps});
+  };
+  if (engine_->kind() != EngineKind::kGraph) return infer_at_once(all, {}, 1);
+  const RobotActions given{std::vector<float>(robot.action_dim)};
+  for (const RobotObservation& seen : {all, required}) {  // the smallest last: few graphs are kept
+    if (seen.images.empty()) continue;
+    if (info_.spec.horizon > 1) infer_at_once(seen, given, 1);
+    infer_at_once(seen, {}, largest);
+  }
+}
+
 std::vector<InferResult> PolicyRunner::infer(const std::vector<InferRequest>& batch,
                                              const InferOptions& options) {
   const std::lock_guard lock(*mutex_);

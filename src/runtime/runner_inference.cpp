@@ -24,6 +24,7 @@ ChunkingOptions chunking_for(const PolicySpec& spec) {
 
 ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64_t steps,
                                 std::uint64_t seed) {
+  runner->warm_up(steps);
   auto calls = std::make_shared<std::atomic<std::uint64_t>>(0);
   return [runner, steps, seed, calls](const RobotObservation& observation, const RobotActions& prefix) {
     const std::uint64_t noise_seed = Random({seed, (*calls)++}).next();

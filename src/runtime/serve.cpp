@@ -58,19 +58,10 @@ class Inference {
     return runner_.infer(requests, options);
   }
 
-  /// The first inferences are slow, on a GPU by seconds; no client should meet them.
   void warm_up(const ServeOptions& options) {
-    InferRequest request;
-    request.observation.prompt = options.default_prompt.empty() ? "warm up" : options.default_prompt;
-    request.observation.state.assign(info().spec.robot.state_dim, 0.0f);
-    const std::int64_t side = info().spec.image_size;
-    const Image black{side, side, std::vector<std::uint8_t>(3 * side * side)};
-    for (const std::string& camera : info().spec.image_keys) request.observation.images[camera] = black;
     log::info("loaded; warming up");
-    const std::int64_t largest = options.device.is_cpu() ? 1 : options.max_batch;  // graphs are per size
-    for (std::int64_t size = 1; size <= largest; ++size)
-      for (int repeat = 0; repeat < 2; ++repeat)
-        (*this)(std::vector<InferRequest>(size, request), {options.steps});
+    runner_.warm_up(options.steps, options.max_batch,
+                    options.default_prompt.empty() ? "warm up" : options.default_prompt);
   }
 
  private:
