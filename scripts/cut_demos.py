@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Cuts LIBERO demonstration files down: fewer demos, smaller images, same HDF5 layout.
 
-    scripts/cut_demos.py libero_object_0.hdf5 --demos 5 --size 64 --out configs/quickstart/alphabet_soup.hdf5
+    scripts/cut_demos.py libero_object_0.hdf5 --demos 5 --size 64 --out small/alphabet_soup.hdf5
+    scripts/cut_demos.py libero_object_0.hdf5 --demos 5 --size 128 --jpeg 90 --out small/alphabet_soup.hdf5
 
-Images are reduced by averaging whole blocks of pixels. Frames are compressed in chunks of several, which the static
-camera repays. Simulator states and MuJoCo models are left out: training does not read them. Needs h5py and numpy.
+Images are reduced by averaging whole blocks of pixels. They are compressed in strips of a few rows over several frames, which a
+static camera repays; or, much smaller, as JPEG, which our reader takes. Simulator states and MuJoCo models are left out: training
+does not read them. Needs h5py, numpy and, for JPEG, Pillow.
 """
 import argparse
+import io
 import pathlib
 import sys
 
@@ -20,6 +23,7 @@ from libero_demos import Replaced
 KEPT = ("actions", "dones", "rewards", "obs/ee_states", "obs/gripper_states", "obs/joint_states")
 DRAWN = "obs/drawn"  # of collect_libero_demos.py --render-every: which frames are no repetitions
 IMAGES = ("obs/agentview_rgb", "obs/eye_in_hand_rgb")
+STRIP = 3 * 1024  # bytes; gzip looks 32 KB back, which is ten frames of a strip
 
 
 def shrink(frames, size):
@@ -32,7 +36,21 @@ def shrink(frames, size):
     return np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
 
 
-def cut(source, out, demos, size, frames_per_chunk):
+def jpeg_rows(frames, quality):
+    """[T, N] uint8: a JPEG in each row, padded with zeros."""
+    from PIL import Image
+    coded = []
+    for frame in frames:
+        out = io.BytesIO()
+        Image.fromarray(frame).save(out, "JPEG", quality=quality, subsampling=0)
+        coded.append(out.getvalue())
+    rows = np.zeros((len(coded), max(map(len, coded))), np.uint8)
+    for row, data in zip(rows, coded):
+        row[:len(data)] = np.frombuffer(data, np.uint8)
+    return rows
+
+
+def cut(source, out, demos, size, frames_per_chunk, jpeg):
     names = sorted(source["data"], key=lambda n: int(n.split("_")[1]))[:demos]
     data = out.create_group("data")
     for key, value in source["data"].attrs.items():
@@ -49,8 +67,11 @@ def cut(source, out, demos, size, frames_per_chunk):
             group.create_dataset(DRAWN, data=demo[DRAWN][:])
         for key in IMAGES:
             frames = shrink(demo[key][:], size)
-            chunk = (min(frames_per_chunk, len(frames)),) + frames.shape[1:]
-            group.create_dataset(key, data=frames, chunks=chunk, compression="gzip", compression_opts=9)
+            chunk = (min(size, max(1, STRIP // (3 * size))), size, 3)
+            if jpeg:
+                frames = jpeg_rows(frames, jpeg)
+                chunk = frames.shape[1:]
+            group.create_dataset(key, data=frames, chunks=(min(frames_per_chunk, len(frames)), *chunk), compression="gzip", compression_opts=9)
     data.attrs["num_demos"] = len(names)
     data.attrs["total"] = total
     return len(names), total
@@ -61,14 +82,20 @@ def main():
     parser.add_argument("source", type=pathlib.Path)
     parser.add_argument("--demos", type=int, default=5, help="keep the first N demos (numeric order)")
     parser.add_argument("--size", type=int, default=64, help="image side in pixels")
-    parser.add_argument("--chunk", type=int, default=8, help="frames per compressed chunk")
+    parser.add_argument("--chunk", type=int, default=20, help="frames per compressed chunk: more are smaller and slower to read")
+    parser.add_argument("--jpeg", type=int, choices=range(1, 101), metavar="QUALITY", help="1 to 100; default: lossless")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
+    for name in ("demos", "size", "chunk"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1")
     if args.out.is_dir():
         sys.exit(f"error: --out {args.out} is a folder: name the file to write, such as {args.out / args.source.name}")
-    with h5py.File(args.source, "r") as source, Replaced(args.out) as temporary:
-        with h5py.File(temporary, "w") as out:
-            demos, frames = cut(source, out, args.demos, args.size, args.chunk)
+    try:
+        with h5py.File(args.source, "r") as source, Replaced(args.out) as temporary, h5py.File(temporary, "w") as out:
+            demos, frames = cut(source, out, args.demos, args.size, args.chunk, args.jpeg)
+    except (OSError, KeyError) as error:
+        sys.exit(f"error: {args.source}: {error}")
     print(f"{args.out}: {demos} demos, {frames} frames, {args.out.stat().st_size / 1e6:.1f} MB")
 
 

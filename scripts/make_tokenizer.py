@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the small SentencePiece models of configs/: the quickstart's and, with --whole-numbers, libero_mini's.
+"""Makes the small SentencePiece models: that of the tests and, with --whole-numbers, libero_mini's.
 
 It follows PaliGemma's conventions, so that everything that holds for it holds for the real one: pad 0, eos 1, bos 2,
 unk 3; BPE with byte fallback; digits split; "\\n" a piece of its own; no dummy prefix, no whitespace removal, no
@@ -54,7 +54,7 @@ def corpus():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=pathlib.Path, help="such as configs/quickstart/tokenizer.model")
+    parser.add_argument("output", type=pathlib.Path, help="such as tests/data/tokenizer/small.model")
     parser.add_argument("--whole-numbers", action="store_true", help="one piece per number from 0 to 255, 1024 in all")
     options = parser.parse_args()
     numbers = [f"\u2581{number}" for number in range(256)] if options.whole_numbers else []

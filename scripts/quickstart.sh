@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the programs, distils a small 18-layer policy into 6 layers on eight demonstrations of a scripted expert, recorded
-# in the LIBERO simulator, and reports. At most 15 minutes on 2 cores beyond the downloads; seconds where nothing changed.
+# Builds the programs, distils a small 18-layer policy into 6 layers on demonstrations of a scripted expert, recorded in the
+# LIBERO simulator, and reports. At most 15 minutes on 2 cores beyond the downloads; seconds where nothing changed.
 #   usage: scripts/quickstart.sh [--cuda|--cpu] [--no-install]
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
@@ -16,7 +16,10 @@ done
 teacher=configs/quickstart/teacher
 runs=runs/quickstart
 student=$runs/student/last
+inputs=$(cat configs/quickstart.yaml configs/quickstart/*.hdf5 $teacher/manifest.json | sha256sum)
+[ "$inputs" = "$(cat $runs/inputs.stamp 2>/dev/null)" ] || rm -rf $runs   # another teacher, other data or settings
 mkdir -p $runs
+echo "$inputs" >$runs/inputs.stamp
 
 say "distilling 18 layers into 6"
 build/bin/shallowpi-distill --config configs/quickstart.yaml
@@ -38,5 +41,5 @@ cat <<MESSAGE
   skipped     its layers 0, 3, 6, 9, 12, 15 without training: plain layer skipping
   distilled   the same six layers after distillation: $student
 
-Next: distil your own policy (README.md, "Distil your own").
+Next: see the teacher act in the simulator, or distil your own policy (README.md).
 MESSAGE

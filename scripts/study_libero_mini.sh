@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The study of docs/results.md: a small 18-layer pi0 teacher, its students and its layer-skipped selections, in the
-# LIBERO simulator, all on a CPU. Every cell is MODEL.CONDITION; its episodes are docs/results/MODEL.CONDITION.json,
-# written when the run is complete, and such a cell is not run again, unless TRIALS asks for more than it has.
-# Interrupted, it goes on where it was.
+# The study of docs/results.md: the small 18-layer pi0 teacher of configs/quickstart/teacher, its students and its layer-skipped
+# selections, in the LIBERO simulator, all on a CPU. Every cell is MODEL.CONDITION; its episodes are
+# docs/results/MODEL.CONDITION.json, written when the run is complete, and such a cell is not run again, unless TRIALS asks for
+# more than it has. Interrupted, it goes on where it was. teacher_round2.official trains the teacher once more, from the start.
 #   usage: scripts/study_libero_mini.sh [--list | --table | CELL...]
-#   --list    the cells in order of value, what each is and how long it takes; runs nothing
+#   --list    the cells in order of value, and how long each takes; runs nothing
 #   --table   the tables of docs/results.md from docs/results
 #   CELL...   only these, such as l6.official; default: all
 #   JOBS=4 plays four episodes at once (default: 2); TRIALS=10 plays so many initial states per task in every cell
@@ -13,13 +13,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
 runs=runs/libero_mini results=docs/results tasks=1,6,8
 demos=data/libero_boxes jobs=${JOBS:-2}
+trap 'kill ${server_PID:-} 2>/dev/null || true' EXIT
 distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval infer=build/bin/shallowpi-infer
 
-cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official teacher_first.official
-  teacher_round1.official skip_least.official skip_cosine.official replay.official mean_action.official
+cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official
+  skip_least.official skip_cosine.official replay.official mean_action.official
   teacher.displaced l6.displaced skip_uniform.displaced teacher.moving l6.moving
   teacher.latency364 l6.latency110 teacher.latency110 teacher.latency0 l6.latency0
-  teacher_pi05.official l6_seed2.official)
+  l6_seed2.official teacher_first.official teacher_round1.official teacher_round2.official teacher_pi05.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states.
 condition_options() {
@@ -39,21 +40,21 @@ collect() {
   collect_demos --episodes 60 --tasks 1 --missed 0.4 --seed 1000 --out $demos/seed1000
 }
 
-# collect_led ROUND EPISODES POLICY: more of each task, which begin where that policy has led.
+# collect_led NAME SEED EPISODES POLICY: more of each task, which begin where that policy has led.
 collect_led() {
   local url pid failed=0
-  coproc server { exec $infer serve --checkpoint "$3" --threads 1 --port 0 --quiet; }
+  coproc server { exec $infer serve --checkpoint "$4" --threads 1 --port 0 --quiet; }
   pid=$server_PID
   read -r _ _ url <&"${server[0]}"   # listening on ws://...
-  collect_demos --episodes "$2" --tasks $tasks --seed $((1000 + 1000 * $1)) --policy "$url" \
-    --out "${demos}_led/round$1" || failed=$?
+  collect_demos --episodes "$3" --tasks $tasks --seed "$2" --policy "$url" --out "${demos}_led/$1" || failed=$?
   kill "$pid"
   wait "$pid" || true
   return $failed
 }
 
 collect_demos() {
-  "$(./scripts/setup_libero.sh)" scripts/collect_libero_demos.py --suite libero_object --displace 0.025 --disturb 0.18 \
+  local python; python=$(./scripts/setup_libero.sh)
+  "$python" scripts/collect_libero_demos.py --suite libero_object --displace 0.025 --disturb 0.18 \
     --render-every 3 --workers 2 "$@"
 }
 
@@ -70,12 +71,26 @@ choose() {
   ln -sfn checkpoints/step_"$chosen" "$folder/chosen"
 }
 
+# The teacher's demonstrations where they are, that is where it was trained; otherwise others into which it leads.
+collect_for_students() {
+  collect
+  [ -d "${demos}_led/round2" ] || collect_led students 4000 50 configs/quickstart/teacher
+}
+
 train() { $distill --config "configs/libero_mini/$1.yaml" "${@:2}"; }
+
+# student NAME CONFIG OPTIONS...: distils it, unless its last step is there.
+student() {
+  model=$runs/$1/last
+  [ "$(readlink "$model")" = checkpoints/step_004000 ] || {
+    collect_for_students; train "$2" output_dir="$runs/$1" "${@:3}"
+  }
+}
 
 # refine NAME BASE ROUND EPISODES: trains BASE on, with so many demonstrations more of each task, which it leads into.
 refine() {
   [ -e "$runs/$1/chosen" ] || {
-    make_model "$2"; collect_led "$3" "$4" "$model"
+    make_model "$2"; collect_led "round$3" $((1000 + 1000 * $3)) "$4" "$model"
     train teacher student.checkpoint="$model" output_dir="$runs/$1"; choose "$1" 003000 004000
   }
   model=$runs/$1/chosen
@@ -89,28 +104,32 @@ make_model() {
       [ -e "$model" ] || { collect; train "$1"; choose "$1" 004500 006000 007500; }
       ;;
     teacher_round1) refine "$1" teacher_first 1 50 ;;
-    teacher) refine "$1" teacher_round1 2 30 ;;
-    l6 | l6_task | l9) make_model teacher; model=$runs/$1/last; train "$1" ;;
-    l6_seed2) make_model teacher; model=$runs/$1/last; train l6 seed=8 output_dir="$runs/$1" ;;
-    skip_uniform) skip_layers "$1" uniform ;;
-    skip_least | skip_cosine) skip_layers "$1" "$(ranking "$1")" ;;
+    teacher_round2) refine "$1" teacher_round1 2 30 ;;
+    teacher) model=configs/quickstart/teacher ;;   # the second round's
+    l6 | l6_task | l9) student "$1" "$1" ;;
+    l6_seed2) student "$1" l6 seed=8 ;;
+    skip_*) skip_layers "$1" ;;
     *) die "unknown model $1" ;;
   esac
 }
 
-# The six layers that a rule keeps, found on the teacher's held-out demonstrations, as [0,3,...].
+# The six layers that a rule keeps, found on the students' held-out demonstrations, as [0,3,...].
 ranking() {
-  make_model teacher >&2
   local command=skip path='["sets"][0]["kept"]' options=(--no-greedy)
   if [ "$1" = skip_cosine ]; then command=similarity path='["rankings"]["backbone"]["kept"]' options=(); fi
-  $eval $command --checkpoint "$model" --held-out configs/libero_mini/l6.yaml --layers 6 --threads 1 \
+  $eval $command --checkpoint configs/quickstart/teacher --held-out configs/libero_mini/l6.yaml --layers 6 --threads 1 \
     --out "$runs/$1.json" "${options[@]}" >&2
   python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))'"$path"', separators=(",", ":")))' "$runs/$1.json"
 }
 
+# skip_layers NAME: the six layers of the teacher that the name's rule keeps, as they are.
 skip_layers() {
-  make_model teacher; model=$runs/$1
-  [ -e "$model" ] || $distill --config configs/libero_mini/l6.yaml "student.layer_map=$2" --init-only "$model"
+  local map=uniform
+  model=$runs/$1
+  [ ! -e "$model" ] || return 0
+  collect_for_students
+  [ "$1" = skip_uniform ] || map=$(ranking "$1")
+  $distill --config configs/libero_mini/l6.yaml "student.layer_map=$map" --init-only "$model"
 }
 
 # rollout FOLDER OPTIONS...: one torch thread per process, the simulator draws 128 pixels as in the demonstrations.
@@ -126,6 +145,10 @@ run_cell() {
     mean_action) collect; policy=(--policy "mean-action:$demos/seed0/*.hdf5") ;;
     *) make_model "$name"; policy=(--checkpoint "$model") ;;
   esac
+  # Episodes that are known already are not played again.
+  if [ ! -e "$folder/results.json" ] && [ -e "$results/$1.json" ]; then
+    mkdir -p "$folder"; cp "$results/$1.json" "$folder/results.json"
+  fi
   # shellcheck disable=SC2046  # options, word by word
   rollout "$folder" "${policy[@]}" $(condition_options "${1#*.}")
   mkdir -p $results
@@ -154,8 +177,8 @@ list_cells() {
     episodes=$(wanted_episodes "$cell")
     printf '%-24s %4d episodes, about %2d min on two cores\n' "$cell" "$episodes" $((episodes * 4 / 60))
   done
-  echo "before the first of each: demonstrations 50 min, the teacher's three parts 65 to 110 min, choosing their checkpoints 20 min,"
-  echo "a student 8 to 25 min"
+  echo "before the first of each: demonstrations 20 min, those where the teacher has led 20 to 30 min, a student 15 to 50 min;"
+  echo "teacher_first, teacher_round1 and teacher_round2 together 80 to 140 min, and 20 min for choosing their checkpoints"
 }
 
 # Each condition's cells against its teacher's; those of all latencies against the teacher's with its own.
@@ -176,8 +199,10 @@ case ${1:-} in
   --table) tables; exit ;;
   -h | --help) usage ;;
 esac
-for cell in "${@:-${cells[@]}}"; do
+for cell in "$@"; do
   [[ " ${cells[*]} " == *" $cell "* ]] || die "unknown cell $cell (see --list)"
+done
+for cell in "${@:-${cells[@]}}"; do
   if is_done "$cell"; then say "$cell: done"; else say "$cell"; run_cell "$cell"; fi
 done
 tables

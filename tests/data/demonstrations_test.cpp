@@ -102,10 +102,10 @@ std::string quickstart(const std::string& name) {
 }
 
 TEST(OpenDataset, ExpandsPatternsAndDetectsTheLayout) {
-  const Dataset dataset = open_dataset(
-      {{quickstart("*_soup.hdf5"), 1.0}, {quickstart("tomato_sauce.hdf5"), 2.5}}, DataFormat::kAuto);
+  const Dataset dataset =
+      open_dataset({{quickstart("*_cheese.hdf5"), 1.0}, {quickstart("butter.hdf5"), 2.5}}, DataFormat::kAuto);
   ASSERT_EQ(dataset.sources().size(), 2u);
-  EXPECT_EQ(dataset.sources()[0].file->path().filename(), "alphabet_soup.hdf5");
+  EXPECT_EQ(dataset.sources()[0].file->path().filename(), "cream_cheese.hdf5");
   EXPECT_EQ(dataset.sources()[1].weight, 2.5);
   EXPECT_EQ(dataset.state_dim(), 8);
   EXPECT_EQ(dataset.action_dim(), 7);
@@ -139,10 +139,9 @@ TEST(OpenDataset, RefusesBadRequests) {
   expect_error<UsageError>([] { open_dataset({}, DataFormat::kAuto); }, "no demonstration file");
   expect_error<UsageError>(
       [] {
-        open_dataset({{quickstart("*.hdf5"), 1.0}, {quickstart("tomato_sauce.hdf5"), 2.0}},
-                     DataFormat::kLibero);
+        open_dataset({{quickstart("*.hdf5"), 1.0}, {quickstart("butter.hdf5"), 2.0}}, DataFormat::kLibero);
       },
-      "tomato_sauce.hdf5", "name each file once");
+      "butter.hdf5", "name each file once");
 }
 
 TEST(SpreadSamples, TakesEvenlySpacedFrames) {

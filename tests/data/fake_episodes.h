@@ -109,8 +109,8 @@ inline NormStats identity_stats(std::size_t state_dim = 3, std::size_t action_di
   return {identity(state_dim), identity(action_dim)};
 }
 
-inline std::filesystem::path quickstart_tokenizer() {
-  return std::filesystem::path(SHALLOWPI_SOURCE_DIR) / "configs/quickstart/tokenizer.model";
+inline std::filesystem::path small_tokenizer() {
+  return std::filesystem::path(SHALLOWPI_SOURCE_DIR) / "tests/data/tokenizer/small.model";
 }
 
 }  // namespace shallowpi::testing

@@ -17,8 +17,7 @@ class LoaderTest : public ::testing::Test {
   void open(const std::vector<FakeOptions>& files = {{}}, const std::vector<double>& weights = {}) {
     dataset_ = std::make_unique<Dataset>(fake_dataset(files, weights));
     pipeline_ = std::make_shared<const SamplePipeline>(
-        *dataset_, fake_spec(), identity_stats(), std::make_shared<const Tokenizer>(quickstart_tokenizer()),
-        512);
+        *dataset_, fake_spec(), identity_stats(), std::make_shared<const Tokenizer>(small_tokenizer()), 512);
     samples_ = dataset_->split(0.0, 0).train;
   }
   std::unique_ptr<Loader> loader(LoaderOptions options, std::int64_t start = 0) {

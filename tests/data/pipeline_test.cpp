@@ -10,7 +10,7 @@ namespace shallowpi::testing {
 namespace {
 
 std::shared_ptr<const Tokenizer> tokenizer() {
-  static const auto shared = std::make_shared<const Tokenizer>(quickstart_tokenizer());
+  static const auto shared = std::make_shared<const Tokenizer>(small_tokenizer());
   return shared;
 }
 
@@ -117,6 +117,14 @@ TEST(SamplePipeline, SubtractsTheStateFromDeltaDimsAndAddsItBack) {
     for (int d = 0; d < 2; ++d) EXPECT_NEAR(robot[h][d], FakeEpisodes::action_value(1, 2 + h, d), 1e-6);
   }
   expect_error<UsageError>([&] { pipeline.to_robot(torch::zeros({3, 1}), {0, 0, 0}); }, "[3, 1]");
+
+  // With noise on the state, the chunk leads from the noisy state to the same actions.
+  const TrainingBatch noisy =
+      pipeline.make_batch({{0, 1, 2}}, Augmentation{.seed = 1, .images = false, .state_noise = {0.5, 0, 0}});
+  const float seen = noisy.observation.state_bd[0][0].item<float>();  // identity_stats: as it is
+  EXPECT_GT(std::abs(seen - batch.observation.state_bd[0][0].item<float>()), 1e-3);
+  EXPECT_NEAR(pipeline.to_robot(noisy.actions_bhd[0], {seen, 0, 0})[1][0],
+              FakeEpisodes::action_value(1, 3, 0), 1e-5);
 }
 
 TEST(SamplePipeline, FillsTheCamerasThatExistInTheSpecsOrder) {

@@ -31,7 +31,7 @@ TEST(StateBin, Edges) {
 }
 
 TEST(Prompt, EqualsPythonInAllModes) {
-  const Tokenizer tokenizer(quickstart_tokenizer());
+  const Tokenizer tokenizer(small_tokenizer());
   const Json golden = read_json(test_data("tokenizer/golden.json"));
   ASSERT_EQ(golden["prompts"].size(), 40u);
   for (const Json& entry : golden["prompts"]) {
@@ -44,7 +44,7 @@ TEST(Prompt, EqualsPythonInAllModes) {
 }
 
 TEST(Prompt, TheTextItself) {
-  const Tokenizer tokenizer(quickstart_tokenizer());
+  const Tokenizer tokenizer(small_tokenizer());
   PolicySpec spec;
   const auto with_bos = [&](const std::string& text) {
     std::vector<std::int64_t> ids = tokenizer.encode(text);

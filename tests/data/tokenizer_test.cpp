@@ -18,20 +18,20 @@ namespace {
 namespace fs = std::filesystem;
 
 TEST(Tokenizer, FollowsPaliGemmasConventions) {
-  const Tokenizer tokenizer(quickstart_tokenizer());
+  const Tokenizer tokenizer(small_tokenizer());
   EXPECT_EQ(tokenizer.bos(), 2);
   EXPECT_EQ(tokenizer.vocab_size(), 512);
   EXPECT_EQ(tokenizer.encode("\n").size(), 1u);
-  EXPECT_EQ(tokenizer.path(), quickstart_tokenizer());
+  EXPECT_EQ(tokenizer.path(), small_tokenizer());
 }
 
 TEST(Tokenizer, LeavesLibTorchsFlagsAlone) {
-  const Tokenizer tokenizer(quickstart_tokenizer());
+  const Tokenizer tokenizer(small_tokenizer());
   EXPECT_FALSE(FLAGS_caffe2_use_fatal_for_enforce) << "LibTorch aborts where memory runs out";
 }
 
 TEST(Tokenizer, EqualsPythonsSentencePiece) {
-  const Tokenizer tokenizer(quickstart_tokenizer());
+  const Tokenizer tokenizer(small_tokenizer());
   const Json golden = read_json(test_data("tokenizer/golden.json"));
   ASSERT_GT(golden["texts"].size(), 5u);
   for (const Json& entry : golden["texts"])
@@ -40,7 +40,7 @@ TEST(Tokenizer, EqualsPythonsSentencePiece) {
 }
 
 TEST(Tokenizer, EncodesFromSeveralThreads) {
-  const Tokenizer tokenizer(quickstart_tokenizer());
+  const Tokenizer tokenizer(small_tokenizer());
   const std::string text = "Task: pick up the milk, State: 1 2 3;\nAction: ";
   const std::vector<std::int64_t> expected = tokenizer.encode(text);
   std::atomic<int> wrong{0};
@@ -60,7 +60,7 @@ std::string proto_field(int number, const std::string& bytes) {
 
 TEST(Tokenizer, RefusesModelsThatTheLibraryDoesNotSurvive) {
   const TempDir dir;
-  const std::string model = read_file(quickstart_tokenizer());
+  const std::string model = read_file(small_tokenizer());
   const auto refused = [&](const std::string& more, const std::string& part) {
     write_text(dir / "bad.model", model + more);
     expect_error<CorruptError>([&] { Tokenizer(dir / "bad.model"); }, "bad.model", part);
@@ -82,7 +82,7 @@ TEST(Tokenizer, RefusesWhatIsNotAModel) {
   const TempDir dir;
   expect_error<UsageError>([&] { Tokenizer(dir / "none.model"); }, "none.model", "no such file");
   expect_error<UsageError>([&] { Tokenizer(dir.path()); }, "no such file");
-  const std::string model = read_file(quickstart_tokenizer());
+  const std::string model = read_file(small_tokenizer());
   const std::map<std::string, std::string> contents{{"empty", ""},
                                                     {"text", "not a model"},
                                                     {"json", "{\"a\": 1}"},
@@ -96,7 +96,7 @@ TEST(Tokenizer, RefusesWhatIsNotAModel) {
 // Whatever a damaged file holds, it is refused or it encodes; ids stay within the vocabulary.
 TEST(Tokenizer, SurvivesDamagedModels) {
   const TempDir dir;
-  const std::string model = read_file(quickstart_tokenizer());
+  const std::string model = read_file(small_tokenizer());
   Random random({2024});
   int refused = 0, loaded = 0;
   for (int round = 0; round < 300; ++round) {

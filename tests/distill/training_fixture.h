@@ -36,7 +36,7 @@ class TrainingFixture {
     std::vector<std::string> all = {
         "output_dir=" + (dir_ / name).string(),
         "data.files=" + (dir_ / "demos.hdf5").string(),
-        str("data.tokenizer=", SHALLOWPI_SOURCE_DIR, "/configs/quickstart/tokenizer.model"),
+        str("data.tokenizer=", SHALLOWPI_SOURCE_DIR, "/tests/data/tokenizer/small.model"),
         "data.held_out_fraction=0.25",
         "data.drop_noops=false",
         "data.min_norm_range=0.05",

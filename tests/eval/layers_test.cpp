@@ -75,7 +75,7 @@ class LayersTest : public ::testing::TestWithParam<PolicyKind> {
   Policy policy_;
   Dataset dataset_ = testing::fake_dataset();
   SamplePipeline pipeline_{dataset_, testing::fake_spec(), testing::identity_stats(),
-                           std::make_shared<Tokenizer>(testing::quickstart_tokenizer()), 512};
+                           std::make_shared<Tokenizer>(testing::small_tokenizer()), 512};
   std::vector<Dataset::Sample> samples_ = dataset_.split(0.0, 1).train;
   MeasureOptions options_;
 };

@@ -25,7 +25,7 @@ Policy fake_policy(std::int64_t depth, std::uint64_t seed) {
 struct FakeData {
   Dataset dataset = testing::fake_dataset();
   SamplePipeline pipeline{dataset, testing::fake_spec(), testing::identity_stats(),
-                          std::make_shared<Tokenizer>(testing::quickstart_tokenizer()), 512};
+                          std::make_shared<Tokenizer>(testing::small_tokenizer()), 512};
   std::vector<Dataset::Sample> samples = dataset.split(0.0, 1).train;
 };
 

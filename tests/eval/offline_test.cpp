@@ -63,7 +63,7 @@ class OfflineData : public ::testing::Test {
     contents.spec.image_size = 32;
     contents.spec.prompt_mode = PromptMode::kPi05NoState;
     contents.stats = testing::identity_stats(8, 7);
-    contents.tokenizer = testing::quickstart_tokenizer();
+    contents.tokenizer = testing::small_tokenizer();
     publish_folder(dir_ / "teacher", [&](const std::filesystem::path& folder) {
       write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32);
     });
@@ -155,7 +155,7 @@ TEST_F(OfflineData, MeasuresTheEpisodesThatTheRunHeldOut) {
     }
   }
   EXPECT_EQ(measured, expected);
-  EXPECT_EQ(expected.size(), 2u);  // one of each file
+  EXPECT_EQ(expected.size(), 6u);  // two of each file
 }
 
 TEST_F(OfflineData, NamesThePolicyWhoseOutputsAreNotFinite) {

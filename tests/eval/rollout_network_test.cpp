@@ -167,7 +167,7 @@ TEST_F(RolloutTest, SendsTheKeyThatTheServerWants) {
 TEST(CheckpointPolicy, ContinuesAPrefix) {
   const std::string teacher = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher";
   const auto policy = checkpoint_policy(teacher, 7, {});
-  std::vector<PolicyCall> calls = call_at("pick up the alphabet soup and place it in the basket", 0);
+  std::vector<PolicyCall> calls = call_at("pick up the butter and place it in the basket", 0);
   for (const char* camera : {"base_0_rgb", "left_wrist_0_rgb"})
     calls[0].observation.images[camera] = {8, 8, std::vector<std::uint8_t>(8 * 8 * 3, 100)};
   const RobotActions free = policy->infer(calls)[0];

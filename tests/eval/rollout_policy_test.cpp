@@ -11,7 +11,7 @@ namespace {
 using testing::expect_error;
 
 TEST(BaselinePolicy, ReplaysADemonstrationWhateverItSees) {
-  const std::string file = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/alphabet_soup.hdf5";
+  const std::string file = std::string(SHALLOWPI_SOURCE_DIR) + "/tests/data/replay/alphabet_soup.hdf5";
   const std::string prompt = "pick up the alphabet soup and place it in the basket";
   const auto policy = baseline_policy("replay:" + file + "#1");
   const RobotActions start = policy->infer(call_at(prompt, 0))[0],

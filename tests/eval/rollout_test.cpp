@@ -354,7 +354,7 @@ class ChoosyPolicy final : public RolloutPolicy {
 TEST_F(RolloutTest, ATaskThatThePolicyCannotPlayIsSeenBeforeTheFirstEpisode) {
   ChoosyPolicy policy;
   expect_error<UsageError>([&] { run_rollout(options_, policy); }, "no demonstration of task 2");
-  const std::string demos = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/alphabet_soup.hdf5";
+  const std::string demos = std::string(SHALLOWPI_SOURCE_DIR) + "/tests/data/replay/alphabet_soup.hdf5";
   for (const char* kind : {"replay:", "mean-action:"})
     expect_error<UsageError>([&] { baseline_policy(kind + demos)->check_task("do task 2"); },
                              "no demonstration of \"do task 2\"");

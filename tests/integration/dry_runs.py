@@ -18,7 +18,7 @@ import numpy as np
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 CONFIGS = PROJECT / "configs"
-TOKENIZER = CONFIGS / "quickstart" / "tokenizer.model"
+TOKENIZER = PROJECT / "tests" / "data" / "tokenizer" / "small.model"
 DEPTH, VISION_DEPTH, VOCABULARY = 18, 27, 257152
 WIDTH, MLP, EXPERT_WIDTH, EXPERT_MLP, HEADS, HEAD = 2048, 16384, 1024, 4096, 8, 256
 VISION_WIDTH, VISION_MLP, PATCH, TOKENS, ACTION_DIM = 1152, 4304, 14, 256, 32

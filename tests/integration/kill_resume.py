@@ -42,8 +42,8 @@ train.save_every={SAVE_EVERY} train.keep_last=2 train.keep_every=60 threads=1
 def command(binary, output):
     return [
         binary, "--config", str(Path(output).parent / "config.yaml"), "--quiet",
-        f"data.files={ROOT}/configs/quickstart/tomato_sauce.hdf5",
-        f"data.tokenizer={ROOT}/configs/quickstart/tokenizer.model", f"output_dir={output}", *SETTINGS,
+        f"data.files={ROOT}/configs/quickstart/butter.hdf5",
+        f"data.tokenizer={ROOT}/tests/data/tokenizer/small.model", f"output_dir={output}", *SETTINGS,
     ]
 
 

@@ -21,7 +21,7 @@ parser.add_argument("--seed", type=int, default=1)
 arguments = parser.parse_args()
 START_SECONDS = 8
 EPISODES = 2 * arguments.trials
-demonstrations = pathlib.Path(__file__).resolve().parents[2] / "configs/quickstart/*.hdf5"  # of tasks 0 and 5
+demonstrations = pathlib.Path(__file__).resolve().parents[2] / "tests/data/replay/*.hdf5"  # of tasks 0 and 5
 
 
 def start(out):

@@ -11,7 +11,7 @@ import tempfile
 import time
 
 program, root = sys.argv[1], pathlib.Path(__file__).resolve().parents[2]
-demonstrations = root / "configs/quickstart/alphabet_soup.hdf5"
+demonstrations = root / "tests/data/replay/alphabet_soup.hdf5"
 teacher = root / "configs/quickstart/teacher"
 
 

@@ -51,12 +51,12 @@ def real_policy():
     with Server([infer_program, "serve", "--checkpoint", checkpoint, "--port", "0", "--quiet"]) as server:
         client = WebsocketClientPolicy("127.0.0.1", server.port)
         metadata = client.get_server_metadata()
-        assert (metadata["robot"], metadata["action_horizon"], metadata["action_dim"]) == ("libero", 16, 7), metadata
+        assert (metadata["robot"], metadata["action_horizon"], metadata["action_dim"]) == ("libero", 20, 7), metadata
         assert len(metadata["fingerprint"]) == 16 and metadata["euler_steps"] == 10, metadata
-        noise = np.random.default_rng(1).standard_normal((16, 32)).astype(np.float32)
-        asked = observation(prompt="pick up the soup", side=128, noise=noise)
+        noise = np.random.default_rng(1).standard_normal((20, 8)).astype(np.float32)
+        asked = observation(prompt="pick up the butter", side=128, noise=noise)
         first, second = client.infer(asked), client.infer(asked)
-        assert first["actions"].dtype == np.float64 and first["actions"].shape == (16, 7)
+        assert first["actions"].dtype == np.float64 and first["actions"].shape == (20, 7)
         assert np.array_equal(first["actions"], second["actions"])
         assert list(first) == ["actions", "policy_timing", "server_timing"]
         assert first["policy_timing"]["infer_ms"] > 0
@@ -78,7 +78,7 @@ def real_policy():
         from openpi_client import image_tools
         big = np.random.default_rng(2).integers(0, 256, (120, 160, 3), dtype=np.uint8)
         answers = [client.infer({**asked, "observation/image": image})["actions"]
-                   for image in (big, image_tools.resize_with_pad(big, 64, 64), big.transpose(2, 0, 1).copy())]
+                   for image in (big, image_tools.resize_with_pad(big, 120, 120), big.transpose(2, 0, 1).copy())]
         assert np.array_equal(answers[0], answers[1]) and np.array_equal(answers[0], answers[2])
         # While the policy works, everyone else is answered.
         slow = threading.Thread(target=lambda: client.infer({**asked, "num_steps": 100}))

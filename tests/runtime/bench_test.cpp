@@ -81,11 +81,11 @@ TEST(Bench, MeasuresCheckpointsAndShallowerOnesOfThem) {
   const Json report = read_json(options.json);
   EXPECT_EQ(report["results"][0]["layers"], 6);
   EXPECT_EQ(report["results"][1]["layers"], 18);
-  EXPECT_EQ(report["settings"]["horizon"], 16) << "the checkpoint's";
+  EXPECT_EQ(report["settings"]["horizon"], 20) << "the checkpoint's";
   EXPECT_LT(report["results"][0]["weight_bytes"].get<double>(),
             report["results"][1]["weight_bytes"].get<double>());
   options.sweeps = {"vision-tokens=4096"};
-  expect_error<UsageError>([&] { run_bench_json(options); }, "4096 of 16");
+  expect_error<UsageError>([&] { run_bench_json(options); }, "4096 of 36");
   options.engine = EngineKind::kGraph;
   expect_error<UsageError>([&] { run_bench_json(options); }, "--sweep vision-tokens", "give --engine eager");
   options.engine = EngineKind::kAuto;

@@ -148,7 +148,7 @@ int main(int argc, char **argv) {
   observation.image_count = 2;
   observation.state = state;
   observation.state_dim = 8;
-  observation.prompt = "pick up the alphabet soup";
+  observation.prompt = "pick up the butter";
   check_errors(policy, controller, observation);
   check_observations(controller, &observation);
 

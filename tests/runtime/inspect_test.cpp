@@ -44,7 +44,7 @@ class Inspect : public ::testing::Test {
     contents.stats = stats;
     contents.kept_layers = {0, 6, 12};
     contents.teacher_fingerprint = std::string(64, 'a');
-    contents.tokenizer = testing::quickstart_tokenizer();
+    contents.tokenizer = testing::small_tokenizer();
     publish_folder(student_, [&](const std::filesystem::path& folder) {
       write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32, teacher_);
     });

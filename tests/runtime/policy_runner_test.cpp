@@ -13,7 +13,7 @@ using testing::expect_error;
 using testing::expect_tensor_near;
 
 const std::filesystem::path kTeacher = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher";
-constexpr std::int64_t kHorizon = 16;
+constexpr std::int64_t kHorizon = 20, kDims = 8;
 
 /// The quickstart's teacher, and its real demonstrations as a robot would send them.
 class Runner : public ::testing::Test {
@@ -23,7 +23,7 @@ class Runner : public ::testing::Test {
     const std::string folder = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/";
     dataset_ = new Dataset(open_dataset({{folder + "*.hdf5", 1.0}}, DataFormat::kAuto));
     pipeline_ = new SamplePipeline(*dataset_, runner_->info().spec, *runner_->info().stats,
-                                   std::make_shared<const Tokenizer>(testing::quickstart_tokenizer()),
+                                   std::make_shared<const Tokenizer>(kTeacher / "tokenizer.model"),
                                    runner_->info().config.vocab);
   }
   static void TearDownTestSuite() {
@@ -35,7 +35,7 @@ class Runner : public ::testing::Test {
   static InferRequest request(std::int32_t step, std::uint64_t seed = 1) {
     const auto generator = torch::make_generator<torch::CPUGeneratorImpl>(seed);
     return {robot_observation(*dataset_, {0, 0, step}, pipeline_->spec().image_keys),
-            torch::randn({kHorizon, 32}, generator)};
+            torch::randn({kHorizon, kDims}, generator)};
   }
 
   static PolicyRunner* runner_;
@@ -115,10 +115,10 @@ TEST_F(Runner, ContinuesGivenActions) {
   EXPECT_TRUE(torch::equal(results[0].normalized_hd.narrow(0, 0, 4), next.prefix_actions_hd));
   expect_tensor_near(results[1].normalized_hd, runner_->infer({request(3)})[0].normalized_hd, 1e-5);
   next.prefix_actions_hd = chunk;
-  expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions", "16 actions");
+  expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions", "20 actions");
   next.prefix_actions_hd = torch::zeros({2, 7});
-  expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions", "[2, 7]", "[2, 32]");
-  next.prefix_actions_hd = torch::full({2, 32}, NAN);
+  expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions", "[2, 7]", "[2, 8]");
+  next.prefix_actions_hd = torch::full({2, kDims}, NAN);
   expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions is not finite");
 }
 
@@ -136,7 +136,7 @@ TEST_F(Runner, NamesTheFieldThatDoesNotFit) {
           "camera front");
   refused([](InferRequest& r) { r.observation.images.begin()->second.bytes.pop_back(); }, "base_0_rgb",
           "no RGB image");
-  refused([](InferRequest& r) { r.noise_hd = torch::zeros({3, 32}); }, "noise", "[3, 32]", "[16, 32]");
+  refused([](InferRequest& r) { r.noise_hd = torch::zeros({3, 32}); }, "noise", "[3, 32]", "[20, 8]");
   refused([](InferRequest& r) { r.noise_hd = torch::Tensor(); }, "noise is missing");
   refused([](InferRequest& r) { r.noise_hd[0][0] = NAN; }, "noise is not finite");
   expect_error<UsageError>([] { runner_->infer({}); }, "at least one observation");
@@ -153,11 +153,12 @@ TEST(PolicyRunner, WithholdsActionsThatAreNotFinite) {
     contents.spec = runner.info().spec;
     contents.stats = runner.info().stats;
     contents.stats->actions.q99[0] = 1e300;  // no float in robot units
-    contents.tokenizer = testing::quickstart_tokenizer();
+    contents.tokenizer = kTeacher / "tokenizer.model";
     write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32);
   });
   PolicyRunner broken = PolicyRunner::load(dir / "broken", torch::kCPU, torch::kFloat32);
-  InferRequest request{{{}, std::vector<float>(8, 0.0f), "pick up the soup"}, torch::zeros({kHorizon, 32})};
+  InferRequest request{{{}, std::vector<float>(8, 0.0f), "pick up the butter"},
+                       torch::zeros({kHorizon, kDims})};
   request.observation.images["base_0_rgb"] = {2, 2, std::vector<std::uint8_t>(12)};
   expect_error<NotFiniteError>([&] { broken.infer({request}); }, "not finite");
 }
@@ -184,7 +185,7 @@ TEST(PolicyRunner, WarnsOfWhatItAssumes) {
   expect_error<UsageError>(  // which comes after it
       [&] {
         PolicyRunner::load(dir / "policy", torch::kCPU, torch::kFloat32, 10,
-                           testing::quickstart_tokenizer().string());
+                           testing::small_tokenizer().string());
       },
       "embedding only 256 rows");
   const std::string log = ::testing::internal::GetCapturedStderr();
@@ -193,16 +194,16 @@ TEST(PolicyRunner, WarnsOfWhatItAssumes) {
 
 TEST_F(Runner, SaysWhereAPromptWouldLoseTheState) {
   RobotObservation observation = request(3).observation;
-  EXPECT_NO_THROW(runner_->transform().check_prompt(observation));
-  for (int i = 0; i < 40; ++i) observation.prompt += " and the soup";
-  expect_error<UsageError>([&] { runner_->transform().check_prompt(observation); },
-                           "prompt: ", " tokens, at most 64");
-  PolicySpec plain = runner_->info().spec;
-  plain.prompt_mode = PromptMode::kPi05NoState;
-  const PolicyTransform transform(plain, *runner_->info().stats,
-                                  std::make_shared<const Tokenizer>(testing::quickstart_tokenizer()),
-                                  runner_->info().config.vocab);
-  EXPECT_NO_THROW(transform.check_prompt(observation));
+  PolicySpec spec = runner_->info().spec;
+  spec.prompt_mode = PromptMode::kPi05State;
+  spec.max_token_len = 64;
+  const PolicyTransform with_state(spec, *runner_->info().stats,
+                                   std::make_shared<const Tokenizer>(kTeacher / "tokenizer.model"),
+                                   runner_->info().config.vocab);
+  EXPECT_NO_THROW(with_state.check_prompt(observation));
+  for (int i = 0; i < 40; ++i) observation.prompt += " and the butter";
+  expect_error<UsageError>([&] { with_state.check_prompt(observation); }, "prompt: ", " tokens, at most 64");
+  EXPECT_NO_THROW(runner_->transform().check_prompt(observation)) << "pi0's prompt has no state";
 }
 
 TEST(PolicyRunner, SaysWhatACheckpointLacks) {

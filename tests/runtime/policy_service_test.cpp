@@ -16,9 +16,8 @@ class PolicyServiceTest : public ::testing::Test {
       : runner_(PolicyRunner::load(str(SHALLOWPI_SOURCE_DIR, "/configs/quickstart/teacher"), torch::kCPU,
                                    torch::kFloat32)),
         service_(
-            ObservationDecoder(
-                runner_.info().spec, runner_.info().stats,
-                {.check = [this](const auto& seen) { runner_.transform().check_prompt(seen); }}),
+            ObservationDecoder(runner_.info().spec, runner_.info().stats,
+                               {.check = [this](const auto& seen) { check_(seen); }}),
             [this](const auto& requests, const auto& options) { return runner_.infer(requests, options); },
             {}, policy_metadata(runner_.info().spec), [] {}) {
     for (const std::string& camera : runner_.info().spec.image_keys) {
@@ -28,8 +27,8 @@ class PolicyServiceTest : public ::testing::Test {
       request_.observation.images[camera] = image;
     }
     for (int dim = 0; dim < 8; ++dim) request_.observation.state.push_back(0.1f * static_cast<float>(dim));
-    request_.observation.prompt = "pick up the soup";
-    request_.noise_hd = torch::randn({16, 32});
+    request_.observation.prompt = "pick up the butter";
+    request_.noise_hd = torch::randn({20, 8});
   }
 
   WebsocketAnswer ask(std::vector<WireEntry> more) {
@@ -61,6 +60,7 @@ class PolicyServiceTest : public ::testing::Test {
   }
 
   PolicyRunner runner_;
+  std::function<void(const RobotObservation&)> check_ = [](const RobotObservation&) {};
   PolicyService service_;
   InferRequest request_;
 };
@@ -75,7 +75,7 @@ TEST_F(PolicyServiceTest, AnswersWhatThePolicyAnswers) {
 TEST_F(PolicyServiceTest, TakesPrefixActionsInRobotUnits) {
   const InferResult first = runner_.infer({request_}).at(0);
   request_.prefix_actions_hd = first.normalized_hd.narrow(0, 4, 3).clone();
-  request_.prefix_actions_hd.narrow(1, 7, 25).zero_();  // the robot has 7 dims
+  request_.prefix_actions_hd.narrow(1, 7, 1).zero_();  // the robot has 7 dims
   torch::Tensor prefix = torch::empty({3, 7});
   for (int h = 0; h < 3; ++h)
     for (int dim = 0; dim < 7; ++dim) prefix[h][dim] = first.actions[4 + h][dim];
@@ -94,7 +94,15 @@ TEST_F(PolicyServiceTest, RefusesWhatThePolicyRefuses) {
 }
 
 TEST_F(PolicyServiceTest, RefusesAPromptThatLosesTheState) {
-  for (int i = 0; i < 40; ++i) request_.observation.prompt += " and the soup";
+  PolicySpec spec = runner_.info().spec;
+  spec.prompt_mode = PromptMode::kPi05State;
+  spec.max_token_len = 64;
+  const PolicyTransform with_state(spec, *runner_.info().stats,
+                                   std::make_shared<const Tokenizer>(str(
+                                       SHALLOWPI_SOURCE_DIR, "/configs/quickstart/teacher/tokenizer.model")),
+                                   runner_.info().config.vocab);
+  check_ = [&](const RobotObservation& seen) { with_state.check_prompt(seen); };
+  for (int i = 0; i < 40; ++i) request_.observation.prompt += " and the butter";
   const WebsocketAnswer answer = ask({{"noise", floats(request_.noise_hd)}});
   EXPECT_TRUE(answer.text);
   EXPECT_FALSE(answer.close);

@@ -199,6 +199,17 @@ TEST(SimulateLoop, TheCommandPrintsRowsAndWritesThem) {
   options.data = {(dir / "aloha.hdf5").string()};
   expect_error<UsageError>([&] { run_simulate_loop(options); }, "the policy's robot has 8 state dims",
                            "the data has 14");
+
+  options.data = {std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/butter.hdf5"};
+  options.latencies_ms = {110};
+  options.modes = {ChunkMode::kReceding};
+  options.steps = 1;
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
+  run_simulate_loop(options);
+  EXPECT_NE(::testing::internal::GetCapturedStdout().find("receding"), std::string::npos);
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("these demonstrations repeat images"),
+            std::string::npos);
   options.checkpoint.clear();
 
   options.modes = {ChunkMode::kRtc};

@@ -10,7 +10,7 @@ import numpy as np
 import sentencepiece
 
 HERE = pathlib.Path(__file__).resolve().parent
-MODEL = HERE.parents[2] / "configs" / "quickstart" / "tokenizer.model"
+MODEL = HERE / "small.model"
 TEXTS = ["pick up the alphabet soup and place it in the basket", "\n", "two\nlines", "  leading and  double spaces ",
          "Task: open the drawer, State: 128 -1 255 0;\nAction: ", "été, 日本語, \U0001f916", "snake_case", "<bos> <0x41>", ""]
 PROMPTS = ["pick up the milk and place it in the basket", "  Open_the_drawer \n", "first\nsecond_third", ""]
