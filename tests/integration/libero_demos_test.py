@@ -136,10 +136,14 @@ class Files(unittest.TestCase):
             self.assertIn(problem, refused.stderr)
             self.assertNotIn("Traceback", refused.stderr)
         self.assertEqual([*self.out.parent.glob(f"{self.out.name}*.tmp"), *self.out.glob("*.tmp")], [])
+        coded = self.out / "jpeg.hdf5"
+        subprocess.run([sys.executable, PROJECT / "scripts/cut_demos.py", self.file.path, "--demos", "2", "--size", "128",
+                        "--jpeg", "90", "--out", coded], check=True, capture_output=True)
         report = self.out / "report.json"
-        subprocess.run([EVAL, "offline", "--checkpoint", PROJECT / "configs/quickstart/teacher", "--data", cut, "--frames", "0",
-                        "--out", report], check=True, capture_output=True)
-        self.assertEqual(json.loads(report.read_text())["frames"], 2 * 4)
+        for file in (cut, coded):
+            subprocess.run([EVAL, "offline", "--checkpoint", PROJECT / "configs/quickstart/teacher", "--data", file, "--frames",
+                            "0", "--out", report], check=True, capture_output=True)
+            self.assertEqual(json.loads(report.read_text())["frames"], 2 * 4)
 
     def test_fewer_than_were_collected(self):
         """An interrupted collection that is finished with fewer demonstrations keeps the others for later."""
