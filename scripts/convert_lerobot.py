@@ -248,19 +248,9 @@ def table(rows, keys, episode, most):
     return values
 
 
-def encode_jpeg(frame):
-    out = io.BytesIO()
-    Image.fromarray(frame).save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return out.getvalue()
-
-
 def write_frames(group, name, frames, count, shape, as_jpeg):
     if as_jpeg:
-        coded = [encode_jpeg(frame) for frame in frames]
-        padded = np.zeros((count, max(map(len, coded))), np.uint8)
-        for row, data in zip(padded, coded):
-            row[:len(data)] = np.frombuffer(data, np.uint8)
-        group.create_dataset(name, data=padded)
+        group.create_dataset(name, data=libero_demos.jpeg_rows(frames, JPEG_QUALITY))
         return
     stored = group.create_dataset(name, (count, *shape, 3), np.uint8, chunks=(1, *shape, 3), compression="gzip")
     for index, frame in enumerate(frames):

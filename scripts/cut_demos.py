@@ -9,7 +9,6 @@ static camera repays; or, much smaller, as JPEG, which our reader takes. Simulat
 does not read them. Needs h5py, numpy and, for JPEG, Pillow.
 """
 import argparse
-import io
 import pathlib
 import sys
 
@@ -18,7 +17,7 @@ try:
     import numpy as np
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; pip install numpy h5py")
-from libero_demos import Replaced
+from libero_demos import Replaced, jpeg_rows
 
 KEPT = ("actions", "dones", "rewards", "obs/ee_states", "obs/gripper_states", "obs/joint_states")
 DRAWN = "obs/drawn"  # of collect_libero_demos.py --render-every: which frames are no repetitions
@@ -34,20 +33,6 @@ def shrink(frames, size):
     k = s // size
     blocks = frames.reshape(t, size, k, size, k, c).astype(np.float32)
     return np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
-
-
-def jpeg_rows(frames, quality):
-    """[T, N] uint8: a JPEG in each row, padded with zeros."""
-    from PIL import Image
-    coded = []
-    for frame in frames:
-        out = io.BytesIO()
-        Image.fromarray(frame).save(out, "JPEG", quality=quality, subsampling=0)
-        coded.append(out.getvalue())
-    rows = np.zeros((len(coded), max(map(len, coded))), np.uint8)
-    for row, data in zip(rows, coded):
-        row[:len(data)] = np.frombuffer(data, np.uint8)
-    return rows
 
 
 def cut(source, out, demos, size, frames_per_chunk, jpeg):
@@ -71,7 +56,8 @@ def cut(source, out, demos, size, frames_per_chunk, jpeg):
             if jpeg:
                 frames = jpeg_rows(frames, jpeg)
                 chunk = frames.shape[1:]
-            group.create_dataset(key, data=frames, chunks=(min(frames_per_chunk, len(frames)), *chunk), compression="gzip", compression_opts=9)
+            group.create_dataset(key, data=frames, chunks=(min(frames_per_chunk, len(frames)), *chunk), compression="gzip",
+                                 compression_opts=9)
     data.attrs["num_demos"] = len(names)
     data.attrs["total"] = total
     return len(names), total

@@ -1,6 +1,7 @@
 """Demonstrations in LIBERO's HDF5 layout, and what collecting them draws at random. Needs no simulator."""
 import fcntl
 import glob
+import io
 import json
 import os
 import pathlib
@@ -94,6 +95,20 @@ class Recording:
             frames = np.stack(self.rows[name])
             # One frame is one chunk: the readers' fastest.
             obs.create_dataset(name, data=frames, chunks=(1, *frames.shape[1:]), compression="gzip")
+
+
+def jpeg_rows(frames, quality):
+    """[T, N] uint8: each frame as a JPEG, padded with zeros to the longest, as our reader takes it. Needs Pillow."""
+    from PIL import Image
+    coded = []
+    for frame in frames:
+        out = io.BytesIO()
+        Image.fromarray(frame).save(out, "JPEG", quality=quality, subsampling=0)
+        coded.append(out.getvalue())
+    rows = np.zeros((len(coded), max(map(len, coded))), np.uint8)
+    for row, data in zip(rows, coded):
+        row[:len(data)] = np.frombuffer(data, np.uint8)
+    return rows
 
 
 class Replaced:

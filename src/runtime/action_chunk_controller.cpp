@@ -31,12 +31,13 @@ ChunkTick ActionChunkController::tick(const RobotObservation& observation) {
     last_latency_ms_ = answer.latency_ms;
     chunker_.deliver(std::move(answer.answer));
   }
-  RobotObservation copy = observation;  // first: a request that is made and not sent would never be answered
-  if (auto request = chunker_.next_request()) {
+  if (chunker_.wants_request()) {
+    Job job{{}, observation};  // copied first: a request that is made and not sent would never be answered
+    job.request = *chunker_.next_request();
     {
       // After a reset() the job of the old episode may still wait here: nobody wants its answer.
       const std::lock_guard lock(mutex_);
-      job_ = Job{std::move(*request), std::move(copy)};
+      job_ = std::move(job);
     }
     changed_.notify_one();
   }

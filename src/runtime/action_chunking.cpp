@@ -53,7 +53,7 @@ void ActionChunker::reset(Action initial) {
 }
 
 std::optional<ChunkRequest> ActionChunker::next_request() {
-  if (under_way_ || now_ < request_at_) return std::nullopt;
+  if (!wants_request()) return std::nullopt;
   ChunkRequest request{.id = next_id_, .tick = now_, .prefix = {}};
   if (options_.mode == ChunkMode::kRtc) request.prefix = prefix();
   under_way_ = ChunkRequest{.id = next_id_++, .tick = now_, .prefix = {}};

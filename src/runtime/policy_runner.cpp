@@ -102,7 +102,7 @@ void PolicyRunner::warm_up(std::int64_t steps, std::int64_t largest, const std::
   const RobotSpec& robot = info_.spec.robot;
   const std::int64_t side = info_.spec.image_size;
   RobotObservation all;
-  all.prompt = prompt;
+  all.prompt = prompt.empty() ? "warm up" : prompt;
   all.state.assign(robot.state_dim, 0.0f);
   for (const std::string& camera : info_.spec.image_keys)
     all.images[camera] = {side, side, std::vector<std::uint8_t>(3 * side * side)};
@@ -119,8 +119,9 @@ void PolicyRunner::warm_up(std::int64_t steps, std::int64_t largest, const std::
   };
   if (engine_->kind() != EngineKind::kGraph) return infer_at_once(all, {}, 1);
   const RobotActions given{std::vector<float>(robot.action_dim)};
-  for (const RobotObservation& seen : {all, required}) {  // the smallest last: few graphs are kept
-    if (seen.images.empty()) continue;
+  std::vector<RobotObservation> shapes{all};  // the smallest last: few graphs are kept
+  if (!required.images.empty() && required.images.size() < all.images.size()) shapes.push_back(required);
+  for (const RobotObservation& seen : shapes) {
     if (info_.spec.horizon > 1) infer_at_once(seen, given, 1);
     infer_at_once(seen, {}, largest);
   }

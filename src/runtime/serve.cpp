@@ -60,8 +60,7 @@ class Inference {
 
   void warm_up(const ServeOptions& options) {
     log::info("loaded; warming up");
-    runner_.warm_up(options.steps, options.max_batch,
-                    options.default_prompt.empty() ? "warm up" : options.default_prompt);
+    runner_.warm_up(options.steps, options.max_batch, options.default_prompt);
   }
 
  private:

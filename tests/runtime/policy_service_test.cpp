@@ -60,7 +60,9 @@ class PolicyServiceTest : public ::testing::Test {
   }
 
   PolicyRunner runner_;
-  std::function<void(const RobotObservation&)> check_ = [](const RobotObservation&) {};
+  std::function<void(const RobotObservation&)> check_ = [this](const RobotObservation& seen) {
+    runner_.transform().check_prompt(seen);
+  };
   PolicyService service_;
   InferRequest request_;
 };

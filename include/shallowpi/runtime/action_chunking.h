@@ -123,6 +123,8 @@ class ActionChunker {
   /// The request to send now, at most one per tick: `execute` ticks after the one before, once that is
   /// answered; at once after an answer that could not be used. Call it before tick(), and after deliver().
   std::optional<ChunkRequest> next_request();
+  /// Whether it has one.
+  bool wants_request() const { return !under_way_ && now_ >= request_at_; }
 
   /// Takes an answer. One that cannot be used is counted, explained in last_error(), and changes nothing
   /// else: the chunks in force go on. Returns whether it can be used.

@@ -74,10 +74,10 @@ class PolicyRunner {
   /// fit the policy, and NotFiniteError where the network's actions are not finite.
   std::vector<InferResult> infer(const std::vector<InferRequest>& batch, const InferOptions& options = {});
 
-  /// Infers from black images and `prompt` what is slow for the first time, on a GPU by seconds. Where each
-  /// shape has a graph: up to `largest` observations at once, with all cameras and with those that a robot must
-  /// send, and one observation with given actions.
-  void warm_up(std::int64_t steps, std::int64_t largest = 1, const std::string& prompt = "warm up");
+  /// Infers from black images and `prompt` (empty: a short one) what is slow for the first time, on a GPU by
+  /// seconds. Where each shape has a graph: up to `largest` observations at once, with all cameras and with
+  /// those that a robot must send, and one observation with given actions.
+  void warm_up(std::int64_t steps, std::int64_t largest = 1, const std::string& prompt = "");
 
  private:
   PolicyRunner(CheckpointInfo info, std::unique_ptr<const PolicyTransform> transform,
