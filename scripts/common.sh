@@ -40,7 +40,9 @@ need_packages() {
   install them with: ${root[*]} apt-get install ${missing[*]}"
   fi
   say "installing packages: ${root[*]} apt-get install ${missing[*]}"
-  "${root[@]}" apt-get update -q >/dev/null
+  # Another apt, such as the system's daily one, may hold the lists; this command, unlike install, cannot wait for it.
+  local try
+  for try in {1..12}; do "${root[@]}" apt-get update -q >/dev/null && break; sleep 5; done
   "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${missing[@]}" >/dev/null
 }
 
