@@ -52,7 +52,9 @@ void add_protocol(CLI::App& app, RolloutOptions& options) {
   app.add_option("--replan", options.replan, "actions executed per chunk (openpi 5, LeRobot 10)")
       ->type_name("N");
   app.add_option("--image-size", options.image_size,
-                 "pixels that the simulator renders (openpi 256, LeRobot 360)")
+                 "pixels that the simulator renders; default: as in the policy's demonstrations, where it "
+                 "says so, else the "
+                 "protocol's (openpi 256, LeRobot 360)")
       ->type_name("N");
   app.add_option(
          "--perturb", options.perturb,

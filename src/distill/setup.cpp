@@ -1,5 +1,6 @@
 #include "shallowpi/distill/setup.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "model/checkpoint_internal.h"
@@ -174,6 +175,14 @@ void check_division(const TrainingSetup& setup) {
                          " pieces each (train.accumulate); make it a multiple of ", parts));
 }
 
+/// The longer side of the first camera's first image.
+std::int64_t demo_image_size(const TrainingSetup& setup) {
+  const std::string& camera = setup.spec.image_keys.front();
+  const RobotObservation first = robot_observation(*setup.dataset, setup.split.train.front(), {camera});
+  const Image& image = first.images.at(camera);
+  return std::max(image.width, image.height);
+}
+
 }  // namespace
 
 Dataset open_data(const DataConfig& data) {
@@ -249,6 +258,7 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
       setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, stats, tokenizer,
                                                               setup.policy.vocab, origin);
       setup.spec = setup.pipeline->spec();
+      setup.spec.demo_image_size = demo_image_size(setup);
     });
   problems.throw_all("problems");
   return setup;

@@ -5,6 +5,7 @@
 #include "distill/batches.h"
 #include "distill/schedule.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/manifest.h"
 #include "shallowpi/base/memory.h"
@@ -36,12 +37,14 @@ Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models,
       config_(setup_.resolved.config),
       folder_(folder),
       replicas_(setup_, models),
+      tokenizer_(read_file(setup_.tokenizer)),
       progress_(config_.train.steps, quiet) {
   if (setup_.teacher) {
     teacher_fingerprint_ = weights_fingerprint(*setup_.teacher);
   } else if (setup_.start) {
     teacher_fingerprint_ = setup_.start->teacher_fingerprint;
   }
+  if (const CheckpointInfo* origin = setup_.origin()) origin_weights_.emplace(origin->folder);
   const std::string data = data_digest(setup_);
   if (!resume.empty()) restore(resume);
   if (!state_.data.empty() && state_.data != data)
@@ -232,9 +235,8 @@ void Trainer::save() {
   weights.merge(replicas_.student()->named_tensors(/*with_dead=*/true));
   writer_.start([this, weights = std::move(weights), tensors = by_name(copies), state = state_] {
     folder_.publish(state.step, state.best_step, config_.train, [&](const std::filesystem::path& folder) {
-      const CheckpointInfo* origin = setup_.origin();
       write_checkpoint_files(folder, contents(), weights, torch::kBFloat16,
-                             origin ? origin->folder : std::filesystem::path());
+                             origin_weights_ ? &*origin_weights_ : nullptr);
       std::filesystem::create_directory(folder / kTrainingState);
       write_training_state(folder / kTrainingState, state, dump_config(setup_.resolved), tensors);
     });
@@ -246,7 +248,7 @@ CheckpointContents Trainer::contents() const {
   contents.config = setup_.policy;
   contents.spec = setup_.spec;
   contents.stats = setup_.pipeline->stats();
-  contents.tokenizer = setup_.tokenizer;
+  contents.tokenizer = tokenizer_;
   contents.kept_layers = setup_.kept_layers;
   contents.teacher_fingerprint = teacher_fingerprint_;
   contents.card =

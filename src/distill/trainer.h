@@ -14,6 +14,7 @@
 #include "distill/run_folder.h"
 #include "distill/stop_signal.h"
 #include "distill/training_state.h"
+#include "shallowpi/base/safetensors.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/data/loader.h"
 #include "shallowpi/distill/config.h"
@@ -59,6 +60,9 @@ class Trainer {
   Replicas replicas_;
   TrainingState state_;
   std::string teacher_fingerprint_;
+  // What every checkpoint takes over is kept open: whoever made it may remove it meanwhile.
+  const std::string tokenizer_;
+  std::optional<SafetensorsFolder> origin_weights_;
   std::vector<TrainingBatch> held_out_;  // made at the first evaluation
   std::optional<double> held_out_loss_;  // of this step, where it was evaluated
   std::int64_t saved_step_ = 0;          // whose checkpoint is in the folder; step 0 needs none

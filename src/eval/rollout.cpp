@@ -90,9 +90,11 @@ class Rollout {
   Rollout(const RolloutOptions& options, RolloutPolicy& policy)
       : options_(options),
         policy_(policy),
-        settings_(resolve_settings(options)),
+        settings_(resolve_settings(options, policy.demo_image_size())),
         lock_(prepared(options.out)) {
     settings_.needs_images = policy.needs_images();
+    if (settings_.image_size == policy.demo_image_size())
+      log::info("images of ", settings_.image_size, " pixels, as in the policy's demonstrations");
     // Before anything is started: a chunk that is too short will not get longer.
     if (policy.horizon() > 0) ActionChunker{settings_.chunking_options(policy.horizon())};
     if (settings_.records_any()) require_ffmpeg();

@@ -57,6 +57,7 @@ class CheckpointPolicy final : public RolloutPolicy {
             {"fingerprint", folder_fingerprint(runner_.info().folder)}};
   }
   std::int64_t horizon() const override { return runner_.transform().spec().horizon; }
+  std::int64_t demo_image_size() const override { return runner_.transform().spec().demo_image_size; }
 
   std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
     std::vector<InferRequest> requests;
@@ -88,9 +89,11 @@ class ServerPolicy final : public RolloutPolicy {
     if (metadata_.is_object() && metadata_.contains("robot"))
       horizon_ = json_get_or<std::int64_t>(metadata_, "action_horizon", 0, url);
     action_width_ = json_get_or<std::int64_t>(metadata_, "action_width", action_width_, url);
+    demo_image_size_ = json_get_or<std::int64_t>(metadata_, "demo_image_size", 0, url);
   }
   Json identity() const override { return {{"kind", "server"}, {"url", url_}, {"metadata", metadata_}}; }
   std::int64_t horizon() const override { return horizon_; }
+  std::int64_t demo_image_size() const override { return demo_image_size_; }
 
   std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
     std::vector<RobotActions> out;
@@ -116,8 +119,8 @@ class ServerPolicy final : public RolloutPolicy {
   std::string url_;
   std::uint64_t seed_;
   PolicyClient client_;
-  const Json metadata_;                           // of the first connection
-  std::int64_t horizon_ = 0, action_width_ = 32;  // of a server of ours
+  const Json metadata_;                                                 // of the first connection
+  std::int64_t horizon_ = 0, action_width_ = 32, demo_image_size_ = 0;  // of a server of ours
 };
 
 }  // namespace

@@ -13,6 +13,8 @@
 namespace shallowpi {
 namespace {
 
+constexpr std::int64_t kMinImageSize = 16;
+
 struct ProtocolValues {
   std::int64_t trials, settle, replan, image_size;
   std::uint64_t seed;
@@ -156,7 +158,7 @@ Json RolloutSettings::json() const {
   return out;
 }
 
-RolloutSettings resolve_settings(const RolloutOptions& options) {
+RolloutSettings resolve_settings(const RolloutOptions& options, std::int64_t demo_image_size) {
   const ProtocolValues& protocol = values_of(options.protocol);
   RolloutSettings out;
   out.protocol = options.protocol;
@@ -164,7 +166,8 @@ RolloutSettings resolve_settings(const RolloutOptions& options) {
   out.trials = options.trials.value_or(protocol.trials);
   out.settle = options.settle.value_or(protocol.settle);
   out.replan = options.replan.value_or(protocol.replan);
-  out.image_size = options.image_size.value_or(protocol.image_size);
+  out.image_size =
+      options.image_size.value_or(demo_image_size >= kMinImageSize ? demo_image_size : protocol.image_size);
   out.seed = options.seed.value_or(protocol.seed);
   for (const std::string& text : options.perturb) out.perturb.push_back(parse_perturbation(text));
   for (const std::string& text : options.move) out.move.push_back(parse_movement(text));
@@ -181,7 +184,7 @@ RolloutSettings resolve_settings(const RolloutOptions& options) {
   if (out.max_steps) require_at_least("--max-steps", *out.max_steps, 1);
   require_at_least("--settle", out.settle, 0);
   require_at_least("--replan", out.replan, 1);
-  require_at_least("--image-size", out.image_size, 16);
+  require_at_least("--image-size", out.image_size, kMinImageSize);
   require_at_least("--workers", options.workers, 1);
   require_at_least("--batch", out.batch, 1);
   require_at_least("--trials", out.trials, 1);

@@ -42,7 +42,7 @@ struct RolloutSettings {
   Json json() const;
 };
 
-/// Throws UsageError for whatever does not make sense.
-RolloutSettings resolve_settings(const RolloutOptions& options);
+/// Throws UsageError for whatever does not make sense. `demo_image_size`: that of the policy.
+RolloutSettings resolve_settings(const RolloutOptions& options, std::int64_t demo_image_size = 0);
 
 }  // namespace shallowpi

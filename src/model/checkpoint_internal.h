@@ -72,7 +72,7 @@ void write_own_side_files(const std::filesystem::path& folder, const CheckpointC
                           torch::Dtype store);
 void write_stats(const std::filesystem::path& folder, const std::optional<NormStats>& stats,
                  const std::string& asset_id);
-void copy_tokenizer(const std::filesystem::path& folder, const std::filesystem::path& tokenizer);
+void write_tokenizer(const std::filesystem::path& folder, const std::string& bytes);
 
 /// The dtype of most of a file's weights, as its token embedding tells.
 torch::Dtype stored_dtype(const SafetensorsFolder& file);

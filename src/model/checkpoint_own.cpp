@@ -60,6 +60,7 @@ PolicySpec read_spec(const Json& json, const std::string& where) {
   spec.robot.delta_mask = json_get<std::vector<bool>>(robot, "delta_mask", where);
   spec.asset_id = json_get<std::string>(json, "asset_id", where);
   spec.default_prompt = json_get<std::string>(json, "default_prompt", where);
+  spec.demo_image_size = json_get_or<std::int64_t>(json, "demo_image_size", 0, where);
   return spec;
 }
 
@@ -93,6 +94,7 @@ std::vector<std::string> spec_problems(const PolicySpec& spec, const PolicyConfi
   if (spec.image_size != config.vision.image_size)
     problems.push_back(
         str("image_size is ", spec.image_size, ", but the vision tower takes ", config.vision.image_size));
+  if (spec.demo_image_size < 0) problems.push_back(str("demo_image_size is ", spec.demo_image_size));
   if (spec.image_keys.size() > 64)
     problems.push_back(str("image_keys lists ", spec.image_keys.size(), " cameras"));
   if (!is_safe_asset_id(spec.asset_id))
@@ -122,6 +124,7 @@ std::string own_config_json(const CheckpointContents& contents) {
                {"asset_id", spec.asset_id},
                {"robot", robot}};
   if (!spec.lerobot_cameras.empty()) json["lerobot_cameras"] = spec.lerobot_cameras;
+  if (spec.demo_image_size > 0) json["demo_image_size"] = spec.demo_image_size;
   return json.dump(2) + "\n";
 }
 

@@ -1,5 +1,6 @@
 // Writes folders of our own format.
 #include "model/checkpoint_internal.h"
+#include "model/export.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
@@ -22,7 +23,7 @@ std::string model_card(const CheckpointContents& contents) {
   const ParameterCount count = count_parameters(config);
   std::string text =
       str("---\nlibrary_name: shallowpi\npipeline_tag: robotics\ntags: [robotics, ", enum_name(config.kind),
-          "]\n---\n\n# A ", config.depth(), "-layer ", model_name(config.kind), " policy\n\n");
+          "]\n---\n\n# A ", model_name(config.kind), " policy of ", config.depth(), " layers\n\n");
   if (!contents.kept_layers.empty())
     text += str("A student that keeps layers ", join(contents.kept_layers, ", "),
                 " of its teacher, in backbone and action expert alike.\n",
@@ -36,14 +37,15 @@ std::string model_card(const CheckpointContents& contents) {
   text += row("action horizon", spec.horizon);
   text += row("cameras", join(spec.image_keys, ", "));
   text += row("image size", config.vision.image_size);
+  if (spec.demo_image_size > 0) text += row("image size in the demonstrations", spec.demo_image_size);
   text += row("prompt mode", enum_name(spec.prompt_mode));
   text += row("normalisation", enum_name(spec.norm_mode));
   text += row("robot", str(enum_name(spec.robot.kind), ", ", spec.robot.state_dim, " state and ",
                            spec.robot.action_dim, " action dims"));
   text +=
       "\n    shallowpi-infer inspect DIR\n"
-      "    shallowpi-infer run --checkpoint DIR --input FILE.safetensors --output FILE.safetensors\n"
-      "    shallowpi-distill export --checkpoint DIR --to lerobot OUT\n";
+      "    shallowpi-infer run --checkpoint DIR --input FILE.safetensors --output FILE.safetensors\n";
+  if (has_released_heads(config)) text += "    shallowpi-distill export --checkpoint DIR --to lerobot OUT\n";
   if (!contents.card.empty()) text += str("\n", contents.card, contents.card.ends_with('\n') ? "" : "\n");
   return text;
 }
@@ -57,8 +59,8 @@ void write_stats(const fs::path& folder, const std::optional<NormStats>& stats, 
   write_file_atomically(path, norm_stats_json(*stats));
 }
 
-void copy_tokenizer(const fs::path& folder, const fs::path& tokenizer) {
-  if (!tokenizer.empty()) write_file_atomically(folder / kTokenizer, read_file(tokenizer));
+void write_tokenizer(const fs::path& folder, const std::string& bytes) {
+  if (!bytes.empty()) write_file_atomically(folder / kTokenizer, bytes);
 }
 
 void write_own_side_files(const fs::path& folder, const CheckpointContents& contents, torch::Dtype store) {
@@ -68,24 +70,24 @@ void write_own_side_files(const fs::path& folder, const CheckpointContents& cont
   write_file_atomically(folder / "config.json", lerobot_config_json(contents.config, contents.spec, store));
   write_file_atomically(folder / "README.md", model_card(contents));
   write_stats(folder, contents.stats, contents.spec.asset_id);
-  copy_tokenizer(folder, contents.tokenizer);
+  write_tokenizer(folder, contents.tokenizer);
 }
 
 }  // namespace checkpoint
 
 void write_checkpoint_files(const fs::path& folder, const CheckpointContents& contents,
-                            const NamedTensors& tensors, torch::Dtype store, const fs::path& dead_from) {
+                            const NamedTensors& tensors, torch::Dtype store,
+                            const SafetensorsFolder* dead_from) {
   checkpoint::write_own_side_files(folder, contents, store);
   TensorPlan plan;
-  std::optional<SafetensorsFolder> source;
-  if (!dead_from.empty()) source.emplace(dead_from);
-  const auto source_names = source ? canonical_names(*source) : std::map<std::string, std::string>();
+  const auto dead_names = dead_from ? canonical_names(*dead_from) : std::map<std::string, std::string>();
   for (const auto& [name, expected] : expected_tensors(contents.config)) {
     const torch::Dtype dtype = expected.keep_float32 ? torch::kFloat32 : store;
     if (name == names::kExpertHead) {
-      const auto stored = source_names.find(name);
-      if (stored != source_names.end() && source->tensors().at(stored->second).shape == expected.shape)
-        plan[name] = {dtype, expected.shape, [&source, from = stored->second] { return source->read(from); }};
+      const auto stored = dead_names.find(name);
+      if (stored != dead_names.end() && dead_from->tensors().at(stored->second).shape == expected.shape)
+        plan[name] = {dtype, expected.shape,
+                      [dead_from, from = stored->second] { return dead_from->read(from); }};
       continue;
     }
     const auto it = tensors.find(name);
@@ -106,7 +108,7 @@ void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>
   contents.config.set_depth(static_cast<std::int64_t>(kept.size()));
   contents.spec = teacher.spec;
   contents.stats = teacher.stats;
-  contents.tokenizer = teacher.tokenizer;
+  if (!teacher.tokenizer.empty()) contents.tokenizer = read_file(teacher.tokenizer);
   const bool is_copy = contents.config.depth() == teacher.config.depth();
   const bool is_of_a_student = is_copy && !teacher.kept_layers.empty();  // and keeps what it keeps
   contents.kept_layers = is_of_a_student ? teacher.kept_layers : kept;

@@ -26,13 +26,9 @@ double epsilon(NormMode mode) {
   return mode == NormMode::kZScore || mode == NormMode::kQuantile ? 1e-6 : 0.0;
 }
 
-/// Files of both packages do not say how wide a head is: they, and readers of them, take the released
-/// policies' numbers.
 void check_heads(const PolicyConfig& config, const fs::path& folder) {
+  if (has_released_heads(config)) return;
   const PolicyConfig released;
-  if (config.backbone.heads == released.backbone.heads && config.expert.heads == released.expert.heads &&
-      config.vision.heads == released.vision.heads)
-    return;
   throw UsageError(str("export: ", folder.string(), " has ", config.backbone.heads, " attention heads and ",
                        config.vision.heads, " in the vision tower; openpi and LeRobot always take ",
                        released.backbone.heads, " and ", released.vision.heads,
@@ -56,6 +52,12 @@ TensorPlan to_lerobot(const TensorPlan& openpi) {
 }
 
 }  // namespace
+
+bool has_released_heads(const PolicyConfig& config) {
+  const PolicyConfig released;
+  return config.backbone.heads == released.backbone.heads && config.expert.heads == released.expert.heads &&
+         config.vision.heads == released.vision.heads;
+}
 
 std::vector<std::string> unreleased_sizes(const PolicyConfig& config, CheckpointFormat to) {
   const PolicyConfig released;
@@ -168,7 +170,7 @@ void export_checkpoint(const fs::path& folder, CheckpointFormat to, const fs::pa
   TensorPlan plan = checkpoint::copy_plan(file, info.config, {});
   checkpoint::add_dead_head(info.config, store, plan);
   publish_folder(out, [&](const fs::path& target) {
-    checkpoint::copy_tokenizer(target, info.tokenizer);
+    if (!info.tokenizer.empty()) checkpoint::write_tokenizer(target, read_file(info.tokenizer));
     switch (to) {
       case CheckpointFormat::kOpenpi:
         checkpoint::write_openpi_side_files(target, info, store);

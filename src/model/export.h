@@ -13,6 +13,10 @@ namespace shallowpi::checkpoint {
 /// packages differ in the formula (z-score or quantiles) and in the epsilon that they add.
 FeatureStats convert_stats(const FeatureStats& stats, NormMode from, NormMode to);
 
+/// Whether a policy can be exported. Files of both packages do not say how wide a head is: they, and readers
+/// of them, take the released policies' numbers.
+bool has_released_heads(const PolicyConfig& config);
+
 /// The sizes that the code of `to` has otherwise, one phrase each; the depth is not among them, for
 /// load_shallow.py sets it.
 std::vector<std::string> unreleased_sizes(const PolicyConfig& config, CheckpointFormat to);

@@ -40,7 +40,7 @@ def load(folder=pathlib.Path(__file__).parent, **kwargs):
     return policy
 )";
 
-constexpr const char* kReadme = R"(# A @depth@-layer @kind@ policy for LeRobot 0.6.1
+constexpr const char* kReadme = R"(# A @kind@ policy of @depth@ layers for LeRobot 0.6.1
 
 @loads@
 

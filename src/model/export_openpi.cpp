@@ -23,7 +23,7 @@ def set_depth():
     gemma.get_config = lambda variant: dataclasses.replace(full_size(variant), depth=DEPTH)
 )";
 
-constexpr const char* kReadme = R"(# A @depth@-layer @kind@ policy for openpi
+constexpr const char* kReadme = R"(# A @kind@ policy of @depth@ layers for openpi
 
 `model.safetensors` has openpi's tensor names. @loads@
 

@@ -115,6 +115,7 @@ void Doctor::describe() {
            " action dims", spec.robot.delta_mask.empty() ? "" : ", delta actions"));
   fact("chunk", info_.horizon_known ? str(spec.horizon, " steps") : "not known");
   fact("normalisation", std::string(enum_name(spec.norm_mode)));
+  if (spec.demo_image_size > 0) fact("images in its demonstrations", str(spec.demo_image_size, " pixels"));
   fact("image resize", std::string(enum_name(spec.resize_mode)));
   fact("prompt mode", str(enum_name(spec.prompt_mode), ", at most ", spec.max_token_len, " tokens"));
 }

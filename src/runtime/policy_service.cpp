@@ -112,6 +112,7 @@ Json policy_metadata(const PolicySpec& spec) {
                    {"action_dim", spec.robot.action_dim}, {"state_dim", spec.robot.state_dim},
                    {"action_width", spec.action_width},   {"image_size", spec.image_size},
                    {"cameras", spec.image_keys}};
+  if (spec.demo_image_size > 0) metadata["demo_image_size"] = spec.demo_image_size;
   // The pose that openpi's ALOHA configurations name, and its ALOHA client moves to before an episode.
   if (spec.robot.kind == RobotKind::kAloha) metadata["reset_pose"] = {0.0, -1.5, 1.5, 0.0, 0.0, 0.0};
   return metadata;

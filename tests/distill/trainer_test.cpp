@@ -7,6 +7,7 @@
 #include <csignal>
 #include <limits>
 
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/manifest.h"
 #include "training_fixture.h"
 
@@ -55,6 +56,7 @@ TEST(Trainer, LearnsFromScratchAndLeavesACompleteFolder) {
   const CheckpointInfo info = read_checkpoint_info(run / "last");
   EXPECT_EQ(info.config.depth(), 4);
   EXPECT_EQ(info.spec.horizon, 4);
+  EXPECT_EQ(info.spec.demo_image_size, 16) << "of images that are 16 high and 12 wide";
   EXPECT_TRUE(info.stats.has_value());
   EXPECT_NO_THROW(load_policy(info));
 }
@@ -96,6 +98,18 @@ TEST(Trainer, DistilsWithThreeLossesAndOneTower) {
   const CheckpointInfo student = read_checkpoint_info(fixture / "run/last");
   EXPECT_EQ(student.kept_layers, (std::vector<std::int64_t>{0, 2}));
   EXPECT_EQ(student.teacher_fingerprint, weights_fingerprint(read_checkpoint_info(fixture.teacher(), 4)));
+}
+
+TEST(Trainer, NeedsNoFileOfTheCheckpointThatItStartedFrom) {
+  const TrainingFixture fixture;
+  const fs::path start = fixture / "start";  // such as one that another run prunes
+  fs::copy(fs::canonical(fixture.teacher()), start, fs::copy_options::recursive);
+  const std::string tokenizer = read_file(start / "tokenizer.model");
+  Bench bench(fixture.config("run", {"student.checkpoint=" + start.string(), "data.tokenizer="}));
+  fs::remove_all(start);
+  bench.trainer.run(bench.stop);
+  EXPECT_NO_THROW(verify_manifest(fixture / "run/last"));
+  EXPECT_EQ(read_file(fixture / "run/last/tokenizer.model"), tokenizer);
 }
 
 TEST(Trainer, SharedTowerChangesNothing) {

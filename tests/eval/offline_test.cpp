@@ -4,6 +4,7 @@
 #include "eval/labelled_path.h"
 #include "eval/open_gates.h"
 #include "parity_fixture.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/eval/layers.h"
 #include "shallowpi/model/checkpoint.h"
@@ -63,7 +64,7 @@ class OfflineData : public ::testing::Test {
     contents.spec.image_size = 32;
     contents.spec.prompt_mode = PromptMode::kPi05NoState;
     contents.stats = testing::identity_stats(8, 7);
-    contents.tokenizer = testing::small_tokenizer();
+    contents.tokenizer = read_file(testing::small_tokenizer());
     publish_folder(dir_ / "teacher", [&](const std::filesystem::path& folder) {
       write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32);
     });

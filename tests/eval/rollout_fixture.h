@@ -35,6 +35,7 @@ class ScriptedPolicy final : public RolloutPolicy {
   explicit ScriptedPolicy(std::int64_t horizon = 20) : horizon_(horizon) {}
   Json identity() const override { return {{"kind", "scripted"}, {"horizon", horizon_}}; }
   std::int64_t horizon() const override { return horizon_; }
+  std::int64_t demo_image_size() const override { return demo_images; }
   std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
     batch_sizes.insert(calls.size());
     on_call();
@@ -51,6 +52,7 @@ class ScriptedPolicy final : public RolloutPolicy {
   }
   std::set<std::size_t> batch_sizes;
   std::function<void()> on_call = [] {};
+  std::int64_t demo_images = 0;
 
  private:
   std::int64_t horizon_;

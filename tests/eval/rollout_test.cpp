@@ -137,6 +137,18 @@ TEST_F(RolloutTest, AProtocolGivesWhatTheOptionsDoNot) {
   EXPECT_EQ(results.settings.at("seed"), 1000);
 }
 
+TEST_F(RolloutTest, TheSimulatorDrawsWhatThePolicyWasTrainedOn) {
+  options_.image_size.reset();
+  options_.trials = 1;
+  options_.max_steps = 1;
+  ScriptedPolicy policy;
+  EXPECT_EQ(run("not_known", policy).settings.at("image_size"), 256);
+  policy.demo_images = 24;
+  EXPECT_EQ(run("known", policy).settings.at("image_size"), 24);
+  options_.image_size = 32;
+  EXPECT_EQ(run("given", policy).settings.at("image_size"), 32);
+}
+
 TEST_F(RolloutTest, SeveralObservationsShareAForwardPass) {
   const auto single = outcomes(run("single"));
   options_.workers = 4;

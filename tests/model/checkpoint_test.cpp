@@ -261,6 +261,7 @@ CheckpointContents small_contents() {
   contents.spec.robot.delta_mask = {true, true, false};
   contents.spec.asset_id = "two/levels";
   contents.spec.default_prompt = "pick up \"it\"";
+  contents.spec.demo_image_size = 128;
   contents.stats = small_stats();
   contents.kept_layers = {0, 3};
   contents.teacher_fingerprint = "abc";
@@ -278,8 +279,7 @@ NamedTensors without_heads(NamedTensors weights) {
 TEST(Checkpoint, WritesItsOwnFormatAndReadsItBack) {
   const TempDir dir;
   CheckpointContents contents = small_contents();
-  write_text(dir / "tok", "tokenizer bytes");
-  contents.tokenizer = dir / "tok";
+  contents.tokenizer = "tokenizer bytes";
   const NamedTensors weights = random_weights(contents.config);
   publish_folder(dir / "out", [&](const fs::path& folder) {
     write_checkpoint_files(folder, contents, without_heads(weights), torch::kFloat32);
@@ -294,6 +294,7 @@ TEST(Checkpoint, WritesItsOwnFormatAndReadsItBack) {
   EXPECT_EQ(info.spec.resize_mode, ResizeMode::kTorch);
   EXPECT_EQ(info.spec.robot.delta_mask, contents.spec.robot.delta_mask);
   EXPECT_EQ(info.spec.default_prompt, contents.spec.default_prompt);
+  EXPECT_EQ(info.spec.demo_image_size, 128);
   EXPECT_EQ(info.kept_layers, contents.kept_layers);
   EXPECT_EQ(info.teacher_fingerprint, "abc");
   ASSERT_TRUE(info.stats);
@@ -328,9 +329,10 @@ TEST(Checkpoint, WritesTheSameBytesTwiceAndRoundsAllButTheFloat32Tensors) {
   const CheckpointContents contents = small_contents();
   const NamedTensors weights = random_weights(contents.config);
   write_weights_file(dir / "teacher", weights);
+  const SafetensorsFolder teacher(dir / "teacher");
   for (const char* name : {"a", "b"}) {
     fs::create_directories(dir / name);
-    write_checkpoint_files(dir / name, contents, without_heads(weights), torch::kBFloat16, dir / "teacher");
+    write_checkpoint_files(dir / name, contents, without_heads(weights), torch::kBFloat16, &teacher);
   }
   for (const char* file : {"model.safetensors", "config.json", "shallowpi.json", "README.md"})
     EXPECT_EQ(read_file(dir / "a" / file), read_file(dir / "b" / file)) << file;
@@ -359,6 +361,7 @@ TEST(Checkpoint, RefusesADamagedShallowpiJson) {
   expect_error<CorruptError>(with("asset_id", "../../etc"), "asset_id");
   expect_error<CorruptError>(with("horizon", 0), "horizon is 0");
   expect_error<CorruptError>(with("horizon", "7"), "horizon");
+  expect_error<CorruptError>(with("demo_image_size", -1), "demo_image_size is -1");
   expect_error<CorruptError>(with("prompt_mode", "loud"), "'loud' is not one of");
   expect_error<CorruptError>(with("kept_layers", {0, 1, 2}), "kept_layers lists 3");
   Json robot = good["robot"];

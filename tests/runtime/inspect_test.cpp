@@ -2,6 +2,7 @@
 
 #include "data/fake_episodes.h"
 #include "parity_fixture.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/model/checkpoint.h"
 
 namespace shallowpi {
@@ -44,9 +45,10 @@ class Inspect : public ::testing::Test {
     contents.stats = stats;
     contents.kept_layers = {0, 6, 12};
     contents.teacher_fingerprint = std::string(64, 'a');
-    contents.tokenizer = testing::small_tokenizer();
+    contents.tokenizer = read_file(testing::small_tokenizer());
+    const SafetensorsFolder weights(teacher_);
     publish_folder(student_, [&](const std::filesystem::path& folder) {
-      write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32, teacher_);
+      write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32, &weights);
     });
   }
 

@@ -4,6 +4,7 @@
 
 #include "data/fake_episodes.h"
 #include "parity_fixture.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/data/pipeline.h"
 
 namespace shallowpi {
@@ -153,7 +154,7 @@ TEST(PolicyRunner, WithholdsActionsThatAreNotFinite) {
     contents.spec = runner.info().spec;
     contents.stats = runner.info().stats;
     contents.stats->actions.q99[0] = 1e300;  // no float in robot units
-    contents.tokenizer = kTeacher / "tokenizer.model";
+    contents.tokenizer = read_file(kTeacher / "tokenizer.model");
     write_checkpoint_files(folder, contents, policy->named_tensors(), torch::kFloat32);
   });
   PolicyRunner broken = PolicyRunner::load(dir / "broken", torch::kCPU, torch::kFloat32);

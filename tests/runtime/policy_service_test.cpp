@@ -142,6 +142,9 @@ TEST_F(PolicyServiceTest, DescribesThePolicy) {
   PolicySpec aloha;
   aloha.robot.kind = RobotKind::kAloha;
   EXPECT_EQ(policy_metadata(aloha).at("reset_pose").size(), 6u);
+  EXPECT_FALSE(policy_metadata(aloha).contains("demo_image_size")) << "where it is not known";
+  aloha.demo_image_size = 640;
+  EXPECT_EQ(policy_metadata(aloha).at("demo_image_size"), 640);
 }
 
 }  // namespace

@@ -141,6 +141,8 @@ struct PolicySpec {
   RobotSpec robot;
   std::string asset_id = "shallowpi";  ///< folder of norm_stats.json under assets/
   std::string default_prompt;          ///< used where an observation brings none
+  /// Pixels of the longer side of the images in its demonstrations; 0: not known.
+  std::int64_t demo_image_size = 0;
 };
 
 }  // namespace shallowpi

@@ -42,6 +42,8 @@ class RolloutPolicy {
   virtual bool needs_images() const { return true; }
   /// Actions per chunk; 0: known only from the first answer.
   virtual std::int64_t horizon() const = 0;
+  /// Pixels of the images in its demonstrations; 0: not known.
+  virtual std::int64_t demo_image_size() const { return 0; }
   /// Throws UsageError where it has nothing to play on the task with this instruction, before any is played.
   virtual void check_task(const std::string& /*instruction*/) const {}
   /// One chunk [H][7] in robot units per call.

@@ -92,18 +92,18 @@ struct CheckpointContents {
   PolicyConfig config;
   PolicySpec spec;
   std::optional<NormStats> stats;
-  std::filesystem::path tokenizer;        ///< copied; empty: none
+  std::string tokenizer;                  ///< the bytes of tokenizer.model; empty: none
   std::vector<std::int64_t> kept_layers;  ///< empty for a teacher
   std::string teacher_fingerprint;
   std::string card;  ///< extra text for the model card, in Markdown
 };
 
 /// Writes all files of our format into the existing, empty `folder` (call within publish_folder). `tensors`
-/// are by openpi name; with `store` bfloat16 all but the keep_float32 ones are rounded. `dead_from`: a folder
-/// to copy the dead expert lm_head from where it has one.
+/// are by openpi name; with `store` bfloat16 all but the keep_float32 ones are rounded. `dead_from`: weights
+/// to copy the dead expert lm_head from where they have one; null: it is left out.
 void write_checkpoint_files(const std::filesystem::path& folder, const CheckpointContents& contents,
                             const NamedTensors& tensors, torch::Dtype store = torch::kBFloat16,
-                            const std::filesystem::path& dead_from = {});
+                            const SafetensorsFolder* dead_from = nullptr);
 
 /// An untrained student folder straight from the teacher's files (`--init-only`), tensor by tensor.
 void init_student(const CheckpointInfo& teacher, const std::vector<std::int64_t>& kept,
