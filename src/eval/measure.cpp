@@ -194,12 +194,12 @@ class Measurement {
 };
 
 /// Mean of a member over the frames that have it.
-template <typename Get>
-std::optional<double> mean_over(const std::vector<FrameReport>& frames, Get get) {
+template <typename Member>
+std::optional<double> mean_over(const std::vector<FrameReport>& frames, Member member) {
   double sum = 0;
   std::size_t count = 0;
   for (const FrameReport& frame : frames)
-    if (const std::optional<double> value = get(frame)) {
+    if (const std::optional<double> value = frame.*member) {
       sum += *value;
       ++count;
     }
@@ -209,9 +209,8 @@ std::optional<double> mean_over(const std::vector<FrameReport>& frames, Get get)
 
 void summarise(PolicyReport& report, std::vector<double> robot_error_sums) {
   const auto& frames = report.frames;
-  report.action_error = mean_over(frames, [](const auto& f) { return std::optional(f.action_error); });
-  report.action_error_robot =
-      mean_over(frames, [](const auto& f) { return std::optional(f.action_error_robot); });
+  report.action_error = mean_over(frames, &FrameReport::action_error);
+  report.action_error_robot = mean_over(frames, &FrameReport::action_error_robot);
   for (double& value : robot_error_sums) value /= static_cast<double>(frames.size());
   report.action_error_robot_per_dim = std::move(robot_error_sums);
 }
@@ -271,11 +270,11 @@ PolicyReport measure_policy(MeasuredPolicy& subject, Policy* teacher, const Data
   report.frames = std::move(measurement.reports());
   summarise(report, measurement.robot_error_sums());
   const auto& frames = report.frames;
-  report.loss_task = mean_over(frames, [](const auto& f) { return std::optional(f.loss_task); });
-  report.velocity_error = mean_over(frames, [](const auto& f) { return std::optional(f.velocity_error); });
-  report.loss_kd = mean_over(frames, [](const auto& f) { return f.loss_kd; });
-  report.velocity_error_teacher = mean_over(frames, [](const auto& f) { return f.velocity_error_teacher; });
-  report.loss_attn = mean_over(frames, [](const auto& f) { return f.loss_attn; });
+  report.loss_task = mean_over(frames, &FrameReport::loss_task);
+  report.velocity_error = mean_over(frames, &FrameReport::velocity_error);
+  report.loss_kd = mean_over(frames, &FrameReport::loss_kd);
+  report.velocity_error_teacher = mean_over(frames, &FrameReport::velocity_error_teacher);
+  report.loss_attn = mean_over(frames, &FrameReport::loss_attn);
   if (const auto times = measurement.latencies(samples.front()); !times.empty()) {
     report.latency_ms = times[times.size() / 2];
     report.latency_min_ms = times.front();
