@@ -20,7 +20,6 @@ constexpr const char* kExamples = R"(Examples:
 )";
 
 struct Options {
-  CommonOptions common;
   OfflineOptions offline;
   DemoOptions demos;
   LayerStudyOptions study;  ///< of similarity and skip, without `offline`
@@ -51,7 +50,7 @@ void add_draws(CLI::App& command, OfflineOptions& offline) {
       ->capture_default_str();
 }
 
-CLI::App* add_offline(CLI::App& app, Options& options) {
+CLI::App* add_offline(CLI::App& app, Options& options, CommonOptions& common) {
   OfflineOptions& offline = options.offline;
   CLI::App* command =
       app.add_subcommand("offline", "open-loop errors on demonstrations, or the losses of a tensor file");
@@ -70,7 +69,7 @@ CLI::App* add_offline(CLI::App& app, Options& options) {
       ->check(kOutputFile);
   add_data_options(*command, options);
   add_draws(*command, offline);
-  add_common_options(*command, options.common);
+  add_common_options(*command, common);
   return command;
 }
 
@@ -123,26 +122,27 @@ void run_study(Options& options, const CommonOptions& common, void (*run)(const 
 }  // namespace
 
 int main(int argc, char** argv) {
-  Options options, of_similarity, of_skip;
+  CommonOptions common;
+  Options of_offline, of_similarity, of_skip;
   CLI::App app("Measures policies: success in the LIBERO simulator, or errors on demonstrations.",
                "shallowpi-eval");
   app.require_subcommand(1);
-  CLI::App* offline = add_offline(app, options);
-  CLI::App* similarity = add_layer_study(app, of_similarity, options.common, "similarity",
+  CLI::App* offline = add_offline(app, of_offline, common);
+  CLI::App* similarity = add_layer_study(app, of_similarity, common, "similarity",
                                          "cosine similarity of hidden states between layers");
-  CLI::App* skip = add_skip(app, of_skip, options.common);
-  RolloutCommand rollout(app, options.common);
-  CompareCommand compare(app, options.common);
+  CLI::App* skip = add_skip(app, of_skip, common);
+  RolloutCommand rollout(app, common);
+  CompareCommand compare(app, common);
   add_examples(app, kExamples);
-  return parse_and_run(app, argc, argv, options.common, [&] {
+  return parse_and_run(app, argc, argv, common, [&] {
     if (rollout.parsed()) return rollout.run();
     if (offline->parsed()) {
-      finish_options(options, options.common);
-      run_offline(options.offline);
+      finish_options(of_offline, common);
+      run_offline(of_offline.offline);
     } else if (similarity->parsed()) {
-      run_study(of_similarity, options.common, run_similarity);
+      run_study(of_similarity, common, run_similarity);
     } else if (skip->parsed()) {
-      run_study(of_skip, options.common, run_skip);
+      run_study(of_skip, common, run_skip);
     } else {
       compare.run();
     }

@@ -28,6 +28,12 @@ folder is no checkpoint, and 0 whatever else is missing or looks wrong.
 Example:
   shallowpi-infer inspect runs/l6/last)";
 
+/// A whole number from `low` to `high`.
+CLI::Option* add_number(CLI::App& command, const char* flag, auto& value, const char* help, std::int64_t low,
+                        std::int64_t high) {
+  return command.add_option(flag, value, help)->type_name("N")->check(within(low, high));
+}
+
 void add_engine(CLI::App& command, EngineKind& engine) {
   add_enum_option(command, "--engine", engine,
                   "auto (graph on a GPU, else eager), eager or graph: one CUDA graph per chunk")
@@ -54,14 +60,11 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
 CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   CLI::App* serve = app.add_subcommand("serve", "answer openpi's clients over websockets (docs/serve.md)");
   add_checkpoint(*serve, options.checkpoint);
-  const auto number = [&](const char* flag, auto& value, const char* help, std::int64_t low,
-                          std::int64_t high) {
-    return serve->add_option(flag, value, help)->type_name("N")->check(within(low, high));
-  };
   serve->add_option("--host", options.host, "address to listen on; others than 127.0.0.1 need a key")
       ->type_name("IP")
       ->capture_default_str();
-  number("--port", options.port, "0: any free one, printed on stdout", 0, 65535)->capture_default_str();
+  add_number(*serve, "--port", options.port, "0: any free one, printed on stdout", 0, 65535)
+      ->capture_default_str();
   serve->add_option("--api-key-file", options.api_key_file, "file with the key that clients have to send")
       ->type_name("FILE");
   serve->add_flag("--insecure", options.insecure, "listen on another host without a key");
@@ -70,17 +73,21 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   add_tokenizer(*serve, options.tokenizer);
   add_horizon(*serve, options.horizon);
   add_steps(*serve, options.steps, "Euler steps where a client asks for none");
-  number("--max-queue", options.max_queue, "observations that may wait; more are refused", 1, 4096)
+  add_number(*serve, "--max-queue", options.max_queue, "observations that may wait; more are refused", 1,
+             4096)
       ->capture_default_str();
-  number("--max-batch", options.max_batch, "observations inferred together", 1, 256)->capture_default_str();
-  number("--batch-window-ms", options.batch_window_ms, "how long to wait for a full batch", 0, 1000)
+  add_number(*serve, "--max-batch", options.max_batch, "observations inferred together", 1, 256)
       ->capture_default_str();
-  number("--inference-timeout-s", options.inference_timeout_s,
-         "/healthz answers 503 while an inference takes longer, for a supervisor to restart the server", 1,
-         86400)
+  add_number(*serve, "--batch-window-ms", options.batch_window_ms, "how long to wait for a full batch", 0,
+             1000)
       ->capture_default_str();
-  number("--max-age-ms", options.max_age_ms, "refuse observations whose timestamp is older", 1, 3600000);
-  number("--max-connections", options.max_connections, "websockets open at a time", 1, 4096)
+  add_number(*serve, "--inference-timeout-s", options.inference_timeout_s,
+             "/healthz answers 503 while an inference takes longer, for a supervisor to restart the server",
+             1, 86400)
+      ->capture_default_str();
+  add_number(*serve, "--max-age-ms", options.max_age_ms, "refuse observations whose timestamp is older", 1,
+             3600000);
+  add_number(*serve, "--max-connections", options.max_connections, "websockets open at a time", 1, 4096)
       ->capture_default_str();
   add_engine(*serve, options.engine);
   return serve;
@@ -159,16 +166,13 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
   add_enum_option(*bench, "--size", options.size, "full, or tiny to try the program")
       ->type_name("SIZE")
       ->excludes(checkpoint);
-  const auto count = [&](const char* name, auto& value, const char* help, std::int64_t least = 1) {
-    bench->add_option(name, value, help)
-        ->type_name("N")
-        ->check(within<std::int64_t>(least, 1000000))
-        ->capture_default_str();
+  const auto count = [&](const char* flag, auto& value, const char* help, std::int64_t least = 1) {
+    add_number(*bench, flag, value, help, least, 1000000)->capture_default_str();
   };
   count("--cameras", options.cameras, "images per observation; default: the checkpoint's, else 2", 0);
-  count("--horizon", options.horizon, "actions per chunk; default: the checkpoint's, else 10");
+  add_horizon(*bench, options.horizon, "actions per chunk; default: the checkpoint's, else 10");
   count("--prompt-tokens", options.prompt_tokens, "tokens of the prompt");
-  count("--steps", options.steps, "Euler steps");
+  add_steps(*bench, options.steps);
   count("--batch", options.batch, "observations per pass");
   count("--iterations", options.iterations, "chunks to time");
   count("--warmup", options.warmup, "chunks before that", 0);
@@ -202,14 +206,11 @@ CLI::App* add_gate(CLI::App& app, GateCommand& command) {
       "say whether a faster path (--dtype, --engine) may stand in for float32 eager: exit code 0 or 1");
   add_checkpoint(*gate, options.checkpoint);
   add_demo_options(*gate, command.demos);
-  const auto whole = [&](const char* flag, auto& value, const char* help, std::int64_t low,
-                         std::int64_t high) {
-    return gate->add_option(flag, value, help)->type_name("N")->check(within(low, high));
-  };
-  whole("--frames", options.frames, "compare on this many, evenly spread; 0: all", 0, 1000000)
+  add_number(*gate, "--frames", options.frames, "compare on this many, evenly spread; 0: all", 0, 1000000)
       ->capture_default_str();
   add_steps(*gate, options.steps);
-  whole("--batch-size", options.batch_size, "frames per forward pass", 1, 4096)->capture_default_str();
+  add_number(*gate, "--batch-size", options.batch_size, "frames per forward pass", 1, 4096)
+      ->capture_default_str();
   add_horizon(*gate, options.horizon);
   add_engine(*gate, options.engine);
   const auto limit = [&](const char* flag, double& value, const char* help) {

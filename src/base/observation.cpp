@@ -5,8 +5,9 @@
 namespace shallowpi {
 
 Observation Observation::to(torch::Device device) const {
+  // To the host it must block: nobody waits for the device before the tensors are read there.
   const auto move = [&](const torch::Tensor& tensor) {
-    return tensor.defined() ? tensor.to(device, /*non_blocking=*/true) : tensor;
+    return tensor.defined() ? tensor.to(device, /*non_blocking=*/!device.is_cpu()) : tensor;
   };
   Observation moved;
   for (const auto& image : images_bcyx) moved.images_bcyx.push_back(move(image));

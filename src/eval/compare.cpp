@@ -62,17 +62,15 @@ void write_videos(const std::vector<Run>& runs, const fs::path& out) {
   require_ffmpeg();
   std::size_t written = 0;
   for (const auto& [key, record] : runs.front().results.episodes) {
-    const std::string stem = str(key.suite, "_task", key.task, "_trial", key.trial);
     std::vector<fs::path> files;
     for (const Run& run : runs) {
       const auto played = run.results.episodes.find(key);
       if (played == run.results.episodes.end()) continue;
-      const char* outcome = played->second.success ? "_success.mp4" : "_failure.mp4";
-      if (const fs::path file = run.folder / "videos" / (stem + outcome); fs::exists(file))
+      if (const fs::path file = video_file(run.folder, played->second); fs::exists(file))
         files.push_back(file);
     }
     if (files.size() != runs.size()) continue;
-    write_side_by_side(files, out / (stem + ".mp4"));
+    write_side_by_side(files, out / (file_stem(key) + ".mp4"));
     ++written;
   }
   if (written == 0)
@@ -94,11 +92,8 @@ void run_compare(const CompareOptions& options) {
     std::vector<std::string> row = {
         run.label, str(count.successes, "/", count.episodes), fixed(100 * count.rate(), 1),
         str("[", fixed(100 * interval.low, 1), ", ", fixed(100 * interval.high, 1), "]")};
-    Json entry{{"label", run.label},
-               {"successes", count.successes},
-               {"episodes", count.episodes},
-               {"rate", count.rate()},
-               {"wilson_95", {interval.low, interval.high}}};
+    Json entry{{"label", run.label}};
+    entry.update(count_json(count));
     if (&run == &runs.front()) {
       for (int i = 0; i < 5; ++i) row.emplace_back("-");
     } else {

@@ -1,6 +1,5 @@
 #include "eval/labelled_path.h"
 
-#include <algorithm>
 #include <map>
 
 #include "shallowpi/base/error.h"

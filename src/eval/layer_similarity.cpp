@@ -1,4 +1,3 @@
-#include <algorithm>
 
 #include "eval/frames.h"
 #include "shallowpi/base/error.h"

@@ -238,10 +238,13 @@ BatchLosses batch_losses(MeasuredPolicy& student, Policy* teacher, const Observa
   if (teacher == nullptr) return losses;
   const std::optional<std::int64_t> layer = matching_teacher_layer(student, *teacher);
   if (!layer)
-    throw UsageError(str(student.label, " has ", student.policy->config().depth(), " layers, its teacher ",
-                         (*teacher)->config().depth(),
-                         ", and the folder does not say which ones it kept (kept_layers in "
-                         "shallowpi.json): there is no attention loss without that"));
+    throw UsageError(str(
+        student.label, " has ", student.policy->config().depth(), " layers, its teacher ",
+        (*teacher)->config().depth(),
+        student.kept_layers.empty()
+            ? ", and the folder does not say which ones it kept (kept_layers in shallowpi.json): there is no "
+              "attention loss without that"
+            : str(", but it kept ", join(student.kept_layers, ", "), ": it came from another teacher")));
   const FlowPass reference = run_flow(*teacher, observation, draw, *layer);
   losses.loss_kd = velocity_loss(pass.velocity_bhd, reference.velocity_bhd, dims).mean().item<double>();
   losses.loss_attn = attention_loss(reference.tap, pass.tap).mean().item<double>();

@@ -96,17 +96,20 @@ class Comparison {
   void run(const std::vector<LabelledCheckpoint>& all) {
     if (!options_.teacher.empty()) load_teacher(all);
     std::set<std::vector<std::int64_t>> skipped;
+    std::optional<PolicyReport> floor;
     for (const LabelledCheckpoint& named : all) {
       const SamplePipeline pipeline = make_pipeline(dataset_, named.info, options_.demos.data);
-      const bool is_teacher = teacher_ && std::filesystem::equivalent(named.info.folder, options_.teacher);
       const auto& kept = named.info.kept_layers;
-      if (teacher_ && !is_teacher) warn_of_foreign_teacher(named, teacher_fingerprint_);
-      if (options_.skipped && !is_teacher && !kept.empty() && skipped.insert(kept).second)
-        measure_skipped(kept, pipeline);
-      measure(load(named, options_), teacher_ && !is_teacher ? &teacher_->policy : nullptr, pipeline);
+      if (!floor) floor = repeat_last_action(dataset_, pipeline, samples_);
+      if (teacher_ && std::filesystem::equivalent(named.info.folder, options_.teacher)) {
+        measure({named.label, teacher_->policy, kept}, nullptr, pipeline);
+        continue;
+      }
+      if (teacher_) warn_of_foreign_teacher(named, teacher_fingerprint_);
+      if (options_.skipped && !kept.empty() && skipped.insert(kept).second) measure_skipped(kept, pipeline);
+      measure(load(named, options_), teacher_ ? &teacher_->policy : nullptr, pipeline);
     }
-    reports_.push_back(repeat_last_action(
-        dataset_, make_pipeline(dataset_, all.front().info, options_.demos.data), samples_));
+    reports_.push_back(std::move(*floor));
   }
 
   const std::vector<PolicyReport>& reports() const { return reports_; }

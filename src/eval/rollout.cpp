@@ -230,8 +230,8 @@ class Rollout {
     seat.watch = {};
     ++seat.attempts;
     if (seat.episode->recorded())
-      seat.video = std::make_unique<VideoWriter>(video_file(key, ""), 2 * settings_.image_size,
-                                                 settings_.image_size, kControlHz);
+      seat.video = std::make_unique<VideoWriter>(options_.out / "videos" / (file_stem(key) + ".mp4"),
+                                                 2 * settings_.image_size, settings_.image_size, kControlHz);
     send(seat);
   }
 
@@ -277,15 +277,11 @@ class Rollout {
     EpisodeRecord record = seat.episode->record();
     record.attempts = seat.attempts;
     record.seconds = seat.watch.seconds();
-    if (seat.video) seat.video->finish(video_file(record.key, record.success ? "_success" : "_failure"));
+    if (seat.video) seat.video->finish(video_file(options_.out, record));
     seat.video.reset();
     seat.episode.reset();
     results_.episodes[record.key] = std::move(record);
     write_results(results_file(), results_);
-  }
-
-  fs::path video_file(const EpisodeKey& key, const std::string& outcome) const {
-    return options_.out / "videos" / str(key.suite, "_task", key.task, "_trial", key.trial, outcome, ".mp4");
   }
 
   /// One forward pass, if a batch is full or nobody is left who could fill it. Returns whether there was one.

@@ -76,7 +76,6 @@ class CheckpointPolicy final : public RolloutPolicy {
   }
 
  private:
-  std::string folder_;
   std::uint64_t seed_;
   NetworkOptions options_;
   PolicyRunner runner_;
@@ -86,8 +85,8 @@ class ServerPolicy final : public RolloutPolicy {
  public:
   ServerPolicy(const std::string& url, std::uint64_t seed, double timeout_s, const std::string& api_key)
       : url_(url), seed_(seed), client_(url, api_key, timeout_s), metadata_(client_.metadata()) {
-    if (metadata_.is_object() && metadata_.contains("robot"))
-      horizon_ = json_get_or<std::int64_t>(metadata_, "action_horizon", 0, url);
+    if (!metadata_.is_object() || !metadata_.contains("robot")) return;  // not a server of ours
+    horizon_ = json_get_or<std::int64_t>(metadata_, "action_horizon", 0, url);
     action_width_ = json_get_or<std::int64_t>(metadata_, "action_width", action_width_, url);
     demo_image_size_ = json_get_or<std::int64_t>(metadata_, "demo_image_size", 0, url);
   }

@@ -1,6 +1,6 @@
 // How a rollout is shown: the table, and one HTML page that needs nothing else.
 #include <algorithm>
-#include <set>
+#include <map>
 #include <sstream>
 
 #include "eval/rollout_results.h"

@@ -47,14 +47,6 @@ EpisodeRecord read_episode(const Json& json, const std::string& where) {
   return record;
 }
 
-Json count_json(const SuccessCount& count) {
-  const Interval interval = wilson_interval(count.successes, count.episodes);
-  return {{"successes", count.successes},
-          {"episodes", count.episodes},
-          {"rate", count.rate()},
-          {"wilson_95", {interval.low, interval.high}}};
-}
-
 /// "key: old -> new" for every member that differs.
 void add_differences(const std::string& prefix, const Json& before, const Json& now,
                      std::vector<std::string>& out) {
@@ -65,6 +57,14 @@ void add_differences(const std::string& prefix, const Json& before, const Json& 
 }
 
 }  // namespace
+
+std::string file_stem(const EpisodeKey& key) {
+  return str(key.suite, "_task", key.task, "_trial", key.trial);
+}
+
+std::filesystem::path video_file(const std::filesystem::path& folder, const EpisodeRecord& record) {
+  return folder / "videos" / (file_stem(record.key) + (record.success ? "_success.mp4" : "_failure.mp4"));
+}
 
 Json RolloutResults::json() const {
   Json out;
@@ -95,6 +95,8 @@ RolloutResults read_results(const std::filesystem::path& file) {
   results.policy = json_get<Json>(json, "policy", where);
   results.settings = json_get<Json>(json, "settings", where);
   results.machine = json_get<Json>(json, "machine", where);
+  for (const Json* part : {&results.policy, &results.settings, &results.machine})
+    if (!part->is_object()) throw CorruptError(where + ": policy, settings and machine must be objects");
   for (const Json& episode : json_get<std::vector<Json>>(json, "episodes", where)) {
     EpisodeRecord record = read_episode(episode, where + ": episodes");
     if (!results.episodes.emplace(record.key, record).second)
@@ -137,6 +139,14 @@ SuccessCount& SuccessCount::operator+=(const SuccessCount& other) {
   episodes += other.episodes;
   steps += other.steps;
   return *this;
+}
+
+Json count_json(const SuccessCount& count) {
+  const Interval interval = wilson_interval(count.successes, count.episodes);
+  return {{"successes", count.successes},
+          {"episodes", count.episodes},
+          {"rate", count.rate()},
+          {"wilson_95", {interval.low, interval.high}}};
 }
 
 SuccessCount count_all(const RolloutResults& results) {

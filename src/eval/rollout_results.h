@@ -28,6 +28,11 @@ struct EpisodeRecord {
   std::string trace;          ///< hash of every action and state: equal traces are equal episodes
 };
 
+/// What an episode's files are called by: "libero_goal_task3_trial0".
+std::string file_stem(const EpisodeKey& key);
+/// Where the rollout in `folder` keeps the video of an episode that it recorded.
+std::filesystem::path video_file(const std::filesystem::path& folder, const EpisodeRecord& record);
+
 struct RolloutResults {
   Json policy, settings;  ///< RolloutPolicy::identity, RolloutSettings::json
   Json machine;           ///< versions, workers: what should not matter
@@ -54,6 +59,8 @@ struct SuccessCount {
 /// Per (suite, task), in order.
 std::map<std::pair<std::string, std::int64_t>, SuccessCount> count_by_task(const RolloutResults& results);
 SuccessCount count_all(const RolloutResults& results);
+/// {successes, episodes, rate, wilson_95: [low, high]}.
+Json count_json(const SuccessCount& count);
 /// The table that a rollout ends with.
 std::string rollout_table(const RolloutResults& results);
 /// One self-contained page.

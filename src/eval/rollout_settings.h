@@ -22,8 +22,8 @@ struct Movement {
 struct RolloutSettings {
   Protocol protocol = Protocol::kOpenpi;
   std::optional<std::int64_t> max_steps;  ///< empty: the protocol's for the suite
-  std::int64_t trials = 50, settle = 10, replan = 5, image_size = 256;
-  std::uint64_t seed = 7;
+  std::int64_t trials = 0, settle = 0, replan = 0, image_size = 0;
+  std::uint64_t seed = 0;
   std::vector<Perturbation> perturb;
   std::vector<Movement> move;
   double latency_ms = 0;

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 
 #include "eval/layer_study.h"
 #include "shallowpi/base/error.h"
@@ -13,13 +12,20 @@ namespace {
 
 using Layers = std::vector<std::int64_t>;
 
+/// Layers that a rule keeps, and what that does.
+struct LayerSet {
+  std::string rule;
+  Layers kept;
+  SkipError error;
+};
+
 /// What `skip` found.
 struct SkipReport {
   SkipError whole;
   std::vector<std::array<SkipError, kEnumNames<LayerStack>.size()>> single;  ///< per layer and stack
   std::vector<SkipError> ranked, greedy;  ///< with the first 1, 2, ... of an order skipped in both stacks
   Layers ranking, greedy_order;  ///< least sensitive first; `greedy_order` may stop early or be empty
-  std::vector<std::pair<std::string, std::pair<Layers, SkipError>>> sets;  ///< kept layers by rule
+  std::vector<LayerSet> sets;
 };
 
 double metric_of(const SkipError& error, SkipMetric metric) {
@@ -53,7 +59,7 @@ class SkipRun {
     Layers others;
     for (std::int64_t i = 0; i < n; ++i)
       if (!std::binary_search(uniform.begin(), uniform.end(), i)) others.push_back(i);
-    report_.sets.push_back({"uniform", {uniform, measure(others)}});
+    report_.sets.push_back({"uniform", uniform, measure(others)});
     return std::move(report_);
   }
 
@@ -104,7 +110,7 @@ class SkipRun {
   }
 
   void add_set(const std::string& name, const Layers& kept, const std::vector<SkipError>& curve) {
-    report_.sets.push_back({name, {kept, curve.empty() ? report_.whole : curve.back()}});
+    report_.sets.push_back({name, kept, curve.empty() ? report_.whole : curve.back()});
   }
 
   SkipStudy& study_;
@@ -145,9 +151,9 @@ std::string skip_tables(const SkipReport& report, const LayerStudyOptions& optio
     text += "\n" +
             text_table({"layers skipped", "ranked: velocity", "action", "greedy: velocity", "action"}, rows);
   rows.clear();
-  for (const auto& [name, set] : report.sets)
-    rows.push_back({name, significant(set.second.velocity), significant(set.second.action),
-                    layer_map_setting(set.first)});
+  for (const LayerSet& set : report.sets)
+    rows.push_back({set.rule, significant(set.error.velocity), significant(set.error.action),
+                    layer_map_setting(set.kept)});
   return text + "\n" +
          text_table({str(options.keep, " layers by"), "velocity error", "action error", "setting"}, rows);
 }
@@ -181,9 +187,9 @@ Json skip_json(const SkipReport& report, const LayerStudyOptions& options, Json 
   out["ranked"] = curve_json(report.ranking, report.ranked);
   out["greedy"] = curve_json(report.greedy_order, report.greedy);
   out["sets"] = Json::array();
-  for (const auto& [name, set] : report.sets) {
-    Json entry = {{"rule", name}, {"kept", set.first}};
-    entry.update(error_json(set.second));
+  for (const LayerSet& set : report.sets) {
+    Json entry = {{"rule", set.rule}, {"kept", set.kept}};
+    entry.update(error_json(set.error));
     out["sets"].push_back(entry);
   }
   return out;

@@ -237,8 +237,6 @@ unsigned row_blocks(const AttentionLaunch& work) {
 template <int kHeadDim>
 void launch_for(const AttentionLaunch& work, CudaStream stream) {
   constexpr std::size_t kBytes = sizeof(Shared<kHeadDim>);
-  cudaFuncSetAttribute(attention_kernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       static_cast<int>(kBytes));
   const dim3 grid(row_blocks(work), static_cast<unsigned>(work.splits), static_cast<unsigned>(work.batch));
   start(attention_kernel<kHeadDim>, grid, kThreads, kBytes, stream, work);
   if (work.splits > 1)

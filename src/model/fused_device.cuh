@@ -34,8 +34,13 @@ void start(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t sh
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 1 : 0;
-  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
-  TORCH_CHECK(status == cudaSuccess, "CUDA kernel: ", cudaGetErrorString(status));
+  cudaError_t status = cudaSuccess;
+  if (shared_bytes > 0)  // more than 48 KiB only where it is asked for
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(shared_bytes));
+  if (status == cudaSuccess) status = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+  TORCH_CHECK(status == cudaSuccess, "CUDA kernel with ", shared_bytes,
+              " bytes of shared memory per block: ", cudaGetErrorString(status));
 }
 
 /// Every kernel calls it before it reads what another one wrote, and before it writes.

@@ -151,8 +151,6 @@ std::size_t shared_bytes(std::int64_t rows, std::int64_t slice) {
 template <int kRowTiles, bool kGated>
 void launch_for(const LinearLaunch& work, CudaStream stream) {
   const std::size_t bytes = shared_bytes(work.rows, work.inner / work.parts);
-  cudaFuncSetAttribute(linear_kernel<kRowTiles, kGated>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       static_cast<int>(bytes));
   const dim3 grid(static_cast<unsigned>(work.columns / kColumns), static_cast<unsigned>(work.parts));
   start(linear_kernel<kRowTiles, kGated>, grid, kThreads, bytes, stream, work);
 }

@@ -1,7 +1,5 @@
 #include "shallowpi/runtime/action_chunk_controller.h"
 
-#include "shallowpi/base/stopwatch.h"
-
 namespace shallowpi {
 
 ActionChunkController::ActionChunkController(ChunkingOptions options, ChunkInference infer,
@@ -32,7 +30,8 @@ ChunkTick ActionChunkController::tick(const RobotObservation& observation) {
     chunker_.deliver(std::move(answer.answer));
   }
   if (chunker_.wants_request()) {
-    Job job{{}, observation};  // copied first: a request that is made and not sent would never be answered
+    Job job{
+        {}, observation, {}};  // copied first: a request that is made and not sent would never be answered
     job.request = *chunker_.next_request();
     {
       // After a reset() the job of the old episode may still wait here: nobody wants its answer.
@@ -64,9 +63,8 @@ void ActionChunkController::work() {
       if (stop_) return;
       job.swap(job_);
     }
-    const Stopwatch watch;
     ChunkAnswer answer = infer(*job);
-    const double took_ms = watch.milliseconds();
+    const double took_ms = job->since.milliseconds();
     const std::lock_guard lock(mutex_);
     answers_.push_back({std::move(answer), took_ms});
   }

@@ -87,7 +87,9 @@ RobotObservation copy_observation(const shallowpi_observation& observation, cons
   out.state.assign(state, state + observation.state_dim);
   for (std::size_t i = 0; i < observation.image_count; ++i) {
     const shallowpi_image& image = (&given(observation.images, "the observation's images"))[i];
-    out.images[&given(image.camera, "an image's camera")] = copy_image(image);
+    const char* const camera = &given(image.camera, "an image's camera");
+    if (!out.images.emplace(camera, copy_image(image)).second)
+      throw UsageError(str("camera ", camera, " is there twice"));
   }
   out.prompt = text_or(observation.prompt, "");
   return out;

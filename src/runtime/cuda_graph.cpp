@@ -48,11 +48,16 @@ bool cuda_graphs_available(torch::Device device) {
 Recorder cuda_graph_recorder(torch::Device device) {
   if (!device.is_cuda()) throw UsageError("--engine graph needs a GPU; on a CPU use --engine eager");
   // Graphs run one after another and keep nothing but their buffers, so all use the same memory in between.
-  const c10::MempoolId_t pool = at::cuda::graph_pool_handle();
   // The default stream cannot be captured. One for all: libraries keep a workspace per stream.
   const c10::Stream stream = c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device);
-  return [stream, pool](const std::function<void()>& work) -> std::function<void()> {
-    return [graph = capture(stream, pool, work)] { graph->replay(); };
+  return [stream, pool = at::cuda::graph_pool_handle()](
+             const std::function<void()>& work) mutable -> std::function<void()> {
+    try {
+      return [graph = capture(stream, pool, work)] { graph->replay(); };
+    } catch (...) {
+      pool = at::cuda::graph_pool_handle();  // LibTorch refuses one that no graph uses any more
+      throw;
+    }
   };
 }
 #else

@@ -17,10 +17,13 @@ bool cuda_graphs_available(torch::Device device);
 /// Captures CUDA graphs. Throws UsageError where `device` is no GPU or this program was built without CUDA.
 Recorder cuda_graph_recorder(torch::Device device);
 
+/// Shapes of which an engine keeps the graph, unless it is told otherwise.
+inline constexpr std::size_t kMaxGraphs = 8;
+
 class GraphEngine : public Engine {
  public:
   /// At most `max_graphs` shapes are kept, those that were used last.
-  GraphEngine(Policy policy, torch::Device device, Recorder recorder, std::size_t max_graphs = 8);
+  GraphEngine(Policy policy, torch::Device device, Recorder recorder, std::size_t max_graphs = kMaxGraphs);
 
   EngineKind kind() const override { return EngineKind::kGraph; }
   torch::Tensor sample(const EngineRequest& request, StageTimes* times = nullptr) override;

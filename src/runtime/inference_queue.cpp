@@ -63,7 +63,6 @@ void InferenceQueue::work() {
     if (waiting_.empty()) return;
     std::vector<Job> batch = next_batch(lock);
     metrics_.set_queued(waiting_.size());
-    running_.emplace();
     lock.unlock();
     if (!batch.empty()) run_batch(batch);
     batch.clear();
@@ -98,19 +97,14 @@ std::optional<Outcome> InferenceQueue::refuse_early(const Job& job) const {
   if (!options_.max_age || !job.request.timestamp_s) return {};
   const double age_ms = (unix_seconds() - *job.request.timestamp_s) * 1e3;
   const double limit_ms = static_cast<double>(options_.max_age->count());
-  if (age_ms < -limit_ms)
-    return Outcome{
-        RequestEnd::kStale, {}, "timestamp: it lies in the future; set the clocks of robot and server", 0};
-  if (age_ms > limit_ms) return too_old(age_ms);
+  const auto stale = [](const std::string& why) {
+    return Outcome{RequestEnd::kStale, {}, "timestamp: " + why, 0};
+  };
+  if (age_ms < -limit_ms) return stale("it lies in the future; set the clocks of robot and server");
+  if (age_ms > limit_ms)
+    return stale(
+        str("the observation is ", std::llround(age_ms), " ms old, at most ", options_.max_age->count()));
   return {};
-}
-
-Outcome InferenceQueue::too_old(double age_ms) const {
-  return {RequestEnd::kStale,
-          {},
-          str("timestamp: the observation is ", std::llround(age_ms), " ms old, at most ",
-              options_.max_age->count()),
-          0};
 }
 
 struct InferenceQueue::Attempt {
@@ -148,6 +142,10 @@ bool InferenceQueue::count_failures(RequestEnd end) {
 
 void InferenceQueue::run_batch(std::vector<Job>& batch) {
   const double queued_s = batch.front().waiting.seconds();
+  {
+    const std::lock_guard lock(mutex_);
+    running_.emplace();  // anew for each observation of a batch that is tried again one by one
+  }
   const Stopwatch watch;
   Attempt made = attempt(batch);
   const double infer_s = watch.seconds();

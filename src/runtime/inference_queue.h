@@ -68,7 +68,6 @@ class InferenceQueue {
   bool count_failures(RequestEnd end);
   void finish(Job& job, Outcome outcome);
   std::optional<Outcome> refuse_early(const Job& job) const;
-  Outcome too_old(double age_ms) const;
 
   const InferFunction infer_;
   const QueueOptions options_;

@@ -6,7 +6,6 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <functional>
 #include <msgpack.hpp>
 
 #include "shallowpi/base/error.h"

@@ -12,6 +12,7 @@
 
 #include "runtime/message.h"
 #include "runtime/observation_message.h"
+#include "runtime/websocket_server.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 
@@ -106,7 +107,7 @@ struct PolicyClient::Impl {
 
 PolicyClient::Impl::Connection::Connection(const Url& url, const std::string& api_key,
                                            std::chrono::duration<double> timeout)
-    : name_(url.host + ":" + url.port), timeout_(timeout) {
+    : name_(url_host(url.host) + ":" + url.port), timeout_(timeout) {
   connect(url, api_key);
   thread_ = std::thread([this] { context_.run(); });
 }

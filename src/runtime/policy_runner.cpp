@@ -2,8 +2,10 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "runtime/graph_engine.h"
 #include "runtime/observation_message.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/stopwatch.h"
@@ -119,11 +121,13 @@ void PolicyRunner::warm_up(std::int64_t steps, std::int64_t largest, const std::
   };
   if (engine_->kind() != EngineKind::kGraph) return infer_at_once(all, {}, 1);
   const RobotActions given{std::vector<float>(robot.action_dim)};
-  std::vector<RobotObservation> shapes{all};  // the smallest last: few graphs are kept
+  std::vector<RobotObservation> shapes{all};
   if (!required.images.empty() && required.images.size() < all.images.size()) shapes.push_back(required);
+  // Not more than are kept, with one of given actions for each.
+  const auto most = static_cast<std::int64_t>(kMaxGraphs / shapes.size()) - 1;
   for (const RobotObservation& seen : shapes) {
     if (info_.spec.horizon > 1) infer_at_once(seen, given, 1);
-    infer_at_once(seen, {}, largest);
+    infer_at_once(seen, {}, std::min(largest, most));
   }
 }
 

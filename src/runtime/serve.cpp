@@ -85,9 +85,10 @@ int serve_policy(const ServeOptions& options) {
   metadata.update({{"fingerprint", folder_fingerprint(inference.info().folder)},
                    {"euler_steps", options.steps},
                    {"dtype", dtype_name(options.dtype)}});
-  const DecoderOptions decoder{
-      options.steps, std::max<std::int64_t>(100, options.steps),
-      [&](const RobotObservation& observation) { inference.transform().check_prompt(observation); }};
+  DecoderOptions decoder{.steps = options.steps, .check = [&](const RobotObservation& observation) {
+                           inference.transform().check_prompt(observation);
+                         }};
+  decoder.max_steps = std::max(decoder.max_steps, options.steps);
   return run_policy_server(listen, ObservationDecoder(spec, inference.info().stats, decoder),
                            std::ref(inference), queue_options(options), metadata);
 }

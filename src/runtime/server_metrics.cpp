@@ -1,24 +1,10 @@
 #include "runtime/server_metrics.h"
 
-#include "shallowpi/base/enum_names.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
 
-template <>
-inline constexpr auto kEnumNames<RequestEnd> = std::to_array<EnumName<RequestEnd>>({
-    {RequestEnd::kAnswered, "answered"},
-    {RequestEnd::kBadMessage, "bad_message"},
-    {RequestEnd::kQueueFull, "queue_full"},
-    {RequestEnd::kStale, "stale"},
-    {RequestEnd::kNotFinite, "not_finite"},
-    {RequestEnd::kFailed, "failed"},
-    {RequestEnd::kAbandoned, "abandoned"},
-});
-
 namespace {
-
-constexpr std::array kSecondsBounds = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0};
 
 std::string describe(const std::string& name, const std::string& type, const std::string& help) {
   return str("# HELP ", name, " ", help, "\n# TYPE ", name, " ", type, "\n");
@@ -32,20 +18,19 @@ std::string gauge(const std::string& name, const std::string& help, std::uint64_
 
 void ServerMetrics::Histogram::add(double seconds) {
   std::size_t bin = 0;
-  while (bin < kSecondsBounds.size() && seconds > kSecondsBounds[bin]) ++bin;
+  while (bin < kBounds.size() && seconds > kBounds[bin]) ++bin;
   ++counts[bin];
   sum += seconds;
 }
 
 void ServerMetrics::Histogram::print(std::string& page, const std::string& name,
                                      const std::string& help) const {
-  static_assert(kSecondsBounds.size() + 1 == std::tuple_size_v<decltype(counts)>);
   page += describe(name, "histogram", help);
   std::uint64_t total = 0;
   for (std::size_t bin = 0; bin < counts.size(); ++bin) {
     total += counts[bin];
-    page += str(name, "_bucket{le=\"", bin < kSecondsBounds.size() ? str(kSecondsBounds[bin]) : "+Inf",
-                "\"} ", total, "\n");
+    page +=
+        str(name, "_bucket{le=\"", bin < kBounds.size() ? str(kBounds[bin]) : "+Inf", "\"} ", total, "\n");
   }
   page += str(name, "_sum ", fixed(sum, 6), "\n", name, "_count ", total, "\n");
 }

@@ -57,6 +57,11 @@ TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
   EXPECT_NE(close.find("< 0.0001"), std::string::npos) << close;
   compare.runs = {"/nowhere", (dir_ / "lr=a0.5").string()};
   expect_error<UsageError>([&] { run_compare(compare); }, "/nowhere", "results.json");
+  Json damaged = read_json(dir_ / "b" / "results.json");
+  damaged["settings"] = Json::array();
+  testing::write_text(dir_ / "damaged" / "results.json", damaged.dump());
+  compare.runs = {(dir_ / "b").string(), (dir_ / "damaged").string()};
+  expect_error<CorruptError>([&] { run_compare(compare); }, "damaged", "settings");
   compare.runs = {(dir_ / "lr=a0.5").string(), (dir_ / "b").string()};
   compare.video = dir_ / "videos";
   expect_error<UsageError>([&] { run_compare(compare); }, "no episode was recorded");

@@ -70,6 +70,13 @@ TEST(BatchLosses, NeedToKnowWhichLayersWereKept) {
                      io.at("in.noise"), io.at("in.time"));
       },
       "mystery has 2 layers, its teacher 18", "kept_layers");
+  student.kept_layers = {0, 18};
+  testing::expect_error<UsageError>(
+      [&] {
+        batch_losses(student, &teacher, testing::parity_observation(io), io.at("in.actions"),
+                     io.at("in.noise"), io.at("in.time"));
+      },
+      "it kept 0, 18: it came from another teacher");
 }
 
 TEST(MeasurePolicy, DoesNotDependOnTheBatchSize) {

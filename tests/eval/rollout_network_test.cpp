@@ -95,11 +95,12 @@ TEST_F(RolloutTest, PlaysAgainstAServer) {
 TEST_F(RolloutTest, AServerOfOursContinuesAPrefixAndAnotherOneIsNotAsked) {
   options_.chunking = ChunkMode::kRtc;
   options_.latency_ms = 110;
-  const Server server, foreign({}, -1, false);
+  const Server server, foreign({}, -1, false, {{"demo_image_size", 24}});
   const auto policy = server_policy(server.url(), 7);
   EXPECT_EQ(count_all(run("rtc", *policy)).episodes, 12);
   EXPECT_EQ(server.given(), 3);
   const auto unaware = server_policy(foreign.url(), 7);
+  EXPECT_EQ(unaware->demo_image_size(), 0) << "what it means is not known";
   options_.out = dir_ / "foreign";
   expect_error<UsageError>([&] { run_rollout(options_, *unaware); }, "--chunking rtc", foreign.url());
 }

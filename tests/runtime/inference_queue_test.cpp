@@ -1,6 +1,7 @@
 #include "runtime/inference_queue.h"
 
 #include <cmath>
+#include <functional>
 #include <future>
 
 #include "test_util.h"
@@ -13,9 +14,11 @@ struct FakePolicy {
   std::promise<void> gate;
   std::shared_future<void> open = gate.get_future().share();
   std::vector<std::vector<float>> batches;
+  std::function<void()> on_call = [] {};
 
   std::vector<InferResult> operator()(const std::vector<InferRequest>& requests, const InferOptions&) {
     open.wait();
+    on_call();
     std::vector<InferResult> results;
     std::vector<float> batch;
     for (const InferRequest& request : requests) {
@@ -150,6 +153,24 @@ TEST_F(Queue, NoticesAnInferenceThatHangs) {
   policy_.gate.set_value();
   EXPECT_EQ(first.get().end, RequestEnd::kAnswered);
   while (!queue_->trouble().empty()) usleep(1000);  // it is over once its client has the answer
+  queue_.reset();
+}
+
+TEST_F(Queue, ABatchThatIsTriedAgainOneByOneDoesNotHang) {
+  QueueOptions options;
+  options.max_batch = 3;
+  options.inference_timeout = std::chrono::milliseconds(500);
+  start(options);
+  std::vector<std::string> troubles;
+  OCCUPY();
+  auto a = submit(1), b = submit(2, 10, "blame"), c = submit(3);
+  policy_.on_call = [&] {
+    if (!policy_.batches.empty()) usleep(150000);  // four times, longer than the timeout in all
+    troubles.push_back(queue_->trouble());
+  };
+  policy_.gate.set_value();
+  EXPECT_EQ(c.get().end, RequestEnd::kAnswered);
+  EXPECT_EQ(troubles, std::vector<std::string>(5));
   queue_.reset();
 }
 

@@ -29,7 +29,7 @@ struct LayerSimilarity {
   double both(std::int64_t layer) const;
 };
 
-/// Reads options.steps, seed, batch_size, device and progress.
+/// Reads options.steps, seed, batch_size, device and progress. Throws UsageError where there is no sample.
 LayerSimilarity layer_similarity(Policy& policy, const SamplePipeline& pipeline,
                                  const std::vector<Dataset::Sample>& samples, const MeasureOptions& options);
 
@@ -101,7 +101,8 @@ struct LayerStudyOptions {
   bool json = false;   ///< JSON on stdout instead of tables
 };
 
-/// Print tables or JSON, and write `offline.out`. Throw UsageError where the options do not fit.
+/// Print tables or JSON, and write `offline.out`. Throw UsageError where the options do not fit, CorruptError
+/// where the policy's outputs are not finite.
 void run_similarity(const LayerStudyOptions& options);
 void run_skip(const LayerStudyOptions& options);
 

@@ -65,13 +65,15 @@ struct BatchLosses {
 
 /// L_task, and with a teacher L_kd and L_attn (student layer floor(L / 2) against the teacher layer it was
 /// copied from) at x_t = t noise + (1 - t) actions, over all dims, padding included. Throws UsageError where
-/// the student's depth differs from the teacher's and nothing says which layers it kept.
+/// the student's depth differs from the teacher's and nothing says which layers it kept, or it kept layers
+/// that the teacher does not have; CorruptError where outputs are not finite.
 BatchLosses batch_losses(MeasuredPolicy& student, Policy* teacher, const Observation& observation,
                          const torch::Tensor& actions_bhd, const torch::Tensor& noise_bhd,
                          const torch::Tensor& time_b);
 
 /// Measures on `samples` in batches of `pipeline`, which must be made of `dataset`; `teacher` may be null.
-/// Throws UsageError where there is no sample, or draws, steps or batch size are not positive.
+/// Throws UsageError where there is no sample, or draws, steps or batch size are not positive, CorruptError
+/// where the policy's outputs are not finite.
 PolicyReport measure_policy(MeasuredPolicy& subject, Policy* teacher, const Dataset& dataset,
                             const SamplePipeline& pipeline, const std::vector<Dataset::Sample>& samples,
                             const MeasureOptions& options);

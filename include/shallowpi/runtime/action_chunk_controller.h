@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "shallowpi/base/stopwatch.h"
 #include "shallowpi/data/policy_transform.h"
 #include "shallowpi/runtime/action_chunking.h"
 
@@ -58,6 +59,7 @@ class ActionChunkController {
   struct Job {
     ChunkRequest request;
     RobotObservation observation;
+    Stopwatch since;  // the request
   };
   struct Answer {
     ChunkAnswer answer;

@@ -65,7 +65,7 @@ class Engine {
 };
 
 /// auto: graph on a GPU, eager elsewhere; a GPU on which no graph can be captured gets the eager engine, with
-/// a warning. Throws UsageError for graph on a CPU.
+/// a warning. Throws UsageError for graph on a CPU, or in a build without CUDA.
 std::unique_ptr<Engine> make_engine(Policy policy, torch::Device device, EngineKind kind = EngineKind::kAuto);
 
 }  // namespace shallowpi

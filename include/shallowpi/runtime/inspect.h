@@ -21,7 +21,7 @@ inline constexpr auto kEnumNames<FindingLevel> = std::to_array<EnumName<FindingL
 
 struct Finding {
   FindingLevel level = FindingLevel::kOk;
-  std::string topic;   ///< weights, statistics, tokenizer, prompt, horizon, student, manifest
+  std::string topic;   ///< weights, statistics, tokenizer, prompt, horizon, student, manifest, ...
   std::string text;    ///< what was found
   std::string advice;  ///< what to do about it; empty where all is well
 };

@@ -12,7 +12,7 @@ namespace shallowpi {
 
 /// What `shallowpi-infer serve` takes beyond openpi's protocol (docs/serve.md).
 struct ClientExtras {
-  torch::Tensor noise_hd{};  ///< float32 [H, 32], to start from; undefined: the server draws it
+  torch::Tensor noise_hd{};  ///< float32 [H, action width], to start from; undefined: the server draws it
   /// [D][action dims], what is executed before the answer arrives; may be empty.
   RobotActions prefix_actions{};
 };
@@ -22,7 +22,7 @@ struct ClientExtras {
 class PolicyClient {
  public:
   /// Connects to `url` (ws://host[:port][/path], port 8000 by default) and reads the server's metadata.
-  /// Everything, here and in infer(), has to be done within `timeout_s` seconds. Throws UsageError for
+  /// Connecting, the greeting and each answer may take `timeout_s` seconds each. Throws UsageError for
   /// another kind of URL, Error where the server cannot be reached, refuses (a wrong `api_key`), or does not
   /// answer in time.
   explicit PolicyClient(const std::string& url, const std::string& api_key = "", double timeout_s = 60);

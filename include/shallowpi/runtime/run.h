@@ -25,10 +25,11 @@ struct RunOptions {
 
 /// Writes float32 tensors
 ///   out.prefix_embeddings [B, P, W]  the full padded layout: every camera, then every prompt position
-///   out.velocity [B, H, 32]          at x_t = t noise + (1 - t) actions; where the input has actions and t
-///   out.sampled_actions [B, H, 32]   from the noise
-///   in.noise [B, H, 32]              what was drawn, where the input has none: add it to repeat the run
-/// Throws UsageError where the inputs do not fit the policy or the horizon is not known.
+///   out.velocity [B, H, A]           at x_t = t noise + (1 - t) actions; where the input has actions and t
+///   out.sampled_actions [B, H, A]    from the noise
+///   in.noise [B, H, A]               what was drawn, where the input has none: add it to repeat the run
+/// with A the policy's action width. Throws UsageError where the inputs do not fit the policy or the horizon
+/// is not known, CorruptError where a result is not finite; nothing is written then.
 void run_policy_on_file(const RunOptions& options);
 
 }  // namespace shallowpi

@@ -42,7 +42,7 @@ const char *shallowpi_last_error(void);
 typedef struct {
   const char *device;    /* "cpu", "cuda:0"; NULL: "auto" */
   const char *dtype;     /* "float32", "bfloat16"; NULL: "auto" */
-  int32_t horizon;       /* actions per chunk, where the folder does not say it (openpi's); 0: the folder's */
+  int32_t horizon;       /* actions per chunk, 1 to 10000, where the folder does not say it (openpi's); 0: the folder's */
   const char *tokenizer; /* a SentencePiece file; NULL: the folder's, else openpi's or Hugging Face's copy */
 } shallowpi_policy_options;
 
@@ -59,11 +59,11 @@ enum { SHALLOWPI_ENSEMBLE = 0, SHALLOWPI_RECEDING = 1, SHALLOWPI_RTC = 2 };
 
 typedef struct {
   int32_t mode;            /* SHALLOWPI_ENSEMBLE, ... */
-  int32_t execute;         /* ticks from one request to the next */
+  int32_t execute;         /* ticks from one request to the next, at least 1 */
   int32_t expected_delay;  /* ticks from a request to its answer; 0: not known */
   double control_hz;       /* only converts latencies */
   double ensemble_decay;   /* ACT's m */
-  int32_t steps;           /* Euler steps */
+  int32_t steps;           /* Euler steps, 1 to 1000 */
   uint64_t seed;           /* of the noise */
 } shallowpi_controller_options;
 
@@ -81,7 +81,7 @@ int shallowpi_controller_reset(shallowpi_controller *controller, const float *in
 typedef struct {
   const char *camera;    /* "base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb", or the policy's own */
   const uint8_t *pixels; /* height x width x 3, RGB, top row first */
-  int32_t height, width;
+  int32_t height, width; /* 1 to 16384 */
 } shallowpi_image;
 
 typedef struct {

@@ -5,11 +5,12 @@
 //   in.image_mask_<k>  bool [B]                            does this sample have camera k? absent: all do
 //   in.tokens          int32 or int64 [B, T]               prompt ids
 //   in.token_mask      bool [B, T]                         true for real tokens, which come first
-//   in.state           float [B, 32]                       normalised and padded; only pi0 needs it
-//   in.actions         float [B, H, 32]                    optional
-//   in.noise           float [B, H, 32]                    optional
+//   in.state           float [B, A]                        normalised and padded; only pi0 needs it
+//   in.actions         float [B, H, A]                     optional
+//   in.noise           float [B, H, A]                     optional
 //   in.time            float [B]                           optional; 1 is noise
-// Floats may be of any width, masks also integers 0 and 1. Other names are ignored with a warning.
+// A is the policy's action width (32 in released ones). Floats may be of any width, masks also integers 0 and
+// 1. Another name that begins with "in." is refused; all others are ignored.
 #pragma once
 
 #include <torch/types.h>
@@ -23,8 +24,8 @@ namespace shallowpi {
 
 struct PolicyInputs {
   Observation observation;
-  torch::Tensor actions_bhd;  ///< float32 [B, H, 32]; undefined where the file has none
-  torch::Tensor noise_bhd;    ///< float32 [B, H, 32]; undefined where the file has none
+  torch::Tensor actions_bhd;  ///< float32 [B, H, A]; undefined where the file has none
+  torch::Tensor noise_bhd;    ///< float32 [B, H, A]; undefined where the file has none
   torch::Tensor time_b;       ///< float32 [B]; undefined where the file has none
 
   PolicyInputs to(torch::Device device) const;
