@@ -16,7 +16,7 @@ demos=data/libero_boxes jobs=${JOBS:-2}
 trap 'kill ${server_PID:-} 2>/dev/null || true' EXIT
 distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval infer=build/bin/shallowpi-infer
 
-cells=(teacher.official l6.official l6_task.official skip_uniform.official l9.official
+cells=(teacher.official l6.official l6_round1.official l6_task.official skip_uniform.official l9.official
   skip_least.official skip_cosine.official replay.official mean_action.official
   teacher.displaced l6.displaced skip_uniform.displaced teacher.moving l6.moving
   teacher.latency364 l6.latency110 teacher.latency110 teacher.latency0 l6.latency0
@@ -40,13 +40,13 @@ collect() {
   collect_demos --episodes 60 --tasks 1 --missed 0.4 --seed 1000 --out $demos/seed1000
 }
 
-# collect_led NAME SEED EPISODES POLICY: more of each task, which begin where that policy has led.
+# collect_led FOLDER SEED EPISODES POLICY: more of each task, which begin where that policy has led.
 collect_led() {
   local url pid failed=0
   coproc server { exec $infer serve --checkpoint "$4" --threads 1 --port 0 --quiet; }
   pid=$server_PID
   read -r _ _ url <&"${server[0]}"   # listening on ws://...
-  collect_demos --episodes "$3" --tasks $tasks --seed "$2" --policy "$url" --out "${demos}_led/$1" || failed=$?
+  collect_demos --episodes "$3" --tasks $tasks --seed "$2" --policy "$url" --out "$1" || failed=$?
   kill "$pid"
   wait "$pid" || true
   return $failed
@@ -74,7 +74,7 @@ choose() {
 # The teacher's demonstrations where they are, that is where it was trained; otherwise others into which it leads.
 collect_for_students() {
   collect
-  [ -d "${demos}_led/round2" ] || collect_led students 4000 50 configs/quickstart/teacher
+  [ -d "${demos}_led/round2" ] || collect_led "${demos}_led/students" 4000 50 configs/quickstart/teacher
 }
 
 train() { $distill --config "configs/libero_mini/$1.yaml" "${@:2}"; }
@@ -87,10 +87,22 @@ student() {
   }
 }
 
+# refine_student NAME BASE: distils the student BASE on, with demonstrations more into which it has led itself.
+refine_student() {
+  local led="${demos}_student/$2"
+  make_model "$2"
+  [ "$(readlink "$runs/$1/last")" = checkpoints/step_002000 ] || {
+    collect_led "$led" 5000 30 "$model"
+    train l6 student.checkpoint="$model" output_dir="$runs/$1" train.steps=2000 optimizer.decay_steps=2000 \
+      data.files="[$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}, {path: $led/*.hdf5, weight: 2}]"
+  }
+  model=$runs/$1/last
+}
+
 # refine NAME BASE ROUND EPISODES: trains BASE on, with so many demonstrations more of each task, which it leads into.
 refine() {
   [ -e "$runs/$1/chosen" ] || {
-    make_model "$2"; collect_led "round$3" $((1000 + 1000 * $3)) "$4" "$model"
+    make_model "$2"; collect_led "${demos}_led/round$3" $((1000 + 1000 * $3)) "$4" "$model"
     train teacher student.checkpoint="$model" output_dir="$runs/$1"; choose "$1" 003000 004000
   }
   model=$runs/$1/chosen
@@ -108,6 +120,7 @@ make_model() {
     teacher) model=configs/quickstart/teacher ;;   # the second round's
     l6 | l6_task | l9) student "$1" "$1" ;;
     l6_seed2) student "$1" l6 seed=8 ;;
+    l6_round1) refine_student "$1" l6 ;;
     skip_*) skip_layers "$1" ;;
     *) die "unknown model $1" ;;
   esac
