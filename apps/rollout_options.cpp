@@ -53,8 +53,7 @@ void add_protocol(CLI::App& app, RolloutOptions& options) {
       ->type_name("N");
   app.add_option("--image-size", options.image_size,
                  "pixels that the simulator renders; default: as in the policy's demonstrations, where it "
-                 "says so, else the "
-                 "protocol's (openpi 256, LeRobot 360)")
+                 "says so, else the protocol's (openpi 256, LeRobot 360)")
       ->type_name("N");
   app.add_option(
          "--perturb", options.perturb,

@@ -90,9 +90,8 @@ student() {
 # refine_student NAME BASE: distils the student BASE on, with demonstrations more into which it has led itself.
 refine_student() {
   local led="${demos}_student/$2"
-  make_model "$2"
   [ "$(readlink "$runs/$1/last")" = checkpoints/step_002000 ] || {
-    collect_led "$led" 5000 30 "$model"
+    make_model "$2"; collect_led "$led" 5000 30 "$model"
     train l6 student.checkpoint="$model" output_dir="$runs/$1" train.steps=2000 optimizer.decay_steps=2000 \
       data.files="[$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}, {path: $led/*.hdf5, weight: 2}]"
   }

@@ -1,4 +1,3 @@
-
 #include "eval/frames.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/eval/layers.h"
