@@ -16,10 +16,12 @@ demos=data/libero_boxes jobs=${JOBS:-2}
 trap 'kill ${server_PID:-} 2>/dev/null || true' EXIT
 distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval infer=build/bin/shallowpi-infer
 
-cells=(teacher.official l6.official l6_round1.official l6_task.official skip_uniform.official l9.official
+cells=(teacher.official l6.official l6_round1.official l6_rtc.latency110_rtc l6_rtc.official l6_rtc.latency364_rtc
+  l6_round1.latency110 l6_round1.latency110_rtc teacher.latency364 teacher.latency364_rtc
+  l6_task.official skip_uniform.official l9.official
   skip_least.official skip_cosine.official replay.official mean_action.official
-  teacher.displaced l6.displaced skip_uniform.displaced teacher.moving l6.moving
-  teacher.latency364 l6.latency110 teacher.latency110 teacher.latency0 l6.latency0
+  teacher.displaced l6_round1.displaced skip_uniform.displaced teacher.moving l6_round1.moving
+  l6.latency110 teacher.latency110 teacher.latency0 l6_round1.latency0
   l6_seed2.official teacher_first.official teacher_round1.official teacher_round2.official teacher_pi05.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states.
@@ -28,6 +30,7 @@ condition_options() {
     official) echo --trials "${TRIALS:-50}" ;;
     displaced) echo --trials "${TRIALS:-20}" --perturb target_xy=0.02 ;;
     moving) echo --trials "${TRIALS:-20}" --move target=0.008 ;;
+    latency*_rtc) echo --trials "${TRIALS:-20}" --latency-ms "$(tr -dc 0-9 <<<"$1")" --chunking rtc ;;
     latency*) echo --trials "${TRIALS:-20}" --latency-ms "${1#latency}" ;;
     *) die "unknown condition $1" ;;
   esac
@@ -87,13 +90,13 @@ student() {
   }
 }
 
-# refine_student NAME BASE: distils the student BASE on, with demonstrations more into which it has led itself.
+# refine_student NAME BASE OPTIONS...: distils the student BASE on, with demonstrations more into which l6 has led.
 refine_student() {
-  local led="${demos}_student/$2"
+  local led="${demos}_student/l6"
   [ "$(readlink "$runs/$1/last")" = checkpoints/step_002000 ] || {
-    make_model "$2"; collect_led "$led" 5000 30 "$model"
+    make_model l6; collect_led "$led" 5000 30 "$model"; make_model "$2"
     train l6 student.checkpoint="$model" output_dir="$runs/$1" train.steps=2000 optimizer.decay_steps=2000 \
-      data.files="[$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}, {path: $led/*.hdf5, weight: 2}]"
+      data.files="[$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}, {path: $led/*.hdf5, weight: 2}]" "${@:3}"
   }
   model=$runs/$1/last
 }
@@ -119,7 +122,8 @@ make_model() {
     teacher) model=configs/quickstart/teacher ;;   # the second round's
     l6 | l6_task | l9) student "$1" "$1" ;;
     l6_seed2) student "$1" l6 seed=8 ;;
-    l6_round1) refine_student "$1" l6 ;;
+    l6_round1) refine_student "$1" l6 ;;   # its own round of DAgger
+    l6_rtc) refine_student "$1" l6_round1 policy.rtc_training_max_delay=8 ;;   # for answers that are 400 ms late
     skip_*) skip_layers "$1" ;;
     *) die "unknown model $1" ;;
   esac

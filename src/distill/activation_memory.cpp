@@ -48,7 +48,9 @@ std::uint64_t training_activation_bytes(const PolicyConfig& config, const PassSh
   if (sizes.backbone_trained)
     backbone +=
         total(config.depth() - 1, backbone_kept, p.prefix_tokens * b.width) + 3 * p.prefix_tokens * b.width;
-  const std::int64_t expert = total(config.depth(), expert_kept, p.suffix_tokens * e.width);
+  std::int64_t expert = total(config.depth(), expert_kept, p.suffix_tokens * e.width);
+  if (sizes.time_per_action)  // modulation and scale + 1 of both norms, float32
+    expert += config.depth() * p.suffix_tokens * 8 * e.width * 4 / sizes.bytes_per_value;
 
   // Temporaries of one layer's backward pass: gradients of the MLP's four values, of the attention weights.
   const auto temporary = [](std::int64_t tokens, std::int64_t mlp, std::int64_t heads, std::int64_t keys,

@@ -12,6 +12,7 @@ struct ActivationSizes {
   bool tower_trained = true;     ///< else its activations are not kept
   bool backbone_trained = true;  ///< does any gradient go into the prefix?
   bool recompute = false;        ///< activation checkpointing
+  bool time_per_action = false;  ///< pi0.5: the layers' modulation differs from action to action
   std::int64_t bytes_per_value = 4;
 };
 

@@ -218,6 +218,11 @@ void add_policy(ConfigTable& table, PolicySpec& policy) {
       "Action dims relative to the state at the chunk's start: [6, -1] is six that are and one that is not.",
       [&policy](const YamlNode& node) { policy.robot.delta_mask = read_mask(node); },
       [&policy] { return write_mask(policy.robot.delta_mask); });
+  table.integer(
+      "rtc_training_max_delay", policy.rtc_training_max_delay,
+      "Real-time chunking: half of the flow draws are given their first 1 to this many actions, clean, and "
+      "learn to continue them. At least the latency in control steps; 0: none.",
+      between(0, kMaxHorizon - 1));
   table.text("asset_id", policy.asset_id, "Folder of norm_stats.json under a checkpoint's assets/.");
   table.text("default_prompt", policy.default_prompt, "Instruction where the data or the robot gives none.");
 }

@@ -54,15 +54,17 @@ TrainingBatch narrow(const TrainingBatch& batch, std::int64_t begin, std::int64_
 
 FlowDraw narrow(const FlowDraw& draw, std::int64_t batch_size, std::int64_t begin, std::int64_t count) {
   const std::int64_t draws = draw.t.size(0) / batch_size;
-  const auto part = [&](const torch::Tensor& tensor) {
-    return tensor.narrow(0, begin * draws, count * draws);
-  };
-  return {part(draw.noise), part(draw.t), part(draw.x_t), part(draw.target)};
+  return draw.map(
+      [&](const torch::Tensor& tensor) { return tensor.narrow(0, begin * draws, count * draws); });
 }
 
 Distiller::Distiller(Policy student, Policy teacher, const LossConfig& config,
-                     std::vector<std::int64_t> kept_layers, std::int64_t loss_dims)
-    : student_(std::move(student)), teacher_(std::move(teacher)), config_(config), loss_dims_(loss_dims) {
+                     std::vector<std::int64_t> kept_layers, std::int64_t loss_dims, bool teacher_continues)
+    : student_(std::move(student)),
+      teacher_(std::move(teacher)),
+      config_(config),
+      loss_dims_(loss_dims),
+      teacher_continues_(teacher_continues) {
   if (teacher_.is_empty()) return;
   student_layer_ = placed_layer(config.attn_placement, student_->config().depth());
   teacher_layer_ = kept_layers.at(static_cast<std::size_t>(student_layer_));
@@ -114,16 +116,21 @@ LossTerms Distiller::losses(const TrainingBatch& batch, const FlowDraw& draw) {
   }
   const Pass student = run(student_, batch, draw, student_layer_, layout, image_tokens);
   LossTerms terms;
+  const torch::Tensor& given = draw.given_mask_bh;
   if (config_.task > 0)  // equation 1: the demonstration's velocity
-    terms.push_back({"task", config_.task, velocity_loss(student.velocity_bhd, draw.target, loss_dims_)});
+    terms.push_back(
+        {"task", config_.task, velocity_loss(student.velocity_bhd, draw.target, loss_dims_, given)});
   if (teacher_.is_empty()) return terms;
+  torch::Tensor unknown_b;  // draws that mean nothing to the teacher
+  if (given.defined() && !teacher_continues_) unknown_b = given.any(1);
   if (config_.kd > 0)  // equation 2: the teacher's velocity
-    terms.push_back(
-        {"kd", config_.kd, velocity_loss(student.velocity_bhd, teacher.velocity_bhd, loss_dims_)});
+    terms.push_back({"kd", config_.kd,
+                     velocity_loss(student.velocity_bhd, teacher.velocity_bhd, loss_dims_,
+                                   unknown_b.defined() ? unknown_b.unsqueeze(1) : given)});
   if (config_.attn > 0)  // equation 3: the teacher's attention
-    terms.push_back(
-        {"attn", config_.attn,
-         attention_loss(teacher.tap, student.tap, config_.attn_queries == AttentionQueries::kAll)});
+    terms.push_back({"attn", config_.attn,
+                     attention_loss(teacher.tap, student.tap, config_.attn_queries == AttentionQueries::kAll,
+                                    unknown_b)});
   return terms;
 }
 

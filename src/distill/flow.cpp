@@ -36,32 +36,54 @@ torch::Tensor draw_times(std::int64_t batch, const FlowConfig& flow, at::Generat
   return t.flatten().to(torch::kFloat32);
 }
 
+/// Which actions are given, bool [rows, horizon]: none in half of the rows, else the first 1 to `most`.
+torch::Tensor draw_given(std::int64_t rows, std::int64_t horizon, std::int64_t most,
+                         at::Generator generator) {
+  const torch::Tensor drawn = torch::randint(2 * most, {rows, 1}, generator, torch::kInt64);
+  return torch::arange(horizon) < drawn - (most - 1);
+}
+
 }  // namespace
 
+FlowDraw FlowDraw::map(const std::function<torch::Tensor(const torch::Tensor&)>& function) const {
+  const torch::Tensor mask = given_mask_bh.defined() ? function(given_mask_bh) : given_mask_bh;
+  return {function(noise), function(t), function(x_t), function(target), mask};
+}
+
 FlowDraw make_flow(const torch::Tensor& actions_bhd, const torch::Tensor& noise, const torch::Tensor& t) {
-  TORCH_CHECK(actions_bhd.dim() == 3 && noise.dim() == 3 && t.dim() == 1 && t.size(0) == noise.size(0) &&
-                  noise.size(0) % actions_bhd.size(0) == 0,
+  TORCH_CHECK(actions_bhd.dim() == 3 && noise.dim() == 3 && noise.size(0) % actions_bhd.size(0) == 0 &&
+                  (t.sizes() == noise.sizes().slice(0, 1) || t.sizes() == noise.sizes().slice(0, 2)),
               "a flow of ", noise.sizes(), " at times ", t.sizes(), " for actions ", actions_bhd.sizes());
   const std::int64_t draws = noise.size(0) / actions_bhd.size(0);
   const torch::Tensor actions = draws == 1 ? actions_bhd : actions_bhd.repeat_interleave(draws, 0);
-  const torch::Tensor share = t.view({-1, 1, 1});
+  const torch::Tensor share = t.view({t.size(0), -1, 1});
   return {noise, t, share * noise + (1 - share) * actions, noise - actions};
 }
 
-FlowDraw draw_flow(const torch::Tensor& actions_bhd, const FlowConfig& flow, std::uint64_t seed) {
+FlowDraw draw_flow(const torch::Tensor& actions_bhd, const FlowConfig& flow, std::uint64_t seed,
+                   std::int64_t rtc_training_max_delay) {
   if (flow.draws < 1 || !(flow.beta_alpha > 0) || !(flow.beta_beta > 0)) {
     throw UsageError(str("cannot draw ", flow.draws, " flow times from Beta(", flow.beta_alpha, ", ",
                          flow.beta_beta, "): all three must be positive"));
   }
+  const std::int64_t batch = actions_bhd.size(0), horizon = actions_bhd.size(1);
+  if (rtc_training_max_delay < 0 || rtc_training_max_delay >= horizon)
+    throw UsageError(str("cannot give ", rtc_training_max_delay, " of ", horizon, " actions"));
   // Drawn on the CPU, so that the numbers do not depend on the device.
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-  const std::int64_t batch = actions_bhd.size(0);
-  const torch::Tensor t = draw_times(batch, flow, generator);
+  torch::Tensor t = draw_times(batch, flow, generator);
   const torch::Tensor noise =
-      torch::empty({batch * flow.draws, actions_bhd.size(1), actions_bhd.size(2)}, torch::kFloat32)
+      torch::empty({batch * flow.draws, horizon, actions_bhd.size(2)}, torch::kFloat32)
           .normal_(0, 1, generator);
+  torch::Tensor given;
+  if (rtc_training_max_delay > 0) {
+    given = draw_given(t.size(0), horizon, rtc_training_max_delay, generator);
+    t = t.unsqueeze(1).masked_fill(given, 0);
+  }
   const torch::Device device = actions_bhd.device();
-  return make_flow(actions_bhd, noise.to(device), t.to(device));
+  FlowDraw draw = make_flow(actions_bhd, noise.to(device), t.to(device));
+  if (given.defined()) draw.given_mask_bh = given.to(device);
+  return draw;
 }
 
 }  // namespace shallowpi

@@ -43,18 +43,22 @@ void check(const AttentionTap& teacher, const AttentionTap& student) {
 
 }  // namespace
 
-LossSum velocity_loss(const torch::Tensor& v_bhd, const torch::Tensor& target_bhd, std::int64_t dims) {
+LossSum velocity_loss(const torch::Tensor& v_bhd, const torch::Tensor& target_bhd, std::int64_t dims,
+                      const torch::Tensor& skipped) {
   TORCH_CHECK(v_bhd.sizes() == target_bhd.sizes() && dims > 0 && dims <= v_bhd.size(2), "velocity ",
               v_bhd.sizes(), " against ", target_bhd.sizes(), " over ", dims, " dims");
-  const torch::Tensor gap = v_bhd.narrow(2, 0, dims) - target_bhd.narrow(2, 0, dims);
+  torch::Tensor gap = v_bhd.narrow(2, 0, dims) - target_bhd.narrow(2, 0, dims);
+  if (skipped.defined()) gap = gap.masked_fill(skipped.unsqueeze(2), 0);
   return {gap.to(torch::kFloat32).square().sum(), static_cast<double>(gap.numel())};
 }
 
-LossSum attention_loss(const AttentionTap& teacher, const AttentionTap& student, bool all_queries) {
+LossSum attention_loss(const AttentionTap& teacher, const AttentionTap& student, bool all_queries,
+                       const torch::Tensor& skipped) {
   check(teacher, student);
   const std::int64_t batch = student.mask_bp.size(0);
-  const torch::Tensor action = divergence(teacher, as_rows(teacher.action_queries_bnhk, batch), student,
-                                          as_rows(student.action_queries_bnhk, batch));
+  torch::Tensor action = divergence(teacher, as_rows(teacher.action_queries_bnhk, batch), student,
+                                    as_rows(student.action_queries_bnhk, batch));
+  if (skipped.defined()) action = action.view({skipped.size(0), -1}).masked_fill(skipped.unsqueeze(1), 0);
   LossSum loss{action.sum(), static_cast<double>(action.numel())};
   if (all_queries) {
     TORCH_CHECK(teacher.prefix_queries_bnpk.defined() && student.prefix_queries_bnpk.defined(),

@@ -105,6 +105,7 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   sizes.tower_trained = parts.tower;
   sizes.backbone_trained = parts.prefix;
   sizes.recompute = config.train.activation_checkpointing;
+  sizes.time_per_action = setup.policy.kind == PolicyKind::kPi05 && setup.spec.rtc_training_max_delay > 0;
   sizes.bytes_per_value = static_cast<std::int64_t>(torch::elementSize(setup.dtype));
   plan.activation_bytes = training_activation_bytes(setup.policy, shape, sizes);
 

@@ -11,12 +11,17 @@ std::int64_t loss_dims(const TrainingSetup& setup) {
   return setup.config().loss.dims == LossDims::kReal ? setup.spec.robot.action_dim : setup.policy.action_dim;
 }
 
+/// Whether the teacher has learnt to continue all the chunks whose start this run gives it.
+bool teacher_continues(const TrainingSetup& setup) {
+  return setup.teacher && setup.teacher->spec.rtc_training_max_delay >= setup.spec.rtc_training_max_delay;
+}
+
 TrainingBatch to_device(const TrainingBatch& batch, torch::Device device) {
   return {batch.observation.to(device), batch.actions_bhd.to(device)};
 }
 
 FlowDraw to_device(const FlowDraw& draw, torch::Device device) {
-  return {draw.noise.to(device), draw.t.to(device), draw.x_t.to(device), draw.target.to(device)};
+  return draw.map([&](const torch::Tensor& tensor) { return tensor.to(device); });
 }
 
 /// Where the share of replica `index` of `count` begins; those of all are about equal.
@@ -44,7 +49,8 @@ Replicas::Replica::Replica(const TrainingSetup& setup, std::size_t index, Traini
       begin(share_begin(parameters, index, setup.devices.size())),
       end(share_begin(parameters, index + 1, setup.devices.size())),
       optimizer(setup.config().optimizer, share(parameters.master())),
-      distiller(student, models.teacher, setup.config().loss, setup.kept_layers, loss_dims(setup)) {
+      distiller(student, models.teacher, setup.config().loss, setup.kept_layers, loss_dims(setup),
+                teacher_continues(setup)) {
   if (setup.config().optimizer.ema_decay > 0) ema = share(parameters.master()).clone();
   if (!models.teacher.is_empty() && can_share_tower(student, models.teacher)) distiller.share_tower();
 }

@@ -90,7 +90,11 @@ StepResult Trainer::compute_gradient(const TrainingBatch& batch) {
   const std::uint64_t seed =
       Random({config_.seed, kTrainFlow, static_cast<std::uint64_t>(state_.step)}).next();
   // Drawn for the whole batch, so that the result does not depend on how it is divided.
-  return replicas_.compute_gradient(batch, draw_flow(batch.actions_bhd, config_.flow, seed));
+  return replicas_.compute_gradient(batch, draw(batch, seed));
+}
+
+FlowDraw Trainer::draw(const TrainingBatch& batch, std::uint64_t seed) const {
+  return draw_flow(batch.actions_bhd, config_.flow, seed, setup_.spec.rtc_training_max_delay);
 }
 
 void Trainer::skip(const StepResult& result, StepVerdict verdict, const TrainingBatch& batch) {
@@ -191,12 +195,12 @@ Scalars Trainer::held_out_losses() {
   for (std::size_t i = 0; i < held_out_.size(); ++i) {
     // The same noise and times at every evaluation.
     const std::uint64_t seed = Random({config_.seed, kHeldOutFlow, i}).next();
-    const FlowDraw draw = draw_flow(held_out_[i].actions_bhd, config_.flow, seed);
+    const FlowDraw flow = draw(held_out_[i], seed);
     const std::int64_t size = held_out_[i].observation.batch_size();
     for (std::int64_t begin = 0; begin < size; begin += setup_.micro_batch()) {
       const std::int64_t part = std::min(setup_.micro_batch(), size - begin);
       for (const LossTerm& term :
-           replicas_.evaluate(narrow(held_out_[i], begin, part), narrow(draw, size, begin, part))) {
+           replicas_.evaluate(narrow(held_out_[i], begin, part), narrow(flow, size, begin, part))) {
         auto& [sum, count] = sums[term.name];
         sum += term.loss.sum.item<double>();
         count += term.loss.count;

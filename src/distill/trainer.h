@@ -39,6 +39,7 @@ class Trainer {
 
  private:
   StepResult compute_gradient(const TrainingBatch& batch);
+  FlowDraw draw(const TrainingBatch& batch, std::uint64_t seed) const;
   void apply(const StepResult& result, const TrainingBatch& batch);
   void log_if_due();
   void evaluate_if_due();

@@ -58,6 +58,9 @@ class CheckpointPolicy final : public RolloutPolicy {
   }
   std::int64_t horizon() const override { return runner_.transform().spec().horizon; }
   std::int64_t demo_image_size() const override { return runner_.transform().spec().demo_image_size; }
+  std::int64_t rtc_training_max_delay() const override {
+    return runner_.transform().spec().rtc_training_max_delay;
+  }
 
   std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
     std::vector<InferRequest> requests;
@@ -89,10 +92,12 @@ class ServerPolicy final : public RolloutPolicy {
     horizon_ = json_get_or<std::int64_t>(metadata_, "action_horizon", 0, url);
     action_width_ = json_get_or<std::int64_t>(metadata_, "action_width", action_width_, url);
     demo_image_size_ = json_get_or<std::int64_t>(metadata_, "demo_image_size", 0, url);
+    rtc_training_max_delay_ = json_get_or<std::int64_t>(metadata_, "rtc_training_max_delay", 0, url);
   }
   Json identity() const override { return {{"kind", "server"}, {"url", url_}, {"metadata", metadata_}}; }
   std::int64_t horizon() const override { return horizon_; }
   std::int64_t demo_image_size() const override { return demo_image_size_; }
+  std::int64_t rtc_training_max_delay() const override { return rtc_training_max_delay_; }
 
   std::vector<RobotActions> infer(const std::vector<PolicyCall>& calls) override {
     std::vector<RobotActions> out;
@@ -118,8 +123,9 @@ class ServerPolicy final : public RolloutPolicy {
   std::string url_;
   std::uint64_t seed_;
   PolicyClient client_;
-  const Json metadata_;                                                 // of the first connection
-  std::int64_t horizon_ = 0, action_width_ = 32, demo_image_size_ = 0;  // of a server of ours
+  const Json metadata_;  // of the first connection
+  // Of a server of ours:
+  std::int64_t horizon_ = 0, action_width_ = 32, demo_image_size_ = 0, rtc_training_max_delay_ = 0;
 };
 
 }  // namespace

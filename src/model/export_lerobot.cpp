@@ -151,6 +151,11 @@ std::string notes_of(const CheckpointInfo& info) {
     notes +=
         "\nThis policy learned from images resized as Pillow does; LeRobot resizes without antialiasing. "
         "Give it images of the policy's size to avoid the difference.\n";
+  // Not in config.json: a LeRobot that does not know a key there refuses the file.
+  if (info.spec.rtc_training_max_delay > 0)
+    notes += str("\nThis policy learned to continue up to ", info.spec.rtc_training_max_delay,
+                 " given actions (real-time chunking). Where your LeRobot's configuration of the policy has "
+                 "`rtc_training_max_delay`, write that number into `config.json`.\n");
   return notes;
 }
 

@@ -304,6 +304,7 @@ void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& i
   spec.horizon = json_get_or<std::int64_t>(config, "chunk_size", 0, where);
   info.horizon_known = spec.horizon != 0;
   if (!info.horizon_known) spec.horizon = 50;
+  spec.rtc_training_max_delay = json_get_or<std::int64_t>(config, "rtc_training_max_delay", 0, where);
   spec.image_size = info.config.vision.image_size;
   spec.resize_mode = ResizeMode::kTorch;
   spec.robot.state_dim = feature_width(inputs, kStateFeature, info.config.action_dim, where);

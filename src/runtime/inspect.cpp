@@ -114,6 +114,8 @@ void Doctor::describe() {
        str(enum_name(spec.robot.kind), ", ", spec.robot.state_dim, " state dims, ", spec.robot.action_dim,
            " action dims", spec.robot.delta_mask.empty() ? "" : ", delta actions"));
   fact("chunk", info_.horizon_known ? str(spec.horizon, " steps") : "not known");
+  if (spec.rtc_training_max_delay > 0)
+    fact("real-time chunking", str("trained to be given up to ", spec.rtc_training_max_delay, " actions"));
   fact("normalisation", std::string(enum_name(spec.norm_mode)));
   if (spec.demo_image_size > 0) fact("images in its demonstrations", str(spec.demo_image_size, " pixels"));
   fact("image resize", std::string(enum_name(spec.resize_mode)));

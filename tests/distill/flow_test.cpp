@@ -109,11 +109,31 @@ TEST(Flow, InterpolatesFromNoiseAtOneToActionsAtZero) {
   EXPECT_TRUE(tensor_near(flow.x_t - flow.t.view({-1, 1, 1}) * flow.target, repeated, 1e-6));
 }
 
+TEST(Flow, HalfOfTheDrawsAreGivenTheStartOfTheirChunk) {
+  const std::int64_t horizon = 6, most = 4, rows = 40000;
+  const Tensor actions = torch::randn({rows / 2, horizon, 2});
+  const FlowConfig config{.draws = 2};
+  const FlowDraw flow = draw_flow(actions, config, 11, most), plain = draw_flow(actions, config, 11);
+  const Tensor given = flow.given_mask_bh, length = given.sum(1);
+  EXPECT_TRUE(torch::equal(given, torch::arange(horizon) < length.unsqueeze(1))) << "the first ones";
+  for (std::int64_t n = 0; n <= most; ++n)
+    EXPECT_NEAR((length == n).to(torch::kFloat64).mean().item<double>(), n == 0 ? 0.5 : 0.5 / most, 0.01)
+        << n;
+  EXPECT_EQ(length.max().item<std::int64_t>(), most);
+  // Given actions are clean and at t = 0, the others those of the draw without.
+  const Tensor at = given.unsqueeze(2), repeated = actions.repeat_interleave(2, 0);
+  EXPECT_TRUE(torch::equal(flow.x_t, torch::where(at, repeated, plain.x_t)));
+  EXPECT_TRUE(torch::equal(flow.t, torch::where(given, 0, plain.t.unsqueeze(1))));
+  EXPECT_TRUE(torch::equal(flow.noise, plain.noise));
+  EXPECT_FALSE(plain.given_mask_bh.defined());
+}
+
 TEST(Flow, RefusesImpossibleParameters) {
   const Tensor actions = torch::zeros({1, 1, 1});
   expect_error<UsageError>([&] { draw_flow(actions, {.draws = 0}, 1); }, "cannot draw 0");
   expect_error<UsageError>([&] { draw_flow(actions, {.beta_alpha = -1}, 1); }, "Beta(-1");
   expect_error<UsageError>([&] { draw_flow(actions, {.beta_beta = std::nan("")}, 1); }, "Beta");
+  expect_error<UsageError>([&] { draw_flow(actions, {}, 1, 1); }, "cannot give 1 of 1 actions");
 }
 
 }  // namespace

@@ -47,6 +47,16 @@ TEST(VelocityLoss, CountsOnlyTheGivenDims) {
   EXPECT_FLOAT_EQ(loss.mean().item<float>(), 1);
 }
 
+TEST(VelocityLoss, CountsSkippedActionsAsRight) {
+  const Tensor v = torch::ones({2, 3, 4}), target = torch::zeros({2, 3, 4});
+  const Tensor action = torch::tensor({{true, true, false}, {false, false, false}});
+  const LossSum loss = velocity_loss(v, target, 4, action);
+  EXPECT_FLOAT_EQ(loss.sum.item<float>(), 4 * 4);
+  EXPECT_EQ(loss.count, 2 * 3 * 4);
+  const Tensor row = torch::tensor({{true}, {false}});
+  EXPECT_FLOAT_EQ(velocity_loss(v, target, 4, row).sum.item<float>(), 3 * 4);
+}
+
 AttentionTap random_tap(std::int64_t batch, std::int64_t draws, std::int64_t prefix) {
   AttentionTap tap;
   tap.action_queries_bnhk = torch::randn({batch * draws, 2, 3, 4});
@@ -73,6 +83,23 @@ TEST(AttentionLoss, IsTheMeanOfTheDraws) {
     mean += attention_loss(one_teacher, one_student).mean().item<double>() / 3;
   }
   EXPECT_NEAR(attention_loss(teacher, student).mean().item<double>(), mean, 1e-6);
+}
+
+TEST(AttentionLoss, CountsSkippedDrawsAsEqual) {
+  torch::manual_seed(3);
+  const AttentionTap teacher = random_tap(2, 2, 5), student = random_tap(2, 2, 5);
+  const Tensor skipped = torch::tensor({false, true, false, false});
+  const LossSum all = attention_loss(teacher, student, true);
+  const LossSum some = attention_loss(teacher, student, true, skipped);
+  EXPECT_EQ(some.count, all.count);
+  AttentionTap one_teacher = teacher, one_student = student;  // that draw alone
+  for (AttentionTap* tap : {&one_teacher, &one_student}) {
+    tap->action_queries_bnhk = tap->action_queries_bnhk.narrow(0, 1, 1);
+    tap->prefix_keys_bpk = tap->prefix_keys_bpk.narrow(0, 0, 1);
+    tap->mask_bp = tap->mask_bp.narrow(0, 0, 1);
+  }
+  EXPECT_NEAR(all.sum.item<double>() - some.sum.item<double>(),
+              attention_loss(one_teacher, one_student).sum.item<double>(), 1e-4);
 }
 
 TEST(AttentionLoss, IgnoresMaskedKeysAndQueries) {

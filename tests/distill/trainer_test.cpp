@@ -150,6 +150,36 @@ TEST(Trainer, ATeacherMayCutImagesIntoOtherPatches) {
   EXPECT_TRUE(std::isfinite(total.item<double>()));
 }
 
+// Real-time chunking: with the start of a chunk given, at any position of the draw.
+TEST(Trainer, GivenActionsAreInNoLossAndNewToATeacherThatHasSeenNone) {
+  const TrainingFixture fixture;
+  const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
+  const TrainingSetup setup = prepare_training(fixture.config("a", {teacher, "student.layers=2"}));
+  const TrainingBatch batch =
+      setup.pipeline->make_batch({setup.split.train.begin(), setup.split.train.begin() + 2});
+  FlowDraw draw = draw_flow(batch.actions_bhd, {.draws = 2}, 5, 2);
+  const TrainingModels models = load_models(setup).front();
+  const auto losses = [&](bool teacher_continues) {
+    Distiller distiller(models.student, models.teacher, setup.config().loss, setup.kept_layers, 32,
+                        teacher_continues);
+    std::map<std::string, double> values;
+    torch::NoGradGuard no_grad;
+    for (const LossTerm& term : distiller.losses(batch, draw))
+      values[term.name] = term.loss.mean().item<double>();
+    return values;
+  };
+  const auto unknown = losses(false), known = losses(true);
+  EXPECT_EQ(unknown.at("task"), known.at("task"));
+  EXPECT_LT(unknown.at("kd"), known.at("kd"));
+  EXPECT_LT(unknown.at("attn"), known.at("attn"));
+  // What the loss would have of a given action is not there: its target may be anything.
+  draw.target = draw.target.masked_fill(draw.given_mask_bh.unsqueeze(2), 1e6);
+  EXPECT_EQ(losses(false).at("task"), unknown.at("task"));
+  draw.given_mask_bh = torch::ones_like(draw.given_mask_bh).narrow(1, 0, 1).expand_as(draw.given_mask_bh);
+  EXPECT_EQ(losses(false).at("kd"), 0);
+  EXPECT_EQ(losses(false).at("attn"), 0);
+}
+
 TEST(Trainer, SharesNoTowerThatIsTrainedOrDiffers) {
   const TrainingFixture fixture;
   const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
@@ -191,7 +221,8 @@ TEST(Trainer, AccumulationLeavesTheResult) {
 TEST(Trainer, SeveralDevicesLeaveTheResult) {
   const TrainingFixture fixture;
   std::vector<std::string> settings = {"teacher.checkpoint=" + fixture.teacher(), "student.layers=2",
-                                       "flow.draws=2", "train.batch_size=12"};
+                                       "flow.draws=2", "train.batch_size=12",
+                                       "policy.rtc_training_max_delay=2"};
   ASSERT_EQ(fixture.run("one", settings), 0);
   settings.insert(settings.end(), {"device=cpu,cpu,cpu", "train.accumulate=2"});
   ASSERT_EQ(fixture.run("three", settings), 0);
@@ -205,6 +236,7 @@ TEST(Trainer, SeveralDevicesLeaveTheResult) {
   ASSERT_EQ(fixture.run("again", settings), 0);
   EXPECT_EQ(read_file(fixture / "three/last/training_state/optimizer.safetensors"),
             read_file(fixture / "again/last/training_state/optimizer.safetensors"));
+  EXPECT_EQ(read_checkpoint_info(fixture / "three/last").spec.rtc_training_max_delay, 2);
 }
 
 TEST(Trainer, GoesOnWithOtherDevices) {

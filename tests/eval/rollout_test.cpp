@@ -262,6 +262,10 @@ TEST_F(RolloutTest, RealTimeChunkingSaysWhatIsExecutedBeforeTheAnswer) {
     EXPECT_GT(newest, 0);
   }
   EXPECT_GT(checked, 100u);
+  // It says that this policy was not trained for that.
+  ::testing::internal::CaptureStderr();
+  run("untrained", policy);
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("trained to continue none"), std::string::npos);
   // Without latency nothing is executed before an answer.
   options_.latency_ms = 0;
   ContinuingPolicy prompt;

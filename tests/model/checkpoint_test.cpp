@@ -262,6 +262,7 @@ CheckpointContents small_contents() {
   contents.spec.asset_id = "two/levels";
   contents.spec.default_prompt = "pick up \"it\"";
   contents.spec.demo_image_size = 128;
+  contents.spec.rtc_training_max_delay = 6;
   contents.stats = small_stats();
   contents.kept_layers = {0, 3};
   contents.teacher_fingerprint = "abc";
@@ -295,6 +296,7 @@ TEST(Checkpoint, WritesItsOwnFormatAndReadsItBack) {
   EXPECT_EQ(info.spec.robot.delta_mask, contents.spec.robot.delta_mask);
   EXPECT_EQ(info.spec.default_prompt, contents.spec.default_prompt);
   EXPECT_EQ(info.spec.demo_image_size, 128);
+  EXPECT_EQ(info.spec.rtc_training_max_delay, 6);
   EXPECT_EQ(info.kept_layers, contents.kept_layers);
   EXPECT_EQ(info.teacher_fingerprint, "abc");
   ASSERT_TRUE(info.stats);
@@ -362,6 +364,7 @@ TEST(Checkpoint, RefusesADamagedShallowpiJson) {
   expect_error<CorruptError>(with("horizon", 0), "horizon is 0");
   expect_error<CorruptError>(with("horizon", "7"), "horizon");
   expect_error<CorruptError>(with("demo_image_size", -1), "demo_image_size is -1");
+  expect_error<CorruptError>(with("rtc_training_max_delay", 7), "rtc_training_max_delay is 7", "horizon, 7");
   expect_error<CorruptError>(with("prompt_mode", "loud"), "'loud' is not one of");
   expect_error<CorruptError>(with("kept_layers", {0, 1, 2}), "kept_layers lists 3");
   Json robot = good["robot"];

@@ -164,6 +164,8 @@ TEST_F(LeRobotFolder, RefusesOrReportsSettingsThatAreNotOurs) {
   expect_error<UsageError>(with("min_period", 0.01), "min_period is 0.01");
   expect_error<UsageError>(with("max_period", 8), "max_period is 8");
   with("max_period", 4.0)();
+  with("rtc_training_max_delay", 3)();
+  EXPECT_EQ(read().spec.rtc_training_max_delay, 3);
   with("num_inference_steps", 5)();
   EXPECT_NE(join(read().warnings, "\n").find("give --steps 5"), std::string::npos);
 }

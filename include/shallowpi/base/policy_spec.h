@@ -143,6 +143,8 @@ struct PolicySpec {
   std::string default_prompt;          ///< used where an observation brings none
   /// Pixels of the longer side of the images in its demonstrations; 0: not known.
   std::int64_t demo_image_size = 0;
+  /// Real-time chunking: the most actions at the start of a chunk that it was trained to be given.
+  std::int64_t rtc_training_max_delay = 0;
 };
 
 }  // namespace shallowpi

@@ -31,11 +31,13 @@ class Distiller {
  public:
   /// `teacher` may be null where only the task loss has a weight. `kept_layers`: the teacher layers that the
   /// student's were copied from, for the attention loss. `loss_dims`: action dims in the squared errors.
+  /// `teacher_continues`: given the start of a chunk, the teacher knows how to go on (see losses()).
   /// Throws UsageError where the attention loss has a weight, but the heads of the two differ.
   Distiller(Policy student, Policy teacher, const LossConfig& config, std::vector<std::int64_t> kept_layers,
-            std::int64_t loss_dims);
+            std::int64_t loss_dims, bool teacher_continues = false);
 
-  /// The terms that have a weight. `draw` is for the batch's actions.
+  /// The terms that have a weight. `draw` is for the batch's actions. Given actions are in no loss, and a
+  /// draw with some of them in the teacher's losses only where the teacher was trained with such draws too.
   LossTerms losses(const TrainingBatch& batch, const FlowDraw& draw);
 
   /// Lets both models use one run of the student's vision tower and projector. Throws UsageError where they
@@ -55,6 +57,7 @@ class Distiller {
   LossConfig config_;
   std::int64_t student_layer_ = 0, teacher_layer_ = 0;  // whose attention is compared
   std::int64_t loss_dims_;
+  bool teacher_continues_;
   bool shares_tower_ = false, shares_layout_ = false;
 };
 

@@ -3,6 +3,8 @@
 
 #include <torch/types.h>
 
+#include <functional>
+
 #include "shallowpi/distill/config.h"
 
 namespace shallowpi {
@@ -10,16 +12,24 @@ namespace shallowpi {
 /// R draws for each of B samples, rows ordered b*R + r.
 struct FlowDraw {
   torch::Tensor noise;   ///< float32 [B*R, H, 32] ~ N(0, 1)
-  torch::Tensor t;       ///< float32 [B*R] in (0.001, 1], t = 1 is noise
+  torch::Tensor t;       ///< float32 [B*R] in (0.001, 1], t = 1 is noise; [B*R, H] with given actions
   torch::Tensor x_t;     ///< t * noise + (1 - t) * actions
   torch::Tensor target;  ///< noise - actions
+  /// bool [B*R, H]: these actions are given, clean and at t = 0, and in no loss; undefined: none.
+  torch::Tensor given_mask_bh{};
+
+  /// `function` of each tensor that is defined.
+  FlowDraw map(const std::function<torch::Tensor(const torch::Tensor&)>& function) const;
 };
 
 /// t ~ Beta(alpha, beta) * 0.999 + 0.001 (openpi), stratified over the R draws of a sample: draw r takes its
 /// quantile from [r/R, (r+1)/R). `seed` names the stream, for instance hash(run seed, step, micro-batch).
-/// Throws UsageError where draws, alpha or beta is not positive.
-FlowDraw draw_flow(const torch::Tensor& actions_bhd, const FlowConfig& flow, std::uint64_t seed);
-/// The same x_t and target from given noise [B*R, H, 32] and t [B*R].
+/// Training for real-time chunking (LeRobot's name): with a positive `rtc_training_max_delay` half of the
+/// draws are given their first 1 to that many actions, all equally often. The other draws stay as they are.
+/// Throws UsageError where draws, alpha or beta is not positive, or a chunk could be given whole.
+FlowDraw draw_flow(const torch::Tensor& actions_bhd, const FlowConfig& flow, std::uint64_t seed,
+                   std::int64_t rtc_training_max_delay = 0);
+/// The same x_t and target from given noise [B*R, H, 32] and t [B*R] or [B*R, H].
 FlowDraw make_flow(const torch::Tensor& actions_bhd, const torch::Tensor& noise, const torch::Tensor& t);
 
 }  // namespace shallowpi

@@ -44,6 +44,8 @@ class RolloutPolicy {
   virtual std::int64_t horizon() const = 0;
   /// Pixels of the images in its demonstrations; 0: not known.
   virtual std::int64_t demo_image_size() const { return 0; }
+  /// Actions of a prefix that it was trained to continue, at most; 0: none, or not known.
+  virtual std::int64_t rtc_training_max_delay() const { return 0; }
   /// Throws UsageError where it has nothing to play on the task with this instruction, before any is played.
   virtual void check_task(const std::string& /*instruction*/) const {}
   /// One chunk [H][7] in robot units per call.
