@@ -16,12 +16,12 @@ demos=data/libero_boxes jobs=${JOBS:-2}
 trap 'kill ${server_PID:-} 2>/dev/null || true' EXIT
 distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval infer=build/bin/shallowpi-infer
 
-cells=(teacher.official l6.official l6_round1.official l6_rtc.latency110_rtc l6_rtc.official l6_rtc.latency364_rtc
-  l6_round1.latency110 l6_round1.latency110_rtc teacher.latency364 teacher.latency364_rtc
+cells=(teacher.official l6.official l6_round1.official l6_round2.official
+  l6_round2.latency110_rtc l6_round2.latency110 l6_round2.latency364_rtc teacher.latency364 teacher.latency364_rtc
   l6_task.official skip_uniform.official l9.official
   skip_least.official skip_cosine.official replay.official mean_action.official
-  teacher.displaced l6_round1.displaced skip_uniform.displaced teacher.moving l6_round1.moving
-  l6.latency110 teacher.latency110 teacher.latency0 l6_round1.latency0
+  teacher.displaced l6_round2.displaced skip_uniform.displaced teacher.moving l6_round2.moving
+  l6.latency110 teacher.latency110 teacher.latency0 l6_round2.latency0
   l6_seed2.official teacher_first.official teacher_round1.official teacher_round2.official teacher_pi05.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states.
@@ -90,13 +90,18 @@ student() {
   }
 }
 
-# refine_student NAME BASE OPTIONS...: distils the student BASE on, with demonstrations more into which l6 has led.
+# refine_student NAME STEPS BASES OPTIONS...: distils the last of BASES on, with 30 demonstrations more of each task into
+# which each of these students has led.
 refine_student() {
-  local led="${demos}_student/l6"
-  [ "$(readlink "$runs/$1/last")" = checkpoints/step_002000 ] || {
-    make_model l6; collect_led "$led" 5000 30 "$model"; make_model "$2"
-    train l6 student.checkpoint="$model" output_dir="$runs/$1" train.steps=2000 optimizer.decay_steps=2000 \
-      data.files="[$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}, {path: $led/*.hdf5, weight: 2}]" "${@:3}"
+  local base seed=4000 files="$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}"
+  [ "$(readlink "$runs/$1/last")" = checkpoints/step_00"$2" ] || {
+    for base in $3; do
+      make_model "$base"
+      seed=$((seed + 1000)); collect_led "${demos}_student/$base" $seed 30 "$model"
+      files+=", {path: ${demos}_student/$base/*.hdf5, weight: 2}"
+    done
+    train l6 student.checkpoint="$model" output_dir="$runs/$1" train.steps="$2" optimizer.decay_steps="$2" \
+      data.files="[$files]" "${@:4}"
   }
   model=$runs/$1/last
 }
@@ -122,8 +127,8 @@ make_model() {
     teacher) model=configs/quickstart/teacher ;;   # the second round's
     l6 | l6_task | l9) student "$1" "$1" ;;
     l6_seed2) student "$1" l6 seed=8 ;;
-    l6_round1) refine_student "$1" l6 ;;   # its own round of DAgger
-    l6_rtc) refine_student "$1" l6_round1 policy.rtc_training_max_delay=8 ;;   # for answers that are 400 ms late
+    l6_round1) refine_student "$1" 2000 l6 ;;   # its own round of DAgger, then another, and for late answers
+    l6_round2) refine_student "$1" 3000 "l6 l6_round1" policy.rtc_training_max_delay=8 ;;
     skip_*) skip_layers "$1" ;;
     *) die "unknown model $1" ;;
   esac

@@ -123,6 +123,8 @@ TEST(Plan, GrowsAsItShould) {
   EXPECT_GT(plan({"train.batch_size=16"}).activation_bytes, 3 * base.activation_bytes);
   EXPECT_LT(plan({"train.batch_size=16", "train.accumulate=4"}).activation_bytes, 2 * base.activation_bytes);
   EXPECT_LT(plan({"train.activation_checkpointing=true"}).activation_bytes, base.activation_bytes);
+  EXPECT_GT(plan({"policy.rtc_training_max_delay=2"}).activation_bytes, base.activation_bytes)
+      << "a modulation for each action";
   EXPECT_GT(plan({"train.activation_checkpointing=true"}).flops, base.flops);
   EXPECT_LT(plan({"optimizer.freeze=['*vision_tower*']"}).optimizer_bytes, base.optimizer_bytes);
   EXPECT_EQ(plan({"optimizer.ema_decay=0"}).optimizer_bytes, base.optimizer_bytes / 16 * 12);
