@@ -28,6 +28,7 @@ class Export : public ::testing::TestWithParam<PolicyKind> {
     contents_.spec.prompt_mode = pi05 ? PromptMode::kPi05State : PromptMode::kLeRobotPi0;
     contents_.spec.norm_mode = pi05 ? NormMode::kQuantile : NormMode::kZScore;
     contents_.spec.max_token_len = 48;
+    contents_.spec.rtc_training_max_delay = 4;
     contents_.stats = small_stats();
     weights_ = random_weights(contents_.config);
     write_own();
@@ -97,6 +98,7 @@ TEST_P(Export, WritesLeRobotsConfigKeysAndNoOther) {
     EXPECT_EQ(json["input_features"]["observation.images.image2"]["shape"], Json::array({3, 28, 28}));
     EXPECT_EQ(json["output_features"]["action"]["shape"], Json::array({7}));
   }
+  EXPECT_NE(read_file(dir_ / "out/README.md").find("continue up to 4 given actions"), std::string::npos);
 }
 
 TEST_P(Export, PutsTheStepsInLeRobotsOrder) {
