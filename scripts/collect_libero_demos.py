@@ -31,6 +31,7 @@ SETTLE_STEPS = 10
 REPLAN = 5          # actions of a policy's chunk that are executed
 AFTER_SUCCESS = 8   # steps recorded after success: the gripper's opening
 ATTEMPTS = 20
+LED_ATTEMPTS = 100  # where a policy leads: of a good one's long episodes most succeed
 ASTRAY = 0.3        # of the starts after a missed grasp, the share on the way to the goal
 FINE_STATES = ("descend", "close")  # half the disturbance: the fingers are as wide as the tolerance is
 IMAGE_SIZE = 128
@@ -167,12 +168,12 @@ class Simulator:
             for action in expert.go(way, grasp.yaw, tolerance=0.015, limit=40):
                 self.execute(action, render=False)
 
-    def is_led(self, language, rng):
-        """Lets the policy act for a while, unrecorded; False where it has succeeded already. A long while is left to those
-        episodes only in which it does not succeed."""
+    def is_led(self, language, rng, least):
+        """Lets the policy act for a while, `least` steps or more, unrecorded; False where it has succeeded already. A long while
+        is left to those episodes only in which it does not succeed."""
         self.policy = self.policy or Policy(self.policy_url)
         obs = self.execute(simulator.SETTLE_ACTION, render=True)
-        for _ in range(0, int(rng.integers(MAX_STEPS[self.suite])), REPLAN):
+        for _ in range(0, int(rng.integers(least, MAX_STEPS[self.suite])), REPLAN):
             actions = self.policy.actions(obs, language, rng)
             for i, action in enumerate(actions):
                 obs = self.execute(action, render=i + 1 == len(actions))
@@ -190,7 +191,7 @@ class Simulator:
         if args.start:
             self.start_pose(expert, rng, args.start)
         if self.policy_url:
-            if not self.is_led(self.worker.suite(self.suite).get_task(task).language, rng):
+            if not self.is_led(self.worker.suite(self.suite).get_task(task).language, rng, args.led_at_least):
                 return None
         elif rng.random() < args.missed:
             self.missed_grasp(expert, rng)
@@ -261,14 +262,15 @@ def start_pool_worker(args):
 
 def collect_one(job):
     task, name, index = job
-    for attempt in range(ATTEMPTS):
+    attempts = LED_ATTEMPTS if worker_args.policy else ATTEMPTS
+    for attempt in range(attempts):
         rng = np.random.default_rng([worker_args.seed, zlib.crc32(worker_args.suite.encode()), task, index, attempt])
         recording = worker_simulator.demonstrate(task, rng, worker_args)
         if recording is not None:
             TaskFile(worker_args.out, name).write_part(index, recording)
             return task, index, attempt + 1, len(recording), worker_simulator.attributes(task)
     reason = "the policy succeeded, or the expert failed," if worker_args.policy else "the expert failed"
-    raise ExpertFailed(f"{reason} {ATTEMPTS} times in a row at task {task}: displace or disturb less")
+    raise ExpertFailed(f"{reason} {attempts} times in a row at task {task}: displace or disturb less")
 
 
 def check_one(job):
@@ -298,6 +300,8 @@ def collect(args, tasks, names):
         sys.exit("error: --out is missing: the folder for the demonstrations")
     settings = {name: getattr(args, name) for name in ("suite", "seed", "displace", "start", "missed", "disturb", "render_every")}
     settings["policy"] = Policy(args.policy).metadata.get("fingerprint", args.policy) if args.policy else None
+    if args.led_at_least:
+        settings["led_at_least"] = args.led_at_least
     if problem := claim_folder(args.out, settings):
         sys.exit(f"error: {problem}")
     files = {task: TaskFile(args.out, names[task]) for task in tasks}
@@ -382,6 +386,9 @@ def parse_arguments():
     parser.add_argument("--policy", metavar="ws://HOST:PORT",
                         help="a policy, of `shallowpi-infer serve` or another server with openpi's protocol: it acts first,"
                         " for up to an episode, and the expert goes on from there")
+    parser.add_argument("--led-at-least", type=int, default=0, metavar="STEPS",
+                        help="with --policy: it acts for that long at least. By about 140 steps a good policy has succeeded or"
+                        " missed; what begins later teaches how to come back. default: 0")
     parser.add_argument("--render-every", type=int, default=1, metavar="N",
                         help="draw the cameras at every Nth step only, which is most of the time; between them the last"
                         " images are repeated, and training takes no observation there; default: 1")
@@ -394,6 +401,10 @@ def parse_arguments():
     args = parser.parse_args()
     if args.policy and (args.missed or args.check):
         parser.error("--policy goes with neither --missed nor --check")
+    if args.led_at_least and not args.policy:
+        parser.error("--led-at-least goes with --policy")
+    if not 0 <= args.led_at_least < MAX_STEPS[args.suite]:
+        parser.error(f"--led-at-least must lie between 0 and {MAX_STEPS[args.suite] - 1}, the steps of an episode")
     for name in ("episodes", "workers", "render_every"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")

@@ -43,13 +43,13 @@ collect() {
   collect_demos --episodes 60 --tasks 1 --missed 0.4 --seed 1000 --out $demos/seed1000
 }
 
-# collect_led FOLDER SEED EPISODES POLICY: more of each task, which begin where that policy has led.
+# collect_led FOLDER SEED EPISODES POLICY OPTIONS...: more of each task, which begin where that policy has led.
 collect_led() {
   local url pid failed=0
   coproc server { exec $infer serve --checkpoint "$4" --threads 1 --port 0 --quiet; }
   pid=$server_PID
   read -r _ _ url <&"${server[0]}"   # listening on ws://...
-  collect_demos --episodes "$3" --tasks $tasks --seed "$2" --policy "$url" --out "$1" || failed=$?
+  collect_demos --episodes "$3" --tasks $tasks --seed "$2" --policy "$url" --out "$1" "${@:5}" || failed=$?
   kill "$pid"
   wait "$pid" || true
   return $failed
@@ -91,19 +91,28 @@ student() {
 }
 
 # refine_student NAME STEPS BASES OPTIONS...: distils the last of BASES on, with 30 demonstrations more of each task into
-# which each of these students has led.
+# which each of these students has led; the second round adds 20 from where the student has missed. Of several STEPS, as in
+# "002000 002500", it trains the last and chooses one.
 refine_student() {
-  local base seed=4000 files="$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}"
-  [ "$(readlink "$runs/$1/last")" = checkpoints/step_00"$2" ] || {
+  local base seed=4000 steps=${2##* } files="$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}"
+  [ "$(readlink "$runs/$1/last")" = checkpoints/step_"$steps" ] || {
     for base in $3; do
       make_model "$base"
       seed=$((seed + 1000)); collect_led "${demos}_student/$base" $seed 30 "$model"
       files+=", {path: ${demos}_student/$base/*.hdf5, weight: 2}"
     done
-    train l6 student.checkpoint="$model" output_dir="$runs/$1" train.steps="$2" optimizer.decay_steps="$2" \
-      data.files="[$files]" "${@:4}"
+    if [ "$base" = l6_round1 ]; then
+      collect_led "${demos}_student/misses" 7000 20 "$model" --led-at-least 140
+      files+=", {path: ${demos}_student/misses/*.hdf5, weight: 4}"
+    fi
+    train l6 student.checkpoint="$model" output_dir="$runs/$1" train.steps=$((10#$steps)) \
+      optimizer.decay_steps=$((10#$steps)) data.files="[$files]" "${@:4}"
   }
   model=$runs/$1/last
+  [ "$2" != "$steps" ] || return 0
+  # shellcheck disable=SC2086  # word by word
+  [ -e "$runs/$1/chosen" ] || choose "$1" $2
+  model=$runs/$1/chosen
 }
 
 # refine NAME BASE ROUND EPISODES: trains BASE on, with so many demonstrations more of each task, which it leads into.
@@ -127,8 +136,8 @@ make_model() {
     teacher) model=configs/quickstart/teacher ;;   # the second round's
     l6 | l6_task | l9) student "$1" "$1" ;;
     l6_seed2) student "$1" l6 seed=8 ;;
-    l6_round1) refine_student "$1" 2000 l6 ;;   # its own round of DAgger, then another, and for late answers
-    l6_round2) refine_student "$1" 3000 "l6 l6_round1" policy.rtc_training_max_delay=8 ;;
+    l6_round1) refine_student "$1" 002000 l6 ;;   # its own round of DAgger, then another, and for late answers
+    l6_round2) refine_student "$1" "002000 002500" "l6 l6_round1" policy.rtc_training_max_delay=8 ;;
     skip_*) skip_layers "$1" ;;
     *) die "unknown model $1" ;;
   esac

@@ -99,7 +99,8 @@ Distiller::Pass Distiller::run(Policy& policy, const TrainingBatch& batch, const
   pass.tap.backbone_queries = config_.attn_queries == AttentionQueries::kAll;
   AttentionTap* tap = config_.attn > 0 && !teacher_.is_empty() ? &pass.tap : nullptr;
   const PrefixCache cache = policy->encode(batch.observation, layout, tap, image_tokens);
-  pass.velocity_bhd = policy->velocity(cache, batch.observation.state_bd, draw.x_t, draw.t, tap);
+  pass.velocity_bhd =
+      policy->velocity(cache, batch.observation.state_bd, draw.x_t, draw.t, tap, draw.given_mask_bh);
   return pass;
 }
 

@@ -50,14 +50,17 @@ FlowDraw FlowDraw::map(const std::function<torch::Tensor(const torch::Tensor&)>&
   return {function(noise), function(t), function(x_t), function(target), mask};
 }
 
-FlowDraw make_flow(const torch::Tensor& actions_bhd, const torch::Tensor& noise, const torch::Tensor& t) {
-  TORCH_CHECK(actions_bhd.dim() == 3 && noise.dim() == 3 && noise.size(0) % actions_bhd.size(0) == 0 &&
-                  (t.sizes() == noise.sizes().slice(0, 1) || t.sizes() == noise.sizes().slice(0, 2)),
+FlowDraw make_flow(const torch::Tensor& actions_bhd, const torch::Tensor& noise, const torch::Tensor& t,
+                   const torch::Tensor& given_mask_bh) {
+  TORCH_CHECK(actions_bhd.dim() == 3 && noise.dim() == 3 && t.dim() == 1 && t.size(0) == noise.size(0) &&
+                  noise.size(0) % actions_bhd.size(0) == 0,
               "a flow of ", noise.sizes(), " at times ", t.sizes(), " for actions ", actions_bhd.sizes());
   const std::int64_t draws = noise.size(0) / actions_bhd.size(0);
   const torch::Tensor actions = draws == 1 ? actions_bhd : actions_bhd.repeat_interleave(draws, 0);
-  const torch::Tensor share = t.view({t.size(0), -1, 1});
-  return {noise, t, share * noise + (1 - share) * actions, noise - actions};
+  const torch::Tensor share = t.view({-1, 1, 1});
+  torch::Tensor x_t = share * noise + (1 - share) * actions;
+  if (given_mask_bh.defined()) x_t = torch::where(given_mask_bh.unsqueeze(2), actions, x_t);
+  return {noise, t, x_t, noise - actions, given_mask_bh};
 }
 
 FlowDraw draw_flow(const torch::Tensor& actions_bhd, const FlowConfig& flow, std::uint64_t seed,
@@ -71,19 +74,15 @@ FlowDraw draw_flow(const torch::Tensor& actions_bhd, const FlowConfig& flow, std
     throw UsageError(str("cannot give ", rtc_training_max_delay, " of ", horizon, " actions"));
   // Drawn on the CPU, so that the numbers do not depend on the device.
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-  torch::Tensor t = draw_times(batch, flow, generator);
+  const torch::Tensor t = draw_times(batch, flow, generator);
   const torch::Tensor noise =
       torch::empty({batch * flow.draws, horizon, actions_bhd.size(2)}, torch::kFloat32)
           .normal_(0, 1, generator);
-  torch::Tensor given;
-  if (rtc_training_max_delay > 0) {
-    given = draw_given(t.size(0), horizon, rtc_training_max_delay, generator);
-    t = t.unsqueeze(1).masked_fill(given, 0);
-  }
   const torch::Device device = actions_bhd.device();
-  FlowDraw draw = make_flow(actions_bhd, noise.to(device), t.to(device));
-  if (given.defined()) draw.given_mask_bh = given.to(device);
-  return draw;
+  torch::Tensor given;
+  if (rtc_training_max_delay > 0)
+    given = draw_given(t.size(0), horizon, rtc_training_max_delay, generator).to(device);
+  return make_flow(actions_bhd, noise.to(device), t.to(device), given);
 }
 
 }  // namespace shallowpi

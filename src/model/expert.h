@@ -23,7 +23,7 @@ struct TimeConditioning {
 
   /// Step k of conditioning over [steps, 1, ...], as [1, 1, ...].
   TimeConditioning step(std::int64_t k) const;
-  /// `other` where `mask_bh1`, else this; both [1, 1, ...] -> [B, H, ...].
+  /// `other` where `mask_bh1`, else this; both [B or 1, 1, ...] -> [B, H, ...].
   TimeConditioning blend(const Tensor& mask_bh1, const TimeConditioning& other) const;
 };
 

@@ -157,12 +157,13 @@ PrefixCache PolicyImpl::encode(const Observation& observation, const PrefixLayou
 }
 
 Tensor PolicyImpl::velocity(const PrefixCache& cache, const Tensor& state_bd, const Tensor& x_t,
-                            const Tensor& t, AttentionTap* tap) {
+                            const Tensor& t, AttentionTap* tap, const Tensor& given_mask_bh) {
   check_suffix(config_, cache, state_bd, x_t);
   const std::int64_t batch = cache.lengths_b.size(0), rows = x_t.size(0), horizon = x_t.size(1);
-  TORCH_CHECK(t.sizes() == at::IntArrayRef({rows}) || t.sizes() == at::IntArrayRef({rows, horizon}), "t is ",
-              t.sizes(), " for x_t ", x_t.sizes());
-  const TimeConditioning time = parts_->expert.condition(t.dim() == 1 ? t.unsqueeze(1) : t);
+  TORCH_CHECK(t.sizes() == at::IntArrayRef({rows}), "t is ", t.sizes(), " for x_t ", x_t.sizes());
+  TimeConditioning time = parts_->expert.condition(t.unsqueeze(1));
+  if (given_mask_bh.defined())
+    time = time.blend(given_mask_bh.unsqueeze(2), parts_->expert.condition(t.new_zeros({1, 1})));
   const SuffixContext context = parts_->expert.prepare(cache, rows / batch, horizon);
   return parts_->expert.velocity(cache, state_bd, x_t, time, context, tap, recomputes());
 }

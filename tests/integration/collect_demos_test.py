@@ -80,7 +80,8 @@ class CollectDemos(unittest.TestCase):
             self.assertGreater(changed[1::2].mean(), 0.9, name)
 
     def test_where_a_policy_has_led(self):
-        options = ("--suite", "libero_object", "--tasks", "6", "--episodes", "1", "--render-every", "50", "--seed", "6")
+        options = ("--suite", "libero_object", "--tasks", "6", "--episodes", "1", "--render-every", "50", "--seed", "6",
+                   "--led-at-least", "60")
         with Server([*SERVE, "--port", "0"]) as server:
             self.collect(*options, "--policy", server.url)
             first = self.out.with_name(self.out.name + "-first")
@@ -90,12 +91,14 @@ class CollectDemos(unittest.TestCase):
         with h5py.File(first / BUTTER) as one, h5py.File(self.out / BUTTER) as other:
             one, other = one["data/demo_0"], other["data/demo_0"]
             np.testing.assert_array_equal(one["states"][:], other["states"][:])
-            self.assertGreater(one["states"][0, 0], 3.0)  # s; settling and walking to the start take 2 at most
+            self.assertGreater(one["states"][0, 0], 60 * 0.05)  # s
         self.assertIn("shallowpi-infer serve", self.collect(*options, "--policy", server.url, fails=True))
 
     def test_bad_input(self):
         self.assertIn("--tasks 12", self.collect("--tasks", "12", fails=True))
         self.assertIn("--disturb", self.collect("--disturb", "3", fails=True))
+        self.assertIn("goes with --policy", self.collect("--led-at-least", "9", fails=True))
+        self.assertIn("between 0 and 279", self.collect("--led-at-least", "280", "--policy", "ws://localhost:1", fails=True))
         self.assertIn("picking and placing", self.collect("--suite", "libero_goal", "--tasks", "7", fails=True))
 
 

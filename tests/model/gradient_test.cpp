@@ -117,8 +117,10 @@ TEST(TapGradients, AreEqualWithAndWithoutRecomputing) {
     Policy policy = parity_policy(weights, {0, 6, 12}, torch::kFloat32, options);
     freeze_inputs(policy);
     AttentionTap tap{.layer = 1, .backbone_queries = true};
-    const Tensor v = policy->velocity(policy->encode(observation, &tap), observation.state_bd,
-                                      io.at("in.noise"), io.at("in.time"), &tap);
+    const Tensor noise = io.at("in.noise");
+    const Tensor given = torch::arange(noise.size(1)).expand(noise.sizes().slice(0, 2)) < 2;
+    const Tensor v = policy->velocity(policy->encode(observation, &tap), observation.state_bd, noise,
+                                      io.at("in.time"), &tap, given);
     const Tensor loss = v.square().sum() + tap.action_queries_bnhk.square().sum() +
                         tap.prefix_queries_bnpk.square().sum() + tap.prefix_keys_bpk.square().sum();
     loss.backward();

@@ -156,16 +156,22 @@ TEST_P(EveryKind, DrawsShareOneCacheRow) {
   }
 }
 
-TEST_P(EveryKind, TimeMayDifferPerAction) {
+TEST_P(EveryKind, GivenActionsAreAtTimeZero) {
   Policy policy = tiny_policy(GetParam());
   const Observation observation = tiny_observation();
   const Tensor x_t = torch::randn({3, 4, 32}), t = torch::tensor({0.2, 0.9, 0.5});
   const PrefixCache cache = policy->encode(observation);
-  const Tensor same = policy->velocity(cache, observation.state_bd, x_t, t.unsqueeze(1).repeat({1, 4}));
-  EXPECT_TRUE(tensor_near(same, policy->velocity(cache, observation.state_bd, x_t, t), 1e-5));
-  Tensor other = t.unsqueeze(1).repeat({1, 4});
-  other.select(1, 3).fill_(0.001);
-  EXPECT_FALSE(tensor_near(policy->velocity(cache, observation.state_bd, x_t, other), same, 1e-4));
+  const auto velocity = [&](const Tensor& time, const Tensor& given) {
+    return policy->velocity(cache, observation.state_bd, x_t, time, nullptr, given);
+  };
+  const Tensor none = torch::zeros({3, 4}, torch::kBool), plain = velocity(t, {});
+  EXPECT_TRUE(tensor_near(velocity(t, none), plain, 1e-5));
+  EXPECT_TRUE(tensor_near(velocity(t, none.logical_not()), velocity(torch::zeros({3}), {}), 1e-5));
+  Tensor first = none.clone();
+  first[1][0] = true;
+  const Tensor some = velocity(t, first);
+  EXPECT_TRUE(tensor_near(some[0], plain[0], 1e-5));
+  EXPECT_FALSE(tensor_near(some[1][3], plain[1][3], 1e-4)) << "the others know of it";
 }
 
 TEST_P(EveryKind, SamplingTakesExactlyTheEulerSteps) {

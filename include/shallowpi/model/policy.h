@@ -134,12 +134,14 @@ class PolicyImpl : public torch::nn::Module {
   PrefixCache encode(const Observation& observation, const PrefixLayout& layout, AttentionTap* tap = nullptr,
                      const torch::Tensor& image_tokens = {});
 
-  /// Flow velocity float32 [B*R, H, 32] at x_t [B*R, H, 32], state [B, 32], t [B*R] or [B*R, H]. One cache
-  /// row serves R consecutive rows of x_t (R flow draws per observation; R = 1 at inference): row b*R + r
-  /// belongs to sample b. Throws UsageError for another policy's cache, for x_t of another shape and, of a
-  /// pi0 policy, for a state that is missing or has another shape.
+  /// Flow velocity float32 [B*R, H, 32] at x_t [B*R, H, 32], state [B, 32], t [B*R]. One cache row serves R
+  /// consecutive rows of x_t (R flow draws per observation; R = 1 at inference): row b*R + r belongs to
+  /// sample b. Where `given_mask_bh` (bool [B*R, H]), x_t holds an action as it is, at t = 0. Throws
+  /// UsageError for another policy's cache, for x_t of another shape and, of a pi0 policy, for a state that
+  /// is missing or has another shape.
   torch::Tensor velocity(const PrefixCache& cache, const torch::Tensor& state_bd, const torch::Tensor& x_t,
-                         const torch::Tensor& t, AttentionTap* tap = nullptr);
+                         const torch::Tensor& t, AttentionTap* tap = nullptr,
+                         const torch::Tensor& given_mask_bh = {});
 
   /// `steps` Euler steps from `noise` [B, H, 32] at t = 1 - k/steps. Returns float32 [B, H, 32] normalised
   /// actions. Throws UsageError as encode and velocity do, and for steps < 1.
