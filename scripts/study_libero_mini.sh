@@ -90,28 +90,32 @@ student() {
   }
 }
 
-# refine_student NAME STEPS BASES OPTIONS...: distils the last of BASES on, with 30 demonstrations more of each task into
-# which each of these students has led; the second round adds 20 from where the student has missed. Of several STEPS, as in
-# "002000 002500", it trains the last and chooses one.
+# Demonstrations that begin where a student has led: 30 of each task, or 20 of those in which it has missed.
+collect_student_led() {
+  case $1 in
+    l6) make_model l6; collect_led "${demos}_student/$1" 5000 30 "$model" ;;
+    l6_round1) make_model l6_round1; collect_led "${demos}_student/$1" 6000 30 "$model" ;;
+    misses) make_model l6_round1; collect_led "${demos}_student/$1" 7000 20 "$model" --led-at-least 140 ;;
+  esac
+}
+
+# refine_student NAME BASE STEPS LED OPTIONS...: distils the student BASE on, also with the demonstrations of LED, a list of
+# FOLDER:WEIGHT. Of several STEPS, as in "002000 002500", it trains the last and chooses one.
 refine_student() {
-  local base seed=4000 steps=${2##* } files="$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}"
+  local led steps=${3##* } files="$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}"
   [ "$(readlink "$runs/$1/last")" = checkpoints/step_"$steps" ] || {
-    for base in $3; do
-      make_model "$base"
-      seed=$((seed + 1000)); collect_led "${demos}_student/$base" $seed 30 "$model"
-      files+=", {path: ${demos}_student/$base/*.hdf5, weight: 2}"
+    for led in $4; do
+      collect_student_led "${led%:*}"
+      files+=", {path: ${demos}_student/${led%:*}/*.hdf5, weight: ${led#*:}}"
     done
-    if [ "$base" = l6_round1 ]; then
-      collect_led "${demos}_student/misses" 7000 20 "$model" --led-at-least 140
-      files+=", {path: ${demos}_student/misses/*.hdf5, weight: 4}"
-    fi
+    make_model "$2"
     train l6 student.checkpoint="$model" output_dir="$runs/$1" train.steps=$((10#$steps)) \
-      optimizer.decay_steps=$((10#$steps)) data.files="[$files]" "${@:4}"
+      optimizer.decay_steps=$((10#$steps)) data.files="[$files]" "${@:5}"
   }
   model=$runs/$1/last
-  [ "$2" != "$steps" ] || return 0
+  [ "$3" != "$steps" ] || return 0
   # shellcheck disable=SC2086  # word by word
-  [ -e "$runs/$1/chosen" ] || choose "$1" $2
+  [ -e "$runs/$1/chosen" ] || choose "$1" $3
   model=$runs/$1/chosen
 }
 
@@ -136,8 +140,10 @@ make_model() {
     teacher) model=configs/quickstart/teacher ;;   # the second round's
     l6 | l6_task | l9) student "$1" "$1" ;;
     l6_seed2) student "$1" l6 seed=8 ;;
-    l6_round1) refine_student "$1" 002000 l6 ;;   # its own round of DAgger, then another, and for late answers
-    l6_round2) refine_student "$1" "002000 002500" "l6 l6_round1" policy.rtc_training_max_delay=8 ;;
+    l6_round1) refine_student "$1" l6 002000 l6:2 ;;   # its own round of DAgger
+    l6_round2)                                         # another, with more of its misses, and for late answers
+      refine_student "$1" l6_round1 "002000 002500" "l6:2 l6_round1:2 misses:4" policy.rtc_training_max_delay=8
+      ;;
     skip_*) skip_layers "$1" ;;
     *) die "unknown model $1" ;;
   esac
