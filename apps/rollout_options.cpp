@@ -137,6 +137,8 @@ CompareCommand::CompareCommand(CLI::App& app, CommonOptions& common) {
   command->add_option("runs", options_.runs, "their --out folders, or copies of results.json")
       ->type_name("[LABEL=]DIR")
       ->required();
+  command->add_option("--within", options_.within, "count only what succeeded within so many control steps")
+      ->type_name("STEPS");
   command->add_option("--video", options_.video, "write the recorded episodes side by side into this folder")
       ->type_name("DIR");
   command->add_option("--out", options_.out, "write the comparison as JSON")

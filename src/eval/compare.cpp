@@ -1,6 +1,7 @@
 // `shallowpi-eval compare`: runs on the same episodes against each other.
 #include <cmath>
 #include <iostream>
+#include <limits>
 
 #include "eval/labelled_path.h"
 #include "eval/rollout_results.h"
@@ -22,12 +23,14 @@ struct Run {
   RolloutResults results;
 };
 
-Run read_run(const LabelledPath& path) {
+Run read_run(const LabelledPath& path, std::int64_t within) {
   const auto& [label, folder] = path;
   const fs::path file = fs::is_regular_file(folder) ? folder : folder / "results.json";
   if (!fs::exists(file))
     throw UsageError(str(folder.string(), ": there is no results.json; give the --out folders of rollouts"));
-  return {label, folder, read_results(file)};
+  Run run{label, folder, read_results(file)};
+  for (auto& [key, record] : run.results.episodes) record.success &= record.steps <= within;
+  return run;
 }
 
 PairedCounts pair(const RolloutResults& first, const RolloutResults& second) {
@@ -82,8 +85,11 @@ void write_videos(const std::vector<Run>& runs, const fs::path& out) {
 
 void run_compare(const CompareOptions& options) {
   if (options.runs.size() < 2) throw UsageError("compare needs at least two runs");
+  const std::int64_t within = options.within.value_or(std::numeric_limits<std::int64_t>::max());
+  if (within < 1) throw UsageError(str("--within ", within, ": expected 1 step or more"));
   std::vector<Run> runs;
-  for (const LabelledPath& path : read_labelled_paths(options.runs, "runs")) runs.push_back(read_run(path));
+  for (const LabelledPath& path : read_labelled_paths(options.runs, "runs"))
+    runs.push_back(read_run(path, within));
   std::vector<std::vector<std::string>> rows;
   Json report = Json::array();
   for (const Run& run : runs) {

@@ -76,7 +76,7 @@ TEST(CommandLine, TheOptionsAreFrozen) {
                          "--latency-from", "--chunking",   "--workers",      "--batch",       "--steps",
                          "--horizon",      "--tokenizer",  "--video",        "--python",      "--worker",
                          "--timeout",      "--render",     "--api-key-file", "--video-trials"}));
-  EXPECT_EQ(options_of("shallowpi-eval compare"), with_common({"--video", "--out"}));
+  EXPECT_EQ(options_of("shallowpi-eval compare"), with_common({"--within", "--video", "--out"}));
   EXPECT_EQ(options_of("shallowpi-infer"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(options_of("shallowpi-infer run"),
             with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon", "--engine"}));

@@ -35,6 +35,28 @@ TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
   EXPECT_EQ(report[1]["paired"]["both"], 4);
   EXPECT_NEAR(report[1]["paired"]["difference"].get<double>(), -2.0 / 12, 1e-12);
   EXPECT_NEAR(report[1]["paired"]["mcnemar_p"].get<double>(), 0.5, 1e-12);
+  // Successes that came late.
+  RolloutResults late = read_results(dir_ / "lr=a0.5" / "results.json");
+  std::int64_t steps = 0;
+  for (auto& [key, record] : late.episodes) record.steps = ++steps;
+  std::filesystem::create_directories(dir_ / "late");
+  write_results(dir_ / "late" / "results.json", late);
+  compare.runs = {(dir_ / "late").string(), (dir_ / "b").string()};
+  const auto successes = [&](std::int64_t within) {
+    compare.within = within;
+    ::testing::internal::CaptureStdout();
+    run_compare(compare);
+    ::testing::internal::GetCapturedStdout();
+    return read_json(compare.out)[0]["successes"].get<std::int64_t>();
+  };
+  EXPECT_EQ(successes(steps), count_all(late).successes);
+  std::int64_t early = 0;
+  for (const auto& [key, record] : late.episodes) early += record.success && record.steps <= steps / 2;
+  EXPECT_EQ(successes(steps / 2), early);
+  EXPECT_LT(early, count_all(late).successes);
+  compare.within = 0;
+  expect_error<UsageError>([&] { run_compare(compare); }, "--within 0");
+  compare.within.reset();
   // Two runs of the same name, with more difference than four decimals show.
   RolloutResults never = read_results(dir_ / "b" / "results.json"), always = never;
   for (std::int64_t trial = 100; trial < 120; ++trial)

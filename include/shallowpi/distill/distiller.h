@@ -36,8 +36,8 @@ class Distiller {
   Distiller(Policy student, Policy teacher, const LossConfig& config, std::vector<std::int64_t> kept_layers,
             std::int64_t loss_dims, bool teacher_continues = false);
 
-  /// The terms that have a weight. `draw` is for the batch's actions. Given actions are in no loss, and a
-  /// draw with some of them in the teacher's losses only where the teacher was trained with such draws too.
+  /// The terms that have a weight. `draw` is for the batch's actions. Given actions have no velocity error,
+  /// and a draw with some is in the teacher's losses only where the teacher was trained with such draws too.
   LossTerms losses(const TrainingBatch& batch, const FlowDraw& draw);
 
   /// Lets both models use one run of the student's vision tower and projector. Throws UsageError where they

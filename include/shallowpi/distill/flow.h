@@ -15,7 +15,7 @@ struct FlowDraw {
   torch::Tensor t;       ///< float32 [B*R] in (0.001, 1], t = 1 is noise
   torch::Tensor x_t;     ///< t * noise + (1 - t) * actions; the actions where they are given
   torch::Tensor target;  ///< noise - actions
-  /// bool [B*R, H]: these actions are given, at t = 0, and in no loss; undefined: none.
+  /// bool [B*R, H]: these actions are given, at t = 0, and nothing is learnt of them; undefined: none.
   torch::Tensor given_mask_bh{};
 
   /// `function` of each tensor that is defined.

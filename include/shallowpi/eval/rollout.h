@@ -68,10 +68,12 @@ struct CompareOptions {
   std::vector<std::string> runs;  ///< "LABEL=DIR" or "DIR": folders of run_rollout, or results.json files
   std::filesystem::path video;    ///< write the runs' videos side by side into this folder; empty: no
   std::filesystem::path out;      ///< the comparison as JSON; empty: none
+  std::optional<std::int64_t> within;  ///< later successes, in control steps, do not count
 };
 
 /// Prints each run's success, and each against the first on the episodes that both have: exact McNemar test
-/// and the 95 % interval of the paired difference. Throws UsageError where there are fewer than two runs.
+/// and the 95 % interval of the paired difference. Throws UsageError where there are fewer than two runs, or
+/// `within` is below 1.
 void run_compare(const CompareOptions& options);
 
 }  // namespace shallowpi
