@@ -17,7 +17,7 @@ trap 'kill ${server_PID:-} 2>/dev/null || true' EXIT
 distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval infer=build/bin/shallowpi-infer
 
 cells=(teacher.official l6.official l6_round1.official l6_round2.official
-  l6_round2.latency110_rtc l6_round2.latency110 l6_round2.latency364_rtc teacher.latency364 teacher.latency364_rtc
+  l6_round2.latency110_rtc l6_round2.latency110 l6_round2.latency110_ensemble teacher.latency364 l6_round2.latency364_rtc
   l6_task.official skip_uniform.official l9.official
   skip_least.official skip_cosine.official replay.official mean_action.official
   teacher.displaced l6_round2.displaced skip_uniform.displaced teacher.moving l6_round2.moving
@@ -30,7 +30,7 @@ condition_options() {
     official) echo --trials "${TRIALS:-50}" ;;
     displaced) echo --trials "${TRIALS:-20}" --perturb target_xy=0.02 ;;
     moving) echo --trials "${TRIALS:-20}" --move target=0.008 ;;
-    latency*_rtc) echo --trials "${TRIALS:-20}" --latency-ms "$(tr -dc 0-9 <<<"$1")" --chunking rtc ;;
+    latency*_*) echo --trials "${TRIALS:-20}" --latency-ms "$(tr -dc 0-9 <<<"$1")" --chunking "${1#*_}" ;;
     latency*) echo --trials "${TRIALS:-20}" --latency-ms "${1#latency}" ;;
     *) die "unknown condition $1" ;;
   esac
