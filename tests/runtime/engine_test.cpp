@@ -39,7 +39,7 @@ TEST_P(EngineTest, TakesAnyNumberOfSteps) {
   expect_error<UsageError>([&] { engine_->sample({observation_, io_.at("in.noise"), 1001}); }, "1..1000");
 }
 
-// Real-time chunking in its trained form, written out with one flow time per action.
+// Real-time chunking in its trained form, written out: given actions are at flow time 0.
 TEST_P(EngineTest, HoldsGivenActions) {
   const Tensor noise = io_.at("in.noise"), given = io_.at("in.actions");
   Tensor mask = torch::zeros({noise.size(0), noise.size(1)}, torch::kBool);
@@ -50,9 +50,8 @@ TEST_P(EngineTest, HoldsGivenActions) {
   Tensor x = torch::where(mask.unsqueeze(2), given, noise);
   constexpr int kSteps = 4;
   for (int k = 0; k < kSteps; ++k) {
-    const Tensor t =
-        torch::full({noise.size(0), noise.size(1)}, 1.0 - k / double{kSteps}).masked_fill(mask, 0);
-    x = x - policy_->velocity(cache, observation_.state_bd, x, t) / kSteps;
+    const Tensor t = torch::full({noise.size(0)}, 1.0 - k / double{kSteps});
+    x = x - policy_->velocity(cache, observation_.state_bd, x, t, nullptr, mask) / kSteps;
     x = torch::where(mask.unsqueeze(2), given, x);
   }
   const Tensor got = engine_->sample({observation_, noise, kSteps, given, mask});
