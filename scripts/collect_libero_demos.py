@@ -300,7 +300,7 @@ def collect(args, tasks, names):
         sys.exit("error: --out is missing: the folder for the demonstrations")
     settings = {name: getattr(args, name) for name in ("suite", "seed", "displace", "start", "missed", "disturb", "render_every")}
     settings["policy"] = Policy(args.policy).metadata.get("fingerprint", args.policy) if args.policy else None
-    if args.led_at_least:
+    if args.led_at_least:  # folders from before this option do not name it
         settings["led_at_least"] = args.led_at_least
     if problem := claim_folder(args.out, settings):
         sys.exit(f"error: {problem}")
@@ -403,14 +403,13 @@ def parse_arguments():
         parser.error("--policy goes with neither --missed nor --check")
     if args.led_at_least and not args.policy:
         parser.error("--led-at-least goes with --policy")
-    if not 0 <= args.led_at_least < MAX_STEPS[args.suite]:
-        parser.error(f"--led-at-least must lie between 0 and {MAX_STEPS[args.suite] - 1}, the steps of an episode")
     for name in ("episodes", "workers", "render_every"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    for name, most in (("displace", 0.2), ("start", 0.2), ("missed", 1), ("disturb", 1.0), ("seed", 2**32)):
+    for name, most in (("displace", 0.2), ("start", 0.2), ("missed", 1), ("disturb", 1.0), ("seed", 2**32),
+                       ("led_at_least", MAX_STEPS[args.suite] - 1)):
         if not 0 <= getattr(args, name) <= most:
-            parser.error(f"--{name} must lie between 0 and {most:g}")
+            parser.error(f"--{name.replace('_', '-')} must lie between 0 and {most:g}")
     return args
 
 

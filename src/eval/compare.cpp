@@ -1,7 +1,6 @@
 // `shallowpi-eval compare`: runs on the same episodes against each other.
 #include <cmath>
 #include <iostream>
-#include <limits>
 
 #include "eval/labelled_path.h"
 #include "eval/rollout_results.h"
@@ -23,14 +22,20 @@ struct Run {
   RolloutResults results;
 };
 
-Run read_run(const LabelledPath& path, std::int64_t within) {
+Run read_run(const LabelledPath& path) {
   const auto& [label, folder] = path;
   const fs::path file = fs::is_regular_file(folder) ? folder : folder / "results.json";
   if (!fs::exists(file))
     throw UsageError(str(folder.string(), ": there is no results.json; give the --out folders of rollouts"));
-  Run run{label, folder, read_results(file)};
-  for (auto& [key, record] : run.results.episodes) record.success &= record.steps <= within;
-  return run;
+  return {label, folder, read_results(file)};
+}
+
+/// What these runs would have been, had their episodes ended after so many steps.
+std::vector<Run> within(std::vector<Run> runs, std::int64_t steps) {
+  if (steps < 1) throw UsageError(str("--within ", steps, ": expected 1 step or more"));
+  for (Run& run : runs)
+    for (auto& [key, record] : run.results.episodes) record.success &= record.steps <= steps;
+  return runs;
 }
 
 PairedCounts pair(const RolloutResults& first, const RolloutResults& second) {
@@ -85,11 +90,9 @@ void write_videos(const std::vector<Run>& runs, const fs::path& out) {
 
 void run_compare(const CompareOptions& options) {
   if (options.runs.size() < 2) throw UsageError("compare needs at least two runs");
-  const std::int64_t within = options.within.value_or(std::numeric_limits<std::int64_t>::max());
-  if (within < 1) throw UsageError(str("--within ", within, ": expected 1 step or more"));
-  std::vector<Run> runs;
-  for (const LabelledPath& path : read_labelled_paths(options.runs, "runs"))
-    runs.push_back(read_run(path, within));
+  std::vector<Run> played;
+  for (const LabelledPath& path : read_labelled_paths(options.runs, "runs")) played.push_back(read_run(path));
+  const std::vector<Run> runs = options.within ? within(played, *options.within) : played;
   std::vector<std::vector<std::string>> rows;
   Json report = Json::array();
   for (const Run& run : runs) {
@@ -132,7 +135,7 @@ void run_compare(const CompareOptions& options) {
        "difference", "95 % interval", "McNemar p"},
       rows);
   if (!options.out.empty()) write_file_atomically(options.out, report.dump(2) + "\n");
-  if (!options.video.empty()) write_videos(runs, options.video);
+  if (!options.video.empty()) write_videos(played, options.video);
 }
 
 }  // namespace shallowpi

@@ -30,8 +30,8 @@ ChunkTick ActionChunkController::tick(const RobotObservation& observation) {
     chunker_.deliver(std::move(answer.answer));
   }
   if (chunker_.wants_request()) {
-    Job job{
-        {}, observation, {}};  // copied first: a request that is made and not sent would never be answered
+    // Copied first: a request that is made and not sent would never be answered.
+    Job job{{}, observation, {}};
     job.request = *chunker_.next_request();
     {
       // After a reset() the job of the old episode may still wait here: nobody wants its answer.
