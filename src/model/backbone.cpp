@@ -43,12 +43,12 @@ BackboneLayer::Output BackboneLayer::forward(const Residual& stream, const Prefi
 
   const std::int64_t batch = x.size(0), tokens = x.size(1), head_dim = parts.k_bsk.size(2);
   const Tensor rows = parts.q_bsnk.view({batch, tokens * heads, head_dim});
-  const fused::AttentionInput input{rows, heads, parts.k_bsk, parts.v_bsk, context.lengths_b};
-  const Tensor mixed = fused::can_attend(input)
-                           ? fused::attention(input)
+  const Tensor mixed = context.fused
+                           ? fused::attention({rows, heads, parts.k_bsk, parts.v_bsk, context.lengths_b})
                            : multi_query_attention(rows, parts.k_bsk, parts.v_bsk, context.key_mask_b1p);
   Tensor attended = project(mixed.view({batch, tokens, heads * head_dim}), o);
-  // Padded rows stay zero through all layers: no matrix has a bias.
+  // Padded rows stay zero through all layers: no matrix has a bias. The fused kernels read none of their
+  // keys.
   if (context.row_mask_bp1.defined()) attended = attended * context.row_mask_bp1;
   const auto [middle, hidden] = norm(Residual{x, attended}, {post_norm}, down.scalar_type());
   return {parts, {middle, gated_mlp(hidden, gate_up, down)}};
@@ -68,8 +68,9 @@ void Backbone::encode(Tensor x, PrefixCache& cache, AttentionTap* tap, bool reco
   const std::int64_t tokens = x.size(1);
   PrefixContext context;
   context.rotation = rotation(torch::arange(tokens, x.options().dtype(torch::kInt64)), config_.head_dim);
-  if (cache.ragged) {
-    context.lengths_b = cache.lengths_b;
+  context.fused = fused::has_attention(x, config_.head_dim);
+  if (cache.ragged) context.lengths_b = cache.lengths_b;
+  if (cache.ragged && !context.fused) {
     context.key_mask_b1p = additive_mask(cache.mask_bp, x.scalar_type()).unsqueeze(1);
     context.row_mask_bp1 = cache.mask_bp.unsqueeze(2).to(x.scalar_type());
   }

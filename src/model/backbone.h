@@ -13,6 +13,7 @@ namespace shallowpi {
 /// What all backbone layers share for one batch.
 struct PrefixContext {
   Rotation rotation;    ///< of positions 0 .. P-1
+  bool fused = false;   ///< whether fused::attention does it, which needs no masks
   Tensor lengths_b;     ///< int64, and the masks that they give; undefined where all samples have P tokens
   Tensor key_mask_b1p;  ///< additive
   Tensor row_mask_bp1;  ///< 1 for valid tokens, else 0

@@ -79,22 +79,38 @@ ExpertLayer::Output ExpertLayer::forward(const Residual& stream, const Tensor& p
     mlp_gate = parts[5];
   }
 
-  const auto [x, normalized] = norm(stream, input_factors, dtype);
-  const std::int64_t rows = x.size(0), tokens = x.size(1), head_dim = prefix_k.size(2);
+  const std::int64_t rows = stream.x.size(0), tokens = stream.x.size(1), head_dim = prefix_k.size(2);
   const std::int64_t batch = context.batch, draw_tokens = rows / batch * tokens;
-  const Tensor projected = project(normalized.view({batch, draw_tokens, -1}), qkv);
-  const Heads own = split_and_rotate(projected, context.rotation, heads, dtype);
+  const bool few = rows == batch && !stream.update.defined() &&
+                   fused::can_run_layer(stream.x, qkv, o, gate_up, down, head_dim);
+  Tensor x = stream.x;
+  Heads own;
+  if (few) {
+    const auto [q, k, v] = fused::norm_project_and_rotate(x, input_factors.scale, input_factors.shift, qkv,
+                                                          context.rotation.cos, context.rotation.sin, heads);
+    own = {q, k, v};
+  } else {
+    const Normed input = norm(stream, input_factors, dtype);
+    x = input.sum;
+    own = split_and_rotate(project(input.normed.view({batch, draw_tokens, -1}), qkv), context.rotation, heads,
+                           dtype);
+  }
   const Tensor q = own.q_bsnk.view({batch, draw_tokens * heads, head_dim});
-  const fused::AttentionInput input{q,         heads,     prefix_k,           prefix_v, context.lengths_b,
-                                    own.k_bsk, own.v_bsk, context.state_alone};
   // All draws of a cache row are queries of one attention over its prefix and over all of their own keys: the
   // prefix is never copied per draw, and the mask keeps the draws apart.
-  const Tensor mixed = rows == batch && fused::can_attend(input)
-                           ? fused::attention(input)
+  const Tensor mixed = context.fused
+                           ? fused::attention({q, heads, prefix_k, prefix_v, context.lengths_b, own.k_bsk,
+                                               own.v_bsk, context.state_alone})
                            : multi_query_attention(q, torch::cat({prefix_k, own.k_bsk}, 1),
                                                    torch::cat({prefix_v, own.v_bsk}, 1), context.mask);
-  const Tensor attended = project(mixed.view({rows, tokens, heads * head_dim}), o);
-  const auto [middle, hidden] = norm(Residual{x, attended, attention_gate}, post_factors, dtype);
+  const Tensor attended = mixed.view({rows, tokens, heads * head_dim});
+  if (few) {
+    const Tensor middle = fused::project_and_add(attended, o, x, attention_gate);
+    const Tensor hidden =
+        fused::norm_project_and_gate(middle, post_factors.scale, post_factors.shift, gate_up);
+    return {{fused::project_and_add(hidden, down, middle, mlp_gate)}, own.q_bsnk};
+  }
+  const auto [middle, hidden] = norm(Residual{x, project(attended, o), attention_gate}, post_factors, dtype);
   return {{middle, gated_mlp(hidden, gate_up, down), mlp_gate}, own.q_bsnk};
 }
 
@@ -153,7 +169,8 @@ SuffixContext ActionExpert::prepare(const PrefixCache& cache, std::int64_t draws
   context.state_alone = state_tokens() == 1;
   if (cache.ragged) context.lengths_b = cache.lengths_b;
   const bool apart = draws > 1 || context.state_alone;
-  if (!apart && !cache.ragged) return context;
+  context.fused = draws == 1 && fused::has_attention(cache.keys_bpk[0], config_.head_dim);
+  if (context.fused || (!apart && !cache.ragged)) return context;
   const std::int64_t draw_tokens = draws * tokens, rows = apart ? draw_tokens : 1;
   const Tensor keys = cache.ragged ? cache.mask_bp : cache.mask_bp.narrow(0, 0, 1);
   const Tensor suffix =

@@ -36,6 +36,7 @@ struct StepConditioning {
 struct SuffixContext {
   std::int64_t batch = 0;  ///< B, rows of the cache; x_t has B*R
   Rotation rotation;       ///< [B, R*S] positions
+  bool fused = false;      ///< whether fused::attention does it, which needs no mask
   Tensor mask;             ///< additive [B or 1, R*S*N or 1, P + R*S]; undefined where everything is attended
   Tensor lengths_b;        ///< int64, the valid prefix keys; undefined where all are
   bool state_alone = false;  ///< the first token is pi0's state, which sees no action

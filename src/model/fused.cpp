@@ -109,7 +109,7 @@ void launch_attention(AttentionLaunch work, const Tensor& out) {
   const c10::cuda::CUDAGuard guard(out.device());
   work.splits = attention_splits(work);
   Tensor partial, sums;
-  if (work.splits > 1) {
+  if (work.splits > 1 && !has_clusters()) {
     const auto options = out.options().dtype(torch::kFloat32);
     partial = torch::empty({work.splits, work.batch * work.rows, work.head_dim}, options);
     sums = torch::empty({work.splits, work.batch * work.rows, 2}, options);
@@ -123,16 +123,33 @@ std::int64_t rows_of(const Tensor& x) {
   return x.numel() / x.size(-1);
 }
 
-std::int64_t parts_of(const Tensor& x, const Tensor& weight, bool gated) {
-  if (!usable(x) || x.scalar_type() != torch::kBFloat16 || weight.scalar_type() != torch::kBFloat16) return 0;
+constexpr std::int64_t kAnyParts = 64;
+
+/// Of a product of x's rows with `weight`; 0 where it does not suit the kernel.
+std::int64_t parts_of(const Tensor& x, const Tensor& weight, std::int64_t most) {
+  if (!usable(x) || weight.scalar_type() != torch::kBFloat16) return 0;
   const c10::cuda::CUDAGuard guard(x.device());
-  return linear_parts(rows_of(x), weight.size(1), weight.size(0), gated);
+  return linear_parts(rows_of(x), weight.size(1), weight.size(0), most);
 }
 
-/// Whether `tensor` is bfloat16, contiguous, and of the batch and width of `q`.
-bool suits(const Tensor& tensor, const Tensor& q) {
-  return tensor.scalar_type() == torch::kBFloat16 && tensor.is_contiguous() && tensor.size(0) == q.size(0) &&
-         tensor.size(2) == q.size(2);
+/// Of x [B, S, I] with `weight`; input and output are still to be named.
+LinearLaunch linear_launch(const Tensor& x, const Tensor& weight, std::int64_t most) {
+  return {.weight = data<BFloat16>(weight),
+          .rows = rows_of(x),
+          .tokens = x.size(-2),
+          .inner = weight.size(1),
+          .columns = weight.size(0),
+          .parts = parts_of(x, weight, most)};
+}
+
+NormInput norm_input(const Tensor& x, const Tensor& scales, const Tensor& shifts) {
+  return {data<float>(x), data<float>(scales), data<float>(shifts), strides(scales), strides(shifts)};
+}
+
+/// [S, ..] positions serve all samples.
+RowStrides position_strides(const Tensor& factors) {
+  TORCH_CHECK(factors.stride(-1) == 1, "rotary factors must be contiguous");
+  return {factors.dim() == 3 ? factors.stride(0) : 0, factors.stride(-2)};
 }
 
 }  // namespace
@@ -184,11 +201,6 @@ std::tuple<Tensor, Tensor, Tensor> split_and_rotate(const Tensor& qkv, const Ten
   const auto options = input.options().dtype(result);
   const Tensor q = torch::empty({batch, tokens, heads, head_dim}, options);
   const Tensor k = torch::empty({batch, tokens, head_dim}, options), v = torch::empty_like(k);
-  // [S] positions serve all samples.
-  const auto strides_of = [](const Tensor& factors) {
-    TORCH_CHECK(factors.stride(-1) == 1, "rotary factors must be contiguous");
-    return RowStrides{factors.dim() == 3 ? factors.stride(0) : 0, factors.stride(-2)};
-  };
   const auto launch_as = [&](auto* in, auto* out) {
     using In = std::remove_pointer_t<decltype(in)>;
     using Out = std::remove_pointer_t<decltype(out)>;
@@ -198,8 +210,8 @@ std::tuple<Tensor, Tensor, Tensor> split_and_rotate(const Tensor& qkv, const Ten
                                             .tokens = tokens,
                                             .heads = heads,
                                             .head_dim = head_dim,
-                                            .cos = strides_of(cos),
-                                            .sin = strides_of(sin)});
+                                            .cos = position_strides(cos),
+                                            .sin = position_strides(sin)});
   };
   with_type(result, [&](auto* out) {
     if (input.scalar_type() == result) {
@@ -225,38 +237,88 @@ Tensor gate(const Tensor& gate_up) {
 }
 
 bool can_project(const Tensor& x, const Tensor& weight) {
-  return parts_of(x, weight, false) > 0;
+  return x.scalar_type() == torch::kBFloat16 && parts_of(x, weight, kAnyParts) > 0;
 }
 
 bool can_project_and_gate(const Tensor& x, const Tensor& gate_up) {
-  return parts_of(x, gate_up, true) > 0;
+  return x.scalar_type() == torch::kBFloat16 && parts_of(x, gate_up, 1) > 0;
 }
 
 Tensor project(const Tensor& x, const Tensor& weight) {
   const Tensor input = x.contiguous();
-  const std::int64_t parts = parts_of(x, weight, false), columns = weight.size(0);
-  const Tensor out = torch::empty({parts, x.size(0), x.size(1), columns}, x.options().dtype(torch::kFloat32));
-  launch_for(x, LinearLaunch{data<BFloat16>(input), data<BFloat16>(weight), data<float>(out), nullptr,
-                             rows_of(x), weight.size(1), columns, parts});
+  LinearLaunch work = linear_launch(x, weight, kAnyParts);
+  const Tensor out =
+      torch::empty({work.parts, x.size(0), x.size(1), work.columns}, x.options().dtype(torch::kFloat32));
+  work.x = data<BFloat16>(input);
+  work.out = data<float>(out);
+  launch_for(x, work);
   return out;
 }
 
 Tensor project_and_gate(const Tensor& x, const Tensor& gate_up) {
   const Tensor input = x.contiguous();
   const Tensor out = torch::empty({x.size(0), x.size(1), gate_up.size(0) / 2}, x.options());
-  launch_for(x, LinearLaunch{data<BFloat16>(input), data<BFloat16>(gate_up), nullptr, data<BFloat16>(out),
-                             rows_of(x), gate_up.size(1), gate_up.size(0), 1});
+  LinearLaunch work = linear_launch(x, gate_up, 1);
+  work.x = data<BFloat16>(input);
+  work.gated = data<BFloat16>(out);
+  launch_for(x, work);
   return out;
 }
 
-bool can_attend(const AttentionInput& input) {
-  const Tensor& q = input.q_bmk;
-  return usable(q) && suits(q, q) && is_attention_head_dim(q.size(2)) && suits(input.prefix_k_bpk, q) &&
-         suits(input.prefix_v_bpk, q) &&
-         (!input.own_k_bsk.defined() || (suits(input.own_k_bsk, q) && suits(input.own_v_bsk, q)));
+bool can_run_layer(const Tensor& x, const Tensor& qkv, const Tensor& o, const Tensor& gate_up,
+                   const Tensor& down, std::int64_t head_dim) {
+  if (!usable(x) || x.scalar_type() != torch::kFloat32 || head_dim % 64 != 0) return false;
+  const c10::cuda::CUDAGuard guard(x.device());
+  return has_clusters() && rows_of(x) <= kFewRows && parts_of(x, qkv, kMaxCluster) > 0 &&
+         parts_of(x, o, kMaxCluster) > 0 && parts_of(x, gate_up, 1) > 0 && parts_of(x, down, kMaxCluster) > 0;
+}
+
+std::tuple<Tensor, Tensor, Tensor> norm_project_and_rotate(const Tensor& x, const Tensor& scale,
+                                                           const Tensor& shift, const Tensor& qkv,
+                                                           const Tensor& cos, const Tensor& sin,
+                                                           std::int64_t heads) {
+  const Tensor input = x.contiguous(), scales = broadcast(scale, x), shifts = broadcast(shift, x);
+  const std::int64_t batch = x.size(0), tokens = x.size(1), head_dim = cos.size(-1);
+  const Tensor q = torch::empty({batch, tokens, heads, head_dim}, qkv.options());
+  const Tensor k = torch::empty({batch, tokens, head_dim}, qkv.options()), v = torch::empty_like(k);
+  LinearLaunch work = linear_launch(x, qkv, kMaxCluster);
+  work.norm = norm_input(input, scales, shifts);
+  work.heads = {data<BFloat16>(q),     data<BFloat16>(k),       data<BFloat16>(v),
+                data<float>(cos),      data<float>(sin),        position_strides(cos),
+                position_strides(sin), static_cast<int>(heads), static_cast<int>(head_dim)};
+  launch_for(x, work);
+  return {q, k, v};
+}
+
+Tensor norm_project_and_gate(const Tensor& x, const Tensor& scale, const Tensor& shift,
+                             const Tensor& gate_up) {
+  const Tensor input = x.contiguous(), scales = broadcast(scale, x), shifts = broadcast(shift, x);
+  const Tensor out = torch::empty({x.size(0), x.size(1), gate_up.size(0) / 2}, gate_up.options());
+  LinearLaunch work = linear_launch(x, gate_up, 1);
+  work.norm = norm_input(input, scales, shifts);
+  work.gated = data<BFloat16>(out);
+  launch_for(x, work);
+  return out;
+}
+
+Tensor project_and_add(const Tensor& y, const Tensor& weight, const Tensor& x, const Tensor& gate) {
+  const Tensor input = y.contiguous(), stream = x.contiguous(), gates = broadcast(gate, x);
+  const Tensor sum = torch::empty_like(stream);
+  LinearLaunch work = linear_launch(y, weight, kMaxCluster);
+  work.x = data<BFloat16>(input);
+  work.added = {data<float>(stream), data<float>(gates), data<float>(sum), strides(gates)};
+  launch_for(y, work);
+  return sum;
+}
+
+bool has_attention(const Tensor& x, std::int64_t head_dim) {
+  return usable(x) && x.scalar_type() == torch::kBFloat16 && is_attention_head_dim(head_dim);
 }
 
 Tensor attention(const AttentionInput& input) {
+  for (const Tensor* tensor :
+       {&input.q_bmk, &input.prefix_k_bpk, &input.prefix_v_bpk, &input.own_k_bsk, &input.own_v_bsk})
+    TORCH_CHECK(!tensor->defined() || tensor->is_contiguous(), "fused attention needs contiguous tensors");
   const Tensor out = torch::empty_like(input.q_bmk);
   launch_attention(attention_launch(input, out), out);
   return out;
@@ -264,8 +326,8 @@ Tensor attention(const AttentionInput& input) {
 
 bool can_self_attend(const Tensor& qkv, std::int64_t heads) {
   constexpr std::int64_t kMostMatrices = 65535;  // of a grid's last dimension
-  return usable(qkv) && qkv.scalar_type() == torch::kBFloat16 && qkv.is_contiguous() &&
-         qkv.size(0) * heads <= kMostMatrices && is_attention_head_dim(qkv.size(2) / (3 * heads));
+  return has_attention(qkv, qkv.size(2) / (3 * heads)) && qkv.is_contiguous() &&
+         qkv.size(0) * heads <= kMostMatrices;
 }
 
 Tensor self_attention(const Tensor& qkv, std::int64_t heads) {
@@ -299,6 +361,8 @@ Tensor self_attention(const Tensor& qkv, std::int64_t heads) {
   return out;
 }
 #else
+void allow_clusters(bool) {}
+
 namespace {
 [[noreturn]] void without_cuda() {
   TORCH_CHECK(false, "fused operations: this program was built without CUDA");
@@ -333,7 +397,21 @@ Tensor project(const Tensor&, const Tensor&) {
 Tensor project_and_gate(const Tensor&, const Tensor&) {
   without_cuda();
 }
-bool can_attend(const AttentionInput&) {
+bool can_run_layer(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, std::int64_t) {
+  return false;
+}
+std::tuple<Tensor, Tensor, Tensor> norm_project_and_rotate(const Tensor&, const Tensor&, const Tensor&,
+                                                           const Tensor&, const Tensor&, const Tensor&,
+                                                           std::int64_t) {
+  without_cuda();
+}
+Tensor norm_project_and_gate(const Tensor&, const Tensor&, const Tensor&, const Tensor&) {
+  without_cuda();
+}
+Tensor project_and_add(const Tensor&, const Tensor&, const Tensor&, const Tensor&) {
+  without_cuda();
+}
+bool has_attention(const Tensor&, std::int64_t) {
   return false;
 }
 Tensor attention(const AttentionInput&) {

@@ -50,8 +50,25 @@ Tensor project(const Tensor& x, const Tensor& weight);
 /// gelu(gate) * up of the product with gate_up [2M, I]: [B, S, M] bfloat16.
 Tensor project_and_gate(const Tensor& x, const Tensor& gate_up);
 
+/// The products of a layer with few rows and what surrounds them, a kernel each. Together with `attention`
+/// they are an expert layer. Weights are bfloat16, streams and norm factors float32 as for rms_norm. Whether
+/// the device has the clusters that they need, and the sizes suit them; x is the stream [B, S, W], of at most
+/// 16 rows.
+bool can_run_layer(const Tensor& x, const Tensor& qkv, const Tensor& o, const Tensor& gate_up,
+                   const Tensor& down, std::int64_t head_dim);
+/// What split_and_rotate makes of the norm's product with qkv, in bfloat16.
+std::tuple<Tensor, Tensor, Tensor> norm_project_and_rotate(const Tensor& x, const Tensor& scale,
+                                                           const Tensor& shift, const Tensor& qkv,
+                                                           const Tensor& cos, const Tensor& sin,
+                                                           std::int64_t heads);
+/// project_and_gate of the norm.
+Tensor norm_project_and_gate(const Tensor& x, const Tensor& scale, const Tensor& shift,
+                             const Tensor& gate_up);
+/// x + gate * (y weight^T), float32; y [B, S, I] is bfloat16, the gate optional.
+Tensor project_and_add(const Tensor& y, const Tensor& weight, const Tensor& x, const Tensor& gate);
+
 /// Multi-query attention of `heads` query rows per token to the first `lengths_b` prefix keys and, where
-/// given, to the tokens' own keys. Contiguous bfloat16.
+/// given, to the tokens' own keys. Contiguous bfloat16 of one batch and K.
 struct AttentionInput {
   const Tensor& q_bmk;  ///< [B, S * heads, K]
   std::int64_t heads;
@@ -60,9 +77,11 @@ struct AttentionInput {
   Tensor own_k_bsk{}, own_v_bsk{};
   bool first_token_alone = false;  ///< the first token sees of its own tokens only itself (pi0's state)
 };
-/// Whether `attention` can take it: bfloat16, contiguous, K 16, 32, 64, 72, 128 or 256.
-bool can_attend(const AttentionInput& input);
-/// Returns [B, S * heads, K].
+/// Whether `attention` takes queries and keys like `x`, of which bfloat16 and the device count, with heads of
+/// this width: 16, 32, 64, 72, 128 or 256.
+bool has_attention(const Tensor& x, std::int64_t head_dim);
+/// Returns [B, S * heads, K]. Where own keys are given, the prefix's and `lengths_b` must not come from the
+/// kernel just before.
 Tensor attention(const AttentionInput& input);
 
 /// All tokens to all, each head with its own keys, as SigLIP has it: contiguous bfloat16

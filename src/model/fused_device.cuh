@@ -2,6 +2,7 @@
 #pragma once
 
 #include <c10/util/Exception.h>
+#include <cooperative_groups.h>
 
 #include <algorithm>
 
@@ -19,28 +20,64 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 
+/// How a kernel is spread over the device.
+struct Layout {
+  dim3 grid;
+  int threads;
+  std::size_t shared_bytes = 0;
+  std::int64_t cluster = 1;  ///< so many blocks along y read each other's shared memory; 1 before Hopper
+};
+
 /// Starts `kernel` so that from Hopper on it runs up to its wait_for_previous() while the kernel before it
 /// ends.
 template <typename... Parameters, typename... Arguments>
-void start(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t shared_bytes, CudaStream stream,
+void start(void (*kernel)(Parameters...), const Layout& layout, CudaStream stream,
            const Arguments&... arguments) {
-  cudaLaunchAttribute overlap;
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {1, static_cast<unsigned>(layout.cluster), 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
+  config.gridDim = layout.grid;
+  config.blockDim = dim3(static_cast<unsigned>(layout.threads));
+  config.dynamicSmemBytes = layout.shared_bytes;
   config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 1 : 0;
+  config.attrs = attributes;
+  const bool overlaps = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+  config.numAttrs = !overlaps ? 0 : layout.cluster > 1 ? 2 : 1;
   cudaError_t status = cudaSuccess;
-  if (shared_bytes > 0)  // more than 48 KiB only where it is asked for
+  if (layout.shared_bytes > 0)  // more than 48 KiB only where it is asked for
     status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(shared_bytes));
+                                  static_cast<int>(layout.shared_bytes));
   if (status == cudaSuccess) status = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
-  TORCH_CHECK(status == cudaSuccess, "CUDA kernel with ", shared_bytes,
+  TORCH_CHECK(status == cudaSuccess, "CUDA kernel with ", layout.shared_bytes,
               " bytes of shared memory per block: ", cudaGetErrorString(status));
+}
+
+/// `offset` values on from where there is something.
+template <typename T>
+__host__ __device__ T* at(T* first, std::int64_t offset) {
+  return first == nullptr ? nullptr : first + offset;
+}
+__device__ inline const float* at(const float* first, RowStrides strides, std::int64_t b, std::int64_t s) {
+  return at(first, b * strides.batch + s * strides.token);
+}
+
+/// Waits until all blocks of the cluster are here and see what the others wrote.
+__device__ inline void sync_cluster() {
+#if __CUDA_ARCH__ >= 900
+  cooperative_groups::this_cluster().sync();
+#endif
+}
+/// Where another block of the cluster has its `mine`.
+template <typename T>
+__device__ const T* of_block(T* mine, int rank) {
+#if __CUDA_ARCH__ >= 900
+  return cooperative_groups::this_cluster().map_shared_rank(mine, static_cast<unsigned>(rank));
+#else
+  return mine;
+#endif
 }
 
 /// Every kernel calls it before it reads what another one wrote, and before it writes.
@@ -49,6 +86,11 @@ __device__ inline void wait_for_previous() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
+}
+
+/// Brings the line of memory that holds `from` into the cache.
+__device__ inline void prefetch(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
 
 /// 16 bytes from global to shared memory without passing through registers; zeros where not `valid`.

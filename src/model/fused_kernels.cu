@@ -1,6 +1,7 @@
 // Thin launches of the row functions of fused_rows.h.
 #include <c10/cuda/CUDAGuard.h>
 
+#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -8,6 +9,8 @@
 
 namespace shallowpi::fused {
 namespace {
+
+std::atomic<bool> clusters_allowed = true;
 
 /// A block's threads for a row of so many packs.
 int team_size(std::int64_t packs, int most) {
@@ -19,17 +22,9 @@ __device__ Team block_team() {
   return {int(threadIdx.x), int(blockDim.x), scratch};
 }
 
-template <typename T>
-__device__ T* at(T* first, std::int64_t offset) {
-  return first == nullptr ? nullptr : first + offset;
-}
-__device__ const float* at(const float* first, RowStrides strides, int b, int s) {
-  return at(first, b * strides.batch + s * strides.token);
-}
-
 /// The row that starts `offset` values after the first.
 template <typename Value, typename Update, typename Out>
-__device__ NormRow<Value, Update, Out> at(NormRow<Value, Update, Out> row, std::int64_t offset) {
+__device__ NormRow<Value, Update, Out> row_at(NormRow<Value, Update, Out> row, std::int64_t offset) {
   row.x += offset;
   row.update.first = at(row.update.first, offset);
   row.sum = at(row.sum, offset);
@@ -41,7 +36,7 @@ template <typename Update, typename Out>
 __global__ void rms_norm_kernel(RmsNormLaunch<Update, Out> work) {
   wait_for_previous();
   const int s = blockIdx.x, b = blockIdx.y;
-  auto row = at(work.first, (b * work.tokens + s) * work.width);
+  auto row = row_at(work.first, (b * work.tokens + s) * work.width);
   row.gate = at(row.gate, work.gate, b, s);
   rms_norm(block_team(), int(work.width), row, at(work.first_scale, work.scale, b, s),
            at(work.first_shift, work.shift, b, s));
@@ -50,7 +45,8 @@ __global__ void rms_norm_kernel(RmsNormLaunch<Update, Out> work) {
 template <typename T>
 __global__ void layer_norm_kernel(LayerNormLaunch<T> work) {
   wait_for_previous();
-  layer_norm(block_team(), int(work.width), at(work.first, blockIdx.x * work.width), work.weight, work.bias);
+  layer_norm(block_team(), int(work.width), row_at(work.first, blockIdx.x * work.width), work.weight,
+             work.bias);
 }
 
 template <typename In, typename Out>
@@ -97,10 +93,18 @@ bool runs_on(int device) {
   return entry->second;
 }
 
+bool has_clusters() {
+  return clusters_allowed && device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+}
+
+void allow_clusters(bool allowed) {
+  clusters_allowed = allowed;
+}
+
 template <typename Update, typename Out>
 void launch(const RmsNormLaunch<Update, Out>& work, CudaStream stream) {
   const dim3 grid(static_cast<unsigned>(work.tokens), static_cast<unsigned>(work.batch));
-  start(rms_norm_kernel<Update, Out>, grid, team_size(work.width / kPack, 512), 0, stream, work);
+  start(rms_norm_kernel<Update, Out>, {grid, team_size(work.width / kPack, 512)}, stream, work);
 }
 template void launch(const RmsNormLaunch<float, float>&, CudaStream);
 template void launch(const RmsNormLaunch<float, BFloat16>&, CudaStream);
@@ -109,7 +113,7 @@ template void launch(const RmsNormLaunch<BFloat16, BFloat16>&, CudaStream);
 
 template <typename T>
 void launch(const LayerNormLaunch<T>& work, CudaStream stream) {
-  start(layer_norm_kernel<T>, dim3(static_cast<unsigned>(work.rows)), team_size(work.width / kPack, 512), 0,
+  start(layer_norm_kernel<T>, {dim3(static_cast<unsigned>(work.rows)), team_size(work.width / kPack, 512)},
         stream, work);
 }
 template void launch(const LayerNormLaunch<float>&, CudaStream);
@@ -119,7 +123,7 @@ template <typename In, typename Out>
 void launch(const RotaryLaunch<In, Out>& work, CudaStream stream) {
   const dim3 grid(static_cast<unsigned>(work.tokens), static_cast<unsigned>(work.batch));
   const std::int64_t packs = (work.heads + 2) * work.head_dim / 2 / kPack;
-  start(rotary_kernel<In, Out>, grid, team_size(packs, 512), 0, stream, work);
+  start(rotary_kernel<In, Out>, {grid, team_size(packs, 512)}, stream, work);
 }
 template void launch(const RotaryLaunch<float, float>&, CudaStream);
 template void launch(const RotaryLaunch<float, BFloat16>&, CudaStream);
@@ -130,7 +134,7 @@ void launch(const GateLaunch<T>& work, CudaStream stream) {
   const std::int64_t packs = work.width / kWide<T>;
   const int threads = team_size(packs, 256);
   const dim3 grid(static_cast<unsigned>(work.rows), static_cast<unsigned>((packs + threads - 1) / threads));
-  start(gate_kernel<T>, grid, threads, 0, stream, work);
+  start(gate_kernel<T>, {grid, threads}, stream, work);
 }
 template void launch(const GateLaunch<float>&, CudaStream);
 template void launch(const GateLaunch<BFloat16>&, CudaStream);

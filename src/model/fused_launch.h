@@ -13,6 +13,11 @@ using CudaStream = CUstream_st*;
 
 /// Whether the kernels are compiled for this GPU: they need compute capability 8.0.
 bool runs_on(int device);
+/// Whether blocks of the current GPU can read each other's shared memory (Hopper and later), so many at most.
+bool has_clusters();
+/// false, for tests: take the kernels of a GPU that has none. On at the start.
+void allow_clusters(bool allowed);
+constexpr std::int64_t kMaxCluster = 8;
 using BFloat16 = c10::BFloat16;
 
 /// Where the factors of row (b, s) start: broadcast dimensions have stride 0.
@@ -57,17 +62,41 @@ struct GateLaunch {
 template <typename T>
 void launch(const GateLaunch<T>& work, CudaStream stream);
 
-/// A product with few rows, x weight^T, which is bound by reading the weight. It is cut into `parts` slices
-/// of the inner dimension, whose products are left for the next operation to sum.
-struct LinearLaunch {
-  const BFloat16 *x, *weight;  ///< [rows, inner], [columns, inner]
-  float* out;                  ///< [parts, rows, columns]
-  BFloat16* gated;  ///< instead of `out`, for one part: gelu(left half) * right half, [rows, columns / 2]
-  std::int64_t rows, inner, columns, parts;
+/// Instead of x: the RMS norm of a residual stream [rows, inner]; shift may be null.
+struct NormInput {
+  const float *x = nullptr, *scale = nullptr, *shift = nullptr;
+  RowStrides scale_at, shift_at;
 };
-constexpr std::int64_t kMaxLinearRows = 64;
-/// The number of parts that keeps the device busy; 0 where the sizes do not suit the kernel.
-std::int64_t linear_parts(std::int64_t rows, std::int64_t inner, std::int64_t columns, bool gated);
+/// `count` query heads, a key and a value per row, queries and key rotated.
+struct HeadsOutput {
+  BFloat16 *q = nullptr, *k = nullptr, *v = nullptr;  ///< [rows, count, head_dim], and twice [rows, head_dim]
+  const float *cos = nullptr, *sin = nullptr;
+  RowStrides cos_at, sin_at;
+  int count = 0, head_dim = 0;
+};
+/// sum = x + gate * product, all [rows, columns]; gate may be null.
+struct AddedOutput {
+  const float *x = nullptr, *gate = nullptr;
+  float* sum = nullptr;
+  RowStrides gate_at;
+};
+/// A product with few rows, x weight^T, which is bound by reading the weight. It is cut into `parts` slices
+/// of the inner dimension. One of the four outputs is given; `heads` comes with `norm`, and `gated` may.
+/// `norm`, `heads` and `added` are for kFewRows; the last two need clusters, of `parts` blocks.
+struct LinearLaunch {
+  const BFloat16* x = nullptr;  ///< [rows, inner], unless `norm` is given
+  NormInput norm{};
+  const BFloat16* weight;  ///< [columns, inner]
+  float* out = nullptr;    ///< [parts, rows, columns]: the slices' products are left for the next operation
+  BFloat16* gated = nullptr;  ///< for one part: gelu(left half) * right half, [rows, columns / 2]
+  HeadsOutput heads{};
+  AddedOutput added{};
+  std::int64_t rows, tokens;  ///< tokens: rows of one sample
+  std::int64_t inner, columns, parts;
+};
+constexpr std::int64_t kMaxLinearRows = 64, kFewRows = 16;
+/// The number of parts, `most` or less, that keeps the device busy; 0 where the sizes do not suit the kernel.
+std::int64_t linear_parts(std::int64_t rows, std::int64_t inner, std::int64_t columns, std::int64_t most);
 void launch(const LinearLaunch& work, CudaStream stream);
 
 /// Where the matrices [rows, head_dim] of a batch are:
@@ -77,7 +106,8 @@ struct Placement {
 };
 /// Attention of query rows to the first `lengths_b` prefix keys, and to their own tokens' keys.
 /// In multi-query attention all heads' queries are rows of one matrix;
-/// else the heads are `inner_count` matrices.
+/// else the heads are `inner_count` matrices. Where there are own tokens, the prefix and `lengths_b` must be
+/// older than the kernel before this one, which they need not wait for.
 struct AttentionLaunch {
   const BFloat16* q;                    ///< [batch, rows, head_dim], `heads` rows per token
   const BFloat16 *prefix_k, *prefix_v;  ///< [batch, prefix, head_dim]
@@ -86,8 +116,8 @@ struct AttentionLaunch {
   BFloat16* out;                        ///< [batch, rows, head_dim]
   Placement q_at, prefix_at, out_at;
   std::int64_t inner_count;
-  float *partial,
-      *partial_sums;  ///< for splits > 1: [splits, batch * rows, head_dim] and [splits, batch * rows, 2]
+  /// For splits > 1 without clusters: [splits, batch * rows, head_dim] and [splits, batch * rows, 2].
+  float *partial, *partial_sums;
   std::int64_t batch, rows, heads, head_dim, prefix, own, splits;
   bool first_token_alone;  ///< the first token sees of its own tokens only itself (pi0's state)
 };

@@ -37,12 +37,13 @@ struct Team {
   int rank = 0, size = 1;
   float* scratch = nullptr;  ///< device: 32 floats that the block shares
 
-  /// Of all members' values; every member gets it.
+  /// Of all members' values; every member gets it. Teams of a warp need no scratch, and a block may have
+  /// several.
   SHALLOWPI_HOST_DEVICE float sum(float value) const {
 #ifdef __CUDA_ARCH__
-    __syncthreads();  // scratch may still be read from the sum before
     for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
     if (size == 32) return value;
+    __syncthreads();  // scratch may still be read from the sum before
     if (rank % 32 == 0) scratch[rank / 32] = value;
     __syncthreads();
     value = rank % 32 < size / 32 ? scratch[rank % 32] : 0;
@@ -79,41 +80,78 @@ struct NormRow {
   Out* out;    ///< the norm
 };
 
-/// Writes the row's sum, and returns where it is.
-template <typename Value, typename Update, typename Out>
-SHALLOWPI_HOST_DEVICE const Value* add_update(const Team& team, int width,
-                                              const NormRow<Value, Update, Out>& row) {
-  if (row.update.first == nullptr) return row.x;
-  for (int i = team.rank * kPack; i < width; i += team.size * kPack) {
-    auto value = load_pack(row.x + i);
-    const auto update = load_sum(row.update, i);
-    for (int j = 0; j < kPack; ++j)
-      value.values[j] =
-          Value(float(value.values[j]) + (row.gate != nullptr ? row.gate[i + j] : 1.0f) * update.values[j]);
-    store_pack(row.sum + i, value);
+/// The values of a row that one member of a team works on. It keeps the first of them, which are mostly all,
+/// in registers, and reads the others again each time.
+template <typename Value>
+struct Share {
+  const Value* x;
+  int first, stride, width;
+  Pack<Value, kPack> kept;
+
+  /// Calls work(index, pack).
+  template <typename Work>
+  SHALLOWPI_HOST_DEVICE void for_each(const Work& work) const {
+    if (first < width) work(first, kept);
+    for (int i = first + stride; i < width; i += stride) work(i, load_pack(x + i));
   }
-  return row.sum;  // every thread reads only what it wrote itself
+};
+
+/// Writes the row's sum, and returns the team member's share of it.
+template <typename Value, typename Update, typename Out>
+SHALLOWPI_HOST_DEVICE Share<Value> add_update(const Team& team, int width,
+                                              const NormRow<Value, Update, Out>& row) {
+  const bool updated = row.update.first != nullptr;
+  Share<Value> share{updated ? row.sum : row.x, team.rank * kPack, team.size * kPack, width, {}};
+  for (int i = share.first; i < width; i += share.stride) {
+    auto value = load_pack(row.x + i);
+    if (updated) {
+      const auto update = load_sum(row.update, i);
+      for (int j = 0; j < kPack; ++j)
+        value.values[j] =
+            Value(float(value.values[j]) + (row.gate != nullptr ? row.gate[i + j] : 1.0f) * update.values[j]);
+      store_pack(row.sum + i, value);
+    }
+    if (i == share.first) share.kept = value;
+  }
+  return share;  // every member reads only what it wrote itself
 }
 
-/// out = x * rsqrt(mean(x^2) + 1e-6) * (1 + scale) + shift: Gemma's RMSNorm (shift is null) or adaRMS.
+SHALLOWPI_HOST_DEVICE float squares_of(const Pack<float, kPack>& pack) {
+  float squares = 0;
+  for (const float v : pack.values) squares += v * v;
+  return squares;
+}
+
+/// rsqrt(mean(x^2) + 1e-6), given the sum of all x^2.
+SHALLOWPI_HOST_DEVICE float inverse_rms(float squares, std::int64_t width) {
+  constexpr float kEpsilon = 1e-6f;
+  return 1 / sqrtf(squares / float(width) + kEpsilon);
+}
+
+/// x * inverse * (1 + scale) + shift; shift may be null.
+template <typename Out>
+SHALLOWPI_HOST_DEVICE Pack<Out, kPack> scaled_and_shifted(const Pack<float, kPack>& x, float inverse,
+                                                          const float* scale, const float* shift) {
+  const auto factor = load_pack(scale);
+  const auto offset = shift != nullptr ? load_pack(shift) : Pack<float, kPack>{};
+  Pack<Out, kPack> out;
+  for (int j = 0; j < kPack; ++j)
+    out.values[j] = Out(x.values[j] * inverse * (1 + factor.values[j]) + offset.values[j]);
+  return out;
+}
+
+/// Gemma's RMSNorm (shift is null) or adaRMSNorm: x * rsqrt(mean(x^2) + 1e-6) * (1 + scale) + shift.
 template <typename Update, typename Out>
 SHALLOWPI_HOST_DEVICE void rms_norm(const Team& team, int width, const NormRow<float, Update, Out>& row,
                                     const float* scale, const float* shift) {
-  constexpr float kEpsilon = 1e-6f;
-  const float* x = add_update(team, width, row);
-  const int first = team.rank * kPack, stride = team.size * kPack;
+  const auto x = add_update(team, width, row);
   float squares = 0;
-  for (int i = first; i < width; i += stride)
-    for (const float v : load_pack(x + i).values) squares += v * v;
-  const float inverse = 1 / sqrtf(team.sum(squares) / float(width) + kEpsilon);
-  for (int i = first; i < width; i += stride) {
-    const auto value = load_pack(x + i), factor = load_pack(scale + i);
-    Pack<Out, kPack> out;
-    for (int j = 0; j < kPack; ++j)
-      out.values[j] =
-          Out(value.values[j] * inverse * (1 + factor.values[j]) + (shift != nullptr ? shift[i + j] : 0.0f));
-    store_pack(row.out + i, out);
-  }
+  x.for_each([&](int, const Pack<float, kPack>& values) { squares += squares_of(values); });
+  const float inverse = inverse_rms(team.sum(squares), width);
+  x.for_each([&](int i, const Pack<float, kPack>& values) {
+    store_pack(row.out + i,
+               scaled_and_shifted<Out>(values, inverse, scale + i, shift != nullptr ? shift + i : nullptr));
+  });
 }
 
 /// out = (x - mean) * rsqrt(variance + 1e-6) * weight + bias.
@@ -121,23 +159,24 @@ template <typename T>
 SHALLOWPI_HOST_DEVICE void layer_norm(const Team& team, int width, const NormRow<T, T, T>& row,
                                       const T* weight, const T* bias) {
   constexpr float kEpsilon = 1e-6f;
-  const T* x = add_update(team, width, row);
-  const int first = team.rank * kPack, stride = team.size * kPack;
+  const auto x = add_update(team, width, row);
   float sum = 0, squares = 0;
-  for (int i = first; i < width; i += stride)
-    for (const T v : load_pack(x + i).values) sum += float(v);
+  x.for_each([&](int, const Pack<T, kPack>& values) {
+    for (const T v : values.values) sum += float(v);
+  });
   const float mean = team.sum(sum) / float(width);
-  for (int i = first; i < width; i += stride)
-    for (const T v : load_pack(x + i).values) squares += (float(v) - mean) * (float(v) - mean);
+  x.for_each([&](int, const Pack<T, kPack>& values) {
+    for (const T v : values.values) squares += (float(v) - mean) * (float(v) - mean);
+  });
   const float inverse = 1 / sqrtf(team.sum(squares) / float(width) + kEpsilon);
-  for (int i = first; i < width; i += stride) {
-    auto value = load_pack(x + i);
+  x.for_each([&](int i, const Pack<T, kPack>& values) {
     const auto factor = load_pack(weight + i), offset = load_pack(bias + i);
+    Pack<T, kPack> out;
     for (int j = 0; j < kPack; ++j)
-      value.values[j] =
-          T((float(value.values[j]) - mean) * inverse * float(factor.values[j]) + float(offset.values[j]));
-    store_pack(row.out + i, value);
-  }
+      out.values[j] =
+          T((float(values.values[j]) - mean) * inverse * float(factor.values[j]) + float(offset.values[j]));
+    store_pack(row.out + i, out);
+  });
 }
 
 /// One token's projection: `heads` queries, a key, a value, each `head_dim` wide.
@@ -147,6 +186,14 @@ struct RotaryRow {
   const float *cos, *sin;  ///< [head_dim / 2] each
   Out *q, *k, *v;
 };
+
+/// Two values of a head that are half its width apart, rotated.
+struct RotatedPair {
+  float low, high;
+};
+SHALLOWPI_HOST_DEVICE RotatedPair rotate(float low, float high, float cos, float sin) {
+  return {low * cos - high * sin, high * cos + low * sin};
+}
 
 /// Rotates queries and key by split halves, and copies the value.
 template <typename In, typename Out>
@@ -161,8 +208,9 @@ SHALLOWPI_HOST_DEVICE void split_and_rotate(const Team& team, int heads, int hea
     for (int j = 0; j < kPack; ++j) {
       const bool is_value = head > heads;
       const float c = is_value ? 1.0f : row.cos[i + j], s = is_value ? 0.0f : row.sin[i + j];
-      first.values[j] = Out(low.values[j] * c - high.values[j] * s);
-      second.values[j] = Out(high.values[j] * c + low.values[j] * s);
+      const RotatedPair pair = rotate(low.values[j], high.values[j], c, s);
+      first.values[j] = Out(pair.low);
+      second.values[j] = Out(pair.high);
     }
     Out* to = (head < heads ? row.q + head * head_dim : head == heads ? row.k : row.v) + i;
     store_pack(to, first);

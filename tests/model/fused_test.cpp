@@ -2,6 +2,7 @@
 // themselves where there is a GPU.
 #include "model/fused.h"
 
+#include "model/fused_launch.h"
 #include "model/fused_rows.h"
 #include "model/ops.h"
 #include "test_util.h"
@@ -166,6 +167,7 @@ class FusedOnGpuTest : public FusedTest {
     if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU";
     ASSERT_TRUE(fused::usable(on_gpu(numbers({1, 8}))));
   }
+  void TearDown() override { fused::allow_clusters(true); }
   static Tensor on_gpu(const Tensor& tensor) { return tensor.defined() ? tensor.to(torch::kCUDA) : tensor; }
 };
 
@@ -253,6 +255,96 @@ TEST_F(FusedOnGpuTest, Project) {
                weight = on_gpu(numbers({64, 64}, torch::kBFloat16));
   EXPECT_FALSE(fused::can_project(many, weight));
   EXPECT_FALSE(fused::can_project(many.narrow(1, 0, 3), on_gpu(numbers({60, 64}, torch::kBFloat16))));
+  const Tensor few = many.narrow(1, 0, 16).to(torch::kFloat32);
+  const bool runs = fused::can_run_layer(few, weight, weight, weight, weight, 64);
+  fused::allow_clusters(false);
+  EXPECT_FALSE(fused::can_run_layer(few, weight, weight, weight, weight, 64));
+  fused::allow_clusters(true);
+  EXPECT_EQ(fused::can_run_layer(few, weight, weight, weight, weight, 64), runs);
+  EXPECT_FALSE(
+      fused::can_run_layer(many.narrow(1, 0, 17).to(torch::kFloat32), weight, weight, weight, weight, 64));
+}
+
+/// What the products of a layer start from: a stream, and the factors of its norm as chunks of one tensor.
+struct LayerInput {
+  Tensor x;
+  TensorList factors;  ///< scale, shift, gate
+  Tensor normed;       ///< as the product reads it
+};
+LayerInput layer_input(std::int64_t batch, std::int64_t tokens, std::int64_t width, bool per_row) {
+  LayerInput input{numbers({batch, tokens, width}),
+                   numbers({per_row ? batch : 1, per_row ? tokens : 1, 3 * width}).chunk(3, -1),
+                   {}};
+  input.normed = norm(Residual{input.x}, {input.factors[0], input.factors[1]}, torch::kBFloat16)
+                     .normed.to(torch::kFloat32);
+  return input;
+}
+Tensor weight_of(std::int64_t columns, std::int64_t inner) {
+  return (numbers({columns, inner}) / std::sqrt(static_cast<double>(inner))).to(torch::kBFloat16);
+}
+
+class FusedLayerTest : public FusedOnGpuTest {
+ protected:
+  /// Calls `check(batch, tokens, per_row)` for the numbers of rows that the kernels know.
+  template <typename Check>
+  void for_rows_of_a_layer(const Check& check) {
+    const Tensor some = on_gpu(numbers({1, 8, 64})), square = on_gpu(weight_of(64, 64));
+    if (!fused::can_run_layer(some, on_gpu(weight_of(256, 64)), square, square, square, 64))
+      GTEST_SKIP() << "this GPU has no clusters";
+    for (const auto& [batch, tokens] :
+         {std::pair<std::int64_t, std::int64_t>{1, 1}, {1, 10}, {1, 16}, {3, 5}})
+      for (const bool per_row : {false, true}) {
+        SCOPED_TRACE(str(batch, " x ", tokens, per_row ? " rows, each with its factors" : " rows"));
+        check(batch, tokens, per_row);
+      }
+  }
+};
+
+TEST_F(FusedLayerTest, NormProjectAndRotate) {
+  for_rows_of_a_layer([&](std::int64_t batch, std::int64_t tokens, bool per_row) {
+    for (const auto& [width, heads, head_dim] : {std::array<std::int64_t, 3>{1024, 8, 256}, {128, 2, 64}}) {
+      const LayerInput in = layer_input(batch, tokens, width, per_row);
+      const Tensor weight = weight_of((heads + 2) * head_dim, width);
+      const Rotation factors =
+          rotation(torch::arange(batch).unsqueeze(1) * 40 + torch::arange(tokens), head_dim);
+      const Heads expected = split_and_rotate(torch::linear(in.normed, weight.to(torch::kFloat32)), factors,
+                                              heads, torch::kFloat32);
+      const auto [q, k, v] =
+          fused::norm_project_and_rotate(on_gpu(in.x), on_gpu(in.factors[0]), on_gpu(in.factors[1]),
+                                         on_gpu(weight), on_gpu(factors.cos), on_gpu(factors.sin), heads);
+      EXPECT_TRUE(tensor_near(q, expected.q_bsnk, 0.02, 0.02));
+      EXPECT_TRUE(tensor_near(k, expected.k_bsk, 0.02, 0.02));
+      EXPECT_TRUE(tensor_near(v, expected.v_bsk, 0.02, 0.02));
+    }
+  });
+}
+
+TEST_F(FusedLayerTest, NormProjectAndGate) {
+  for_rows_of_a_layer([&](std::int64_t batch, std::int64_t tokens, bool per_row) {
+    for (const auto& [width, columns] : {std::pair<std::int64_t, std::int64_t>{1024, 8192}, {128, 64}}) {
+      const LayerInput in = layer_input(batch, tokens, width, per_row);
+      const Tensor weight = weight_of(columns, width);
+      const auto halves = torch::linear(in.normed, weight.to(torch::kFloat32)).chunk(2, -1);
+      EXPECT_TRUE(tensor_near(fused::norm_project_and_gate(on_gpu(in.x), on_gpu(in.factors[0]),
+                                                           on_gpu(in.factors[1]), on_gpu(weight)),
+                              torch::gelu(halves[0], "tanh") * halves[1], 0.02, 0.02));
+    }
+  });
+}
+
+TEST_F(FusedLayerTest, ProjectAndAdd) {
+  for_rows_of_a_layer([&](std::int64_t batch, std::int64_t tokens, bool per_row) {
+    for (const auto& [inner, columns] :
+         {std::pair<std::int64_t, std::int64_t>{2048, 1024}, {4096, 1024}, {128, 64}}) {
+      const LayerInput in = layer_input(batch, tokens, columns, per_row);
+      const Tensor y = numbers({batch, tokens, inner}, torch::kBFloat16), weight = weight_of(columns, inner);
+      const Tensor product = torch::linear(y.to(torch::kFloat32), weight.to(torch::kFloat32));
+      for (const bool gated : {false, true})
+        EXPECT_TRUE(tensor_near(fused::project_and_add(on_gpu(y), on_gpu(weight), on_gpu(in.x),
+                                                       gated ? on_gpu(in.factors[2]) : Tensor()),
+                                in.x + (gated ? in.factors[2] * product : product), 1e-4));
+    }
+  });
 }
 
 TEST_F(FusedOnGpuTest, Mlp) {
@@ -280,6 +372,7 @@ TEST_F(FusedOnGpuTest, Attention) {
        {AttentionCase{51, 576, 51, 256, true, true},
         {10, 544, 10, 256, true, false},
         {576, 576, 0, 256, true, false},
+        {10, 1500, 10, 256, true, false},
         {2, 17, 2, 16, false, false},
         {50, 100, 50, 64, false, true},
         {968, 968, 0, 256, true, false},
@@ -312,8 +405,12 @@ TEST_F(FusedOnGpuTest, Attention) {
     const Tensor gpu_q = on_gpu(q), gpu_k = on_gpu(prefix_k), gpu_v = on_gpu(prefix_v);
     const fused::AttentionInput input{
         gpu_q, kHeads, gpu_k, gpu_v, ragged ? on_gpu(lengths) : Tensor(), gpu_own_k, gpu_own_v, state_alone};
-    ASSERT_TRUE(fused::can_attend(input));
-    EXPECT_TRUE(tensor_near(fused::attention(input), expected, 0.02, 0.02));
+    ASSERT_TRUE(fused::has_attention(gpu_q, head_dim));
+    for (const bool clusters : {true, false}) {
+      SCOPED_TRACE(clusters ? "with clusters" : "without clusters");
+      fused::allow_clusters(clusters);
+      EXPECT_TRUE(tensor_near(fused::attention(input), expected, 0.02, 0.02));
+    }
   }
 }
 
@@ -335,13 +432,12 @@ TEST_F(FusedOnGpuTest, SelfAttention) {
 
 TEST_F(FusedOnGpuTest, AttentionIsRefusedForOtherShapes) {
   const auto on = torch::dtype(torch::kBFloat16).device(torch::kCUDA);
-  const Tensor q = torch::randn({1, 64, 64}, on), k = torch::randn({1, 30, 64}, on);
-  EXPECT_TRUE(fused::can_attend({q, 8, k, k}));
-  EXPECT_FALSE(fused::can_attend({q.to(torch::kFloat32), 8, k, k}));
-  const Tensor odd = torch::randn({1, 64, 48}, on), odd_keys = torch::randn({1, 30, 48}, on);
-  EXPECT_FALSE(fused::can_attend({odd, 8, odd_keys, odd_keys}));
+  const Tensor q = torch::randn({1, 64, 64}, on);
+  EXPECT_TRUE(fused::has_attention(q, 64));
+  EXPECT_FALSE(fused::has_attention(q.to(torch::kFloat32), 64));
+  EXPECT_FALSE(fused::has_attention(q, 48));
   const Tensor wide = torch::randn({1, 30, 128}, on).narrow(2, 0, 64);
-  EXPECT_FALSE(fused::can_attend({q, 8, wide, wide})) << "not contiguous";
+  EXPECT_THROW(fused::attention({q, 8, wide, wide}), c10::Error) << "not contiguous";
 }
 
 }  // namespace
