@@ -1,6 +1,7 @@
 // Attention: FlashAttention's online softmax, with the keys split over blocks or warps where there are few
 // queries (flash decoding). On devices with clusters the blocks of a row join their results in shared memory.
 #include "model/fused_device.cuh"
+#include "model/fused_rows.cuh"
 
 namespace shallowpi::fused {
 namespace {
@@ -8,26 +9,6 @@ namespace {
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kRows = 16 * kWarps;  // query rows of a block, 16 of each warp
 constexpr int kKeys = 32;           // keys that a block handles at a time
-
-/// Four 8 x 8 matrices from shared memory; each lane gives the address of one of their rows.
-__device__ void load_matrices(unsigned (&to)[4], const BFloat16* from) {
-  const unsigned source = static_cast<unsigned>(__cvta_generic_to_shared(from));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(source));
-}
-__device__ void load_transposed_matrices(unsigned (&to)[4], const BFloat16* from) {
-  const unsigned source = static_cast<unsigned>(__cvta_generic_to_shared(from));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(source));
-}
-
-/// Two floats as bfloat16 in one register, the first one low.
-__device__ unsigned pack(float low, float high) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const unsigned*>(&both);
-}
 
 /// Over the four lanes that hold a row.
 __device__ float row_max(float value) {
@@ -266,8 +247,7 @@ struct Shared {
 /// sample). `kJoined`: the splits of a row are a cluster, which joins them; else `combine_kernel` does.
 template <int kHeadDim, bool kJoined>
 __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionLaunch work) {
-  extern __shared__ __align__(128) unsigned char raw[];
-  auto& shared = *reinterpret_cast<Shared<kHeadDim>*>(raw);
+  auto& shared = *reinterpret_cast<Shared<kHeadDim>*>(dynamic_memory);
   wait_for_previous();
 
   const int split = blockIdx.y, b = blockIdx.z, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -300,7 +280,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionLaunch wor
   if constexpr (kJoined) {
     using BlockPart = Part<kHeadDim, kRows>;
     static_assert(sizeof(BlockPart) <= sizeof(Shared<kHeadDim>));
-    auto& mine = *reinterpret_cast<BlockPart*>(raw);
+    auto& mine = *reinterpret_cast<BlockPart*>(dynamic_memory);
     wait_for_copies<0>();  // of the queries, where there was no chunk
     __syncthreads();
     mine.store(rows, warp * 16);
@@ -344,8 +324,7 @@ template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads) few_rows_kernel(AttentionLaunch work) {
   using WarpPart = Part<kHeadDim, 16>;
   static_assert(sizeof(WarpPart) <= sizeof(KeyBuffer<kHeadDim>) && alignof(WarpPart) <= 16);
-  extern __shared__ __align__(128) unsigned char raw[];
-  auto& shared = *reinterpret_cast<FewShared<kHeadDim>*>(raw);
+  auto& shared = *reinterpret_cast<FewShared<kHeadDim>*>(dynamic_memory);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, b = blockIdx.z;
   const std::int64_t block_row = blockIdx.x * std::int64_t(16);
   const Keys keys(work, b);

@@ -1,4 +1,4 @@
-// Thin launches of the row functions of fused_rows.h.
+// Thin launches of the row functions of fused_rows.cuh.
 #include <c10/cuda/CUDAGuard.h>
 
 #include <atomic>
@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "model/fused_device.cuh"
+#include "model/fused_rows.cuh"
 
 namespace shallowpi::fused {
 namespace {

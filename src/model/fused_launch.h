@@ -2,7 +2,9 @@
 // LibTorch's operators. Everything is contiguous unless a stride says otherwise; strides count values.
 #pragma once
 
-#include "model/fused_rows.h"
+#include <c10/util/BFloat16.h>
+
+#include <cstdint>
 
 // The runtime's own name for a stream, without its header.
 struct CUstream_st;
@@ -19,6 +21,31 @@ bool has_clusters();
 void allow_clusters(bool allowed);
 constexpr std::int64_t kMaxCluster = 8;
 using BFloat16 = c10::BFloat16;
+
+/// Values that come as the sum of `parts` rows, `stride` apart.
+template <typename T>
+struct Summands {
+  const T* first = nullptr;
+  int parts = 1;
+  std::int64_t stride = 0;
+};
+/// One row of a residual stream, what is to be added to it, and the norm that reads it.
+template <typename Value, typename Update, typename Out>
+struct NormRow {
+  const Value* x;
+  Summands<Update> update;  ///< added to x, times `gate` where there is one; first may be null
+  const float* gate;
+  Value* sum;  ///< receives x + gate * update; null where there is no update
+  Out* out;    ///< the norm
+};
+
+/// One token's projection: `heads` queries, a key, a value, each `head_dim` wide.
+template <typename In, typename Out>
+struct RotaryRow {
+  Summands<In> qkv;
+  const float *cos, *sin;  ///< [head_dim / 2] each
+  Out *q, *k, *v;
+};
 
 /// Where the factors of row (b, s) start: broadcast dimensions have stride 0.
 struct RowStrides {

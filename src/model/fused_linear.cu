@@ -4,6 +4,7 @@
 // layer (the norm before it, rotation, gated GELU or residual sum after it) happens in the same kernel, where
 // the device has clusters: their blocks add up the parts of a product in shared memory.
 #include "model/fused_device.cuh"
+#include "model/fused_rows.cuh"
 
 namespace shallowpi::fused {
 namespace {
@@ -34,14 +35,6 @@ __host__ __device__ constexpr int pitch_of(int slice) {
 }
 
 using Vector = uint4;
-
-__device__ Vector load_once(const BFloat16* from) {
-  Vector value;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(from));
-  return value;
-}
 
 /// A block's columns: two tiles per warp, side by side, or as far apart as the values that belong together.
 template <Ending kEnding>
@@ -190,8 +183,7 @@ __device__ void finish_rows(const LinearLaunch& work, const Columns<kEnding>& co
 template <int kRowTiles, bool kNormed, Ending kEnding>
 __global__ void __launch_bounds__(kThreads, 2) linear_kernel(LinearLaunch work) {
   constexpr int kRows = kRowTiles * 16;
-  extern __shared__ __align__(128) unsigned char raw[];
-  BFloat16* x = reinterpret_cast<BFloat16*>(raw);
+  BFloat16* x = reinterpret_cast<BFloat16*>(dynamic_memory);
   const int warp = threadIdx.x / kWarp % kColumnWarps, half = threadIdx.x / kWarp / kColumnWarps;
   const int lane = threadIdx.x % kWarp, group = lane / 4, quad = lane % 4;
   const int inner = int(work.inner), slice = inner / int(work.parts), begin = blockIdx.y * slice;
@@ -253,7 +245,7 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(LinearLaunch work) 
   }
 
   // The second half's sums go to the first through the memory that held x.
-  float4* exchange = reinterpret_cast<float4*>(raw) + threadIdx.x % (kColumnWarps * kWarp);
+  float4* exchange = reinterpret_cast<float4*>(dynamic_memory) + threadIdx.x % (kColumnWarps * kWarp);
   __syncthreads();
 #pragma unroll
   for (int r = 0; r < kRowTiles; ++r)
@@ -264,7 +256,8 @@ __global__ void __launch_bounds__(kThreads, 2) linear_kernel(LinearLaunch work) 
             make_float4(sums[r][tile][0], sums[r][tile][1], sums[r][tile][2], sums[r][tile][3]);
   __syncthreads();
   if (!in_cluster(kEnding) && half == 1) return;
-  float* block_sums = reinterpret_cast<float*>(raw) + kRowTiles * kColumnTiles * kColumnWarps * kWarp * 4;
+  float* block_sums =
+      reinterpret_cast<float*>(dynamic_memory) + kRowTiles * kColumnTiles * kColumnWarps * kWarp * 4;
 #pragma unroll
   for (int r = 0; r < kRowTiles; ++r) {
     if (half == 1) break;

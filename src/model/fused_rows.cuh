@@ -1,17 +1,7 @@
-// What the fused kernels compute for one row. These functions run on the host and on the device alike:
-// kernels call them with a block of threads per row, CPU tests with a team of one.
+// What the fused kernels compute for one row, with a team of threads.
 #pragma once
 
-#include <c10/util/BFloat16.h>
-
-#include <cmath>
-#include <cstdint>
-
-#ifdef __CUDACC__
-#define SHALLOWPI_HOST_DEVICE __host__ __device__ inline
-#else
-#define SHALLOWPI_HOST_DEVICE inline
-#endif
+#include "model/fused_launch.h"
 
 namespace shallowpi::fused {
 
@@ -24,23 +14,22 @@ struct alignas(sizeof(T) * kCount) Pack {
 constexpr int kPack = 4;
 
 template <int kCount = kPack, typename T>
-SHALLOWPI_HOST_DEVICE Pack<T, kCount> load_pack(const T* from) {
+__device__ Pack<T, kCount> load_pack(const T* from) {
   return *reinterpret_cast<const Pack<T, kCount>*>(from);
 }
 template <typename T, int kCount>
-SHALLOWPI_HOST_DEVICE void store_pack(T* to, const Pack<T, kCount>& pack) {
+__device__ void store_pack(T* to, const Pack<T, kCount>& pack) {
   *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
 }
 
 /// The threads that share a row.
 struct Team {
   int rank = 0, size = 1;
-  float* scratch = nullptr;  ///< device: 32 floats that the block shares
+  float* scratch = nullptr;  ///< 32 floats that the block shares; not for teams of a warp
 
   /// Of all members' values; every member gets it. Teams of a warp need no scratch, and a block may have
   /// several.
-  SHALLOWPI_HOST_DEVICE float sum(float value) const {
-#ifdef __CUDA_ARCH__
+  __device__ float sum(float value) const {
     for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
     if (size == 32) return value;
     __syncthreads();  // scratch may still be read from the sum before
@@ -48,20 +37,12 @@ struct Team {
     __syncthreads();
     value = rank % 32 < size / 32 ? scratch[rank % 32] : 0;
     for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
-#endif
     return value;
   }
 };
 
-/// Values that come as the sum of `parts` rows, `stride` apart.
 template <typename T>
-struct Summands {
-  const T* first = nullptr;
-  int parts = 1;
-  std::int64_t stride = 0;
-};
-template <typename T>
-SHALLOWPI_HOST_DEVICE Pack<float, kPack> load_sum(const Summands<T>& values, std::int64_t i) {
+__device__ Pack<float, kPack> load_sum(const Summands<T>& values, std::int64_t i) {
   Pack<float, kPack> sum{};
   for (int part = 0; part < values.parts; ++part) {
     const auto pack = load_pack(values.first + part * values.stride + i);
@@ -69,16 +50,6 @@ SHALLOWPI_HOST_DEVICE Pack<float, kPack> load_sum(const Summands<T>& values, std
   }
   return sum;
 }
-
-/// One row of a residual stream, what is to be added to it, and the norm that reads it.
-template <typename Value, typename Update, typename Out>
-struct NormRow {
-  const Value* x;
-  Summands<Update> update;  ///< added to x, times `gate` where there is one; first may be null
-  const float* gate;
-  Value* sum;  ///< receives x + gate * update; null where there is no update
-  Out* out;    ///< the norm
-};
 
 /// The values of a row that one member of a team works on. It keeps the first of them, which are mostly all,
 /// in registers, and reads the others again each time.
@@ -90,7 +61,7 @@ struct Share {
 
   /// Calls work(index, pack).
   template <typename Work>
-  SHALLOWPI_HOST_DEVICE void for_each(const Work& work) const {
+  __device__ void for_each(const Work& work) const {
     if (first < width) work(first, kept);
     for (int i = first + stride; i < width; i += stride) work(i, load_pack(x + i));
   }
@@ -98,8 +69,7 @@ struct Share {
 
 /// Writes the row's sum, and returns the team member's share of it.
 template <typename Value, typename Update, typename Out>
-SHALLOWPI_HOST_DEVICE Share<Value> add_update(const Team& team, int width,
-                                              const NormRow<Value, Update, Out>& row) {
+__device__ Share<Value> add_update(const Team& team, int width, const NormRow<Value, Update, Out>& row) {
   const bool updated = row.update.first != nullptr;
   Share<Value> share{updated ? row.sum : row.x, team.rank * kPack, team.size * kPack, width, {}};
   for (int i = share.first; i < width; i += share.stride) {
@@ -116,22 +86,22 @@ SHALLOWPI_HOST_DEVICE Share<Value> add_update(const Team& team, int width,
   return share;  // every member reads only what it wrote itself
 }
 
-SHALLOWPI_HOST_DEVICE float squares_of(const Pack<float, kPack>& pack) {
+__device__ inline float squares_of(const Pack<float, kPack>& pack) {
   float squares = 0;
   for (const float v : pack.values) squares += v * v;
   return squares;
 }
 
 /// rsqrt(mean(x^2) + 1e-6), given the sum of all x^2.
-SHALLOWPI_HOST_DEVICE float inverse_rms(float squares, std::int64_t width) {
+__device__ inline float inverse_rms(float squares, std::int64_t width) {
   constexpr float kEpsilon = 1e-6f;
   return 1 / sqrtf(squares / float(width) + kEpsilon);
 }
 
 /// x * inverse * (1 + scale) + shift; shift may be null.
 template <typename Out>
-SHALLOWPI_HOST_DEVICE Pack<Out, kPack> scaled_and_shifted(const Pack<float, kPack>& x, float inverse,
-                                                          const float* scale, const float* shift) {
+__device__ Pack<Out, kPack> scaled_and_shifted(const Pack<float, kPack>& x, float inverse, const float* scale,
+                                               const float* shift) {
   const auto factor = load_pack(scale);
   const auto offset = shift != nullptr ? load_pack(shift) : Pack<float, kPack>{};
   Pack<Out, kPack> out;
@@ -142,8 +112,8 @@ SHALLOWPI_HOST_DEVICE Pack<Out, kPack> scaled_and_shifted(const Pack<float, kPac
 
 /// Gemma's RMSNorm (shift is null) or adaRMSNorm: x * rsqrt(mean(x^2) + 1e-6) * (1 + scale) + shift.
 template <typename Update, typename Out>
-SHALLOWPI_HOST_DEVICE void rms_norm(const Team& team, int width, const NormRow<float, Update, Out>& row,
-                                    const float* scale, const float* shift) {
+__device__ void rms_norm(const Team& team, int width, const NormRow<float, Update, Out>& row,
+                         const float* scale, const float* shift) {
   const auto x = add_update(team, width, row);
   float squares = 0;
   x.for_each([&](int, const Pack<float, kPack>& values) { squares += squares_of(values); });
@@ -156,8 +126,8 @@ SHALLOWPI_HOST_DEVICE void rms_norm(const Team& team, int width, const NormRow<f
 
 /// out = (x - mean) * rsqrt(variance + 1e-6) * weight + bias.
 template <typename T>
-SHALLOWPI_HOST_DEVICE void layer_norm(const Team& team, int width, const NormRow<T, T, T>& row,
-                                      const T* weight, const T* bias) {
+__device__ void layer_norm(const Team& team, int width, const NormRow<T, T, T>& row, const T* weight,
+                           const T* bias) {
   constexpr float kEpsilon = 1e-6f;
   const auto x = add_update(team, width, row);
   float sum = 0, squares = 0;
@@ -179,26 +149,17 @@ SHALLOWPI_HOST_DEVICE void layer_norm(const Team& team, int width, const NormRow
   });
 }
 
-/// One token's projection: `heads` queries, a key, a value, each `head_dim` wide.
-template <typename In, typename Out>
-struct RotaryRow {
-  Summands<In> qkv;
-  const float *cos, *sin;  ///< [head_dim / 2] each
-  Out *q, *k, *v;
-};
-
 /// Two values of a head that are half its width apart, rotated.
 struct RotatedPair {
   float low, high;
 };
-SHALLOWPI_HOST_DEVICE RotatedPair rotate(float low, float high, float cos, float sin) {
+__device__ inline RotatedPair rotate(float low, float high, float cos, float sin) {
   return {low * cos - high * sin, high * cos + low * sin};
 }
 
 /// Rotates queries and key by split halves, and copies the value.
 template <typename In, typename Out>
-SHALLOWPI_HOST_DEVICE void split_and_rotate(const Team& team, int heads, int head_dim,
-                                            const RotaryRow<In, Out>& row) {
+__device__ void split_and_rotate(const Team& team, int heads, int head_dim, const RotaryRow<In, Out>& row) {
   const int half = head_dim / 2, packs = half / kPack;
   for (int unit = team.rank; unit < (heads + 2) * packs; unit += team.size) {
     const int head = unit / packs, i = unit % packs * kPack;
@@ -219,14 +180,14 @@ SHALLOWPI_HOST_DEVICE void split_and_rotate(const Team& team, int heads, int hea
 }
 
 /// GELU by its tanh approximation, written as x * sigmoid(2 u).
-SHALLOWPI_HOST_DEVICE float gelu(float x) {
+__device__ inline float gelu(float x) {
   const float u = 0.7978845608f * (x + 0.044715f * x * x * x);
   return x / (1 + expf(-2 * u));
 }
 
 /// gelu(gate) * up of one pack.
 template <int kCount, typename T>
-SHALLOWPI_HOST_DEVICE void gate_pack(const T* gate, const T* up, T* out) {
+__device__ void gate_pack(const T* gate, const T* up, T* out) {
   Pack<T, kCount> value = load_pack<kCount>(gate);
   const auto factor = load_pack<kCount>(up);
   for (int j = 0; j < kCount; ++j)
