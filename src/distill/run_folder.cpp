@@ -111,7 +111,10 @@ std::vector<std::string> config_differences(const ResolvedConfig& before, const 
     if (may_change(key)) continue;
     const std::string was = value_of(before, *old_table.find(key));
     const std::string is = value_of(after, *new_table.find(key));
-    if (was != is) differences.push_back(str(key, ": ", was, " -> ", is));
+    // A teacher may have moved: the trainer compares its weights.
+    const bool moved = key == "teacher.checkpoint" &&
+                       before.config.teacher.checkpoint.empty() == after.config.teacher.checkpoint.empty();
+    if (was != is && !moved) differences.push_back(str(key, ": ", was, " -> ", is));
   }
   return differences;
 }

@@ -95,11 +95,10 @@ class Rollout {
     settings_.needs_images = policy.needs_images();
     if (settings_.image_size == policy.demo_image_size())
       log::info("images of ", settings_.image_size, " pixels, as in the policy's demonstrations");
-    if (settings_.chunking == ChunkMode::kRtc && policy.rtc_training_max_delay() < settings_.delay())
-      log::warning("--chunking rtc gives the policy ", settings_.delay(),
-                   " actions of each chunk; it was trained to continue ",
-                   policy.rtc_training_max_delay() == 0 ? "none" : str(policy.rtc_training_max_delay()),
-                   " (policy.rtc_training_max_delay)");
+    if (settings_.chunking == ChunkMode::kRtc) {
+      const std::string warning = rtc_warning(settings_.delay(), policy.rtc_training_max_delay());
+      if (!warning.empty()) log::warning("--chunking ", warning);
+    }
     // Before anything is started: a chunk that is too short will not get longer.
     if (policy.horizon() > 0) ActionChunker{settings_.chunking_options(policy.horizon())};
     if (settings_.records_any()) require_ffmpeg();

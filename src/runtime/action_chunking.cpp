@@ -18,6 +18,12 @@ std::int64_t needed_horizon(std::int64_t execute, std::int64_t delay) {
   return std::max(execute, delay) + delay;
 }
 
+std::string rtc_warning(std::int64_t delay, std::int64_t trained_delay) {
+  if (delay <= trained_delay) return "";
+  return str("rtc gives the policy ", delay, " actions of each chunk; it was trained to continue ",
+             trained_delay == 0 ? "none" : str(trained_delay), " (policy.rtc_training_max_delay)");
+}
+
 void check_chunking(const ChunkingOptions& options, std::int64_t delay) {
   const auto refuse = [](auto... parts) { throw UsageError(str("action chunking: ", parts...)); };
   if (options.horizon < 1) refuse("horizon ", options.horizon, " must be at least 1");

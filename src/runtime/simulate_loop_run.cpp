@@ -76,6 +76,14 @@ RobotSpec robot_of(const Dataset& dataset) {
           {}};
 }
 
+/// `is_demonstration`: the recorded actions stand for a policy's, which continue any.
+void warn_if_untrained(const LoopReport& report, ChunkMode mode, const PolicySpec& spec,
+                       bool is_demonstration) {
+  if (mode != ChunkMode::kRtc || is_demonstration) return;
+  const std::string warning = rtc_warning(report.delay, spec.rtc_training_max_delay);
+  if (!warning.empty()) log::warning(report.latency_ms, " ms: ", warning);
+}
+
 void warn_if_short(const LoopReport& report, const ChunkingOptions& chunking) {
   if (chunking.horizon < report.needed)
     log::warning("chunks of ", chunking.horizon, " actions are too short for ", report.latency_ms, " ms at ",
@@ -103,6 +111,7 @@ std::vector<LoopReport> simulate_all(const Dataset& dataset, const EpisodePolicy
         status.show(str(latency, " ms, ", enum_name(mode), ": ", done, " of ", total, " episodes"));
       };
       reports.push_back(simulate_loop(dataset, policy, settings));
+      warn_if_untrained(reports.back(), mode, spec, options.checkpoint.empty());
     }
     warn_if_short(reports.back(), settings.chunking);
   }

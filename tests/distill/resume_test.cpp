@@ -174,6 +174,16 @@ TEST(Resume, RefusesAnotherTeacherBehindTheSameLink) {
       "had another teacher than");
 }
 
+TEST(Resume, GoesOnWithATeacherThatHasMoved) {
+  const TrainingFixture fixture;
+  const fs::path first = fs::canonical(fixture.teacher()), second = fixture / "moved";
+  const std::vector<std::string> run = {"teacher.checkpoint=" + first.string(), "student.layers=2"};
+  ASSERT_EQ(fixture.run("run", run), 0);
+  fs::copy(first, second, fs::copy_options::recursive);
+  EXPECT_EQ(fixture.run("run", {"teacher.checkpoint=" + second.string(), run[1], "train.steps=9"}), 0);
+  expect_error<UsageError>([&] { fixture.run("run", {run[1], "train.steps=9"}); }, "teacher.checkpoint: ");
+}
+
 TEST(Resume, ComparesWithTheCheckpointWhereTheRunsConfigurationIsGone) {
   const TrainingFixture fixture;
   ASSERT_EQ(fixture.run("run"), 0);

@@ -103,6 +103,10 @@ TEST(ActionChunking, AnAnswerThatIsDTicksLateIsUsedFromItsActionD) {
 
 TEST(ActionChunking, APolicySlowerThanKTicksIsAskedAgainAsSoonAsItAnswers) {
   // d = 5 > k = 2: requests at 0, 5, 10, ...; a chunk is used for its actions 5 .. 9, so 10 are just enough.
+  EXPECT_EQ(rtc_warning(8, 8), "");
+  EXPECT_NE(
+      rtc_warning(3, 0).find("gives the policy 3 actions of each chunk; it was trained to continue none"),
+      std::string::npos);
   EXPECT_EQ(needed_horizon(2, 5), 10);
   Loop loop(small(ChunkMode::kReceding, 2, 10), 5);
   const std::vector<float> values = loop.first_dims(16);

@@ -63,6 +63,10 @@ std::int64_t needed_horizon(std::int64_t execute, std::int64_t delay);
 /// answers that take `delay` ticks.
 void check_chunking(const ChunkingOptions& options, std::int64_t delay);
 
+/// What to say where `rtc` gives a policy more actions of a chunk than it learned to continue
+/// (PolicySpec::rtc_training_max_delay); empty where it does not.
+std::string rtc_warning(std::int64_t delay, std::int64_t trained_delay);
+
 /// What to send with the observation of this tick.
 struct ChunkRequest {
   std::int64_t id = 0;
