@@ -5,6 +5,7 @@
 
 #include "model/fused_launch.h"
 #include "model/ops.h"
+#include "shallowpi/model/policy.h"
 #include "test_util.h"
 
 namespace shallowpi {
@@ -357,6 +358,66 @@ TEST_F(FusedTest, AttentionIsRefusedForOtherShapes) {
   EXPECT_FALSE(fused::has_attention(q, 48));
   const Tensor wide = on_gpu(numbers({1, 30, 128}, torch::kBFloat16)).narrow(2, 0, 64);
   EXPECT_THROW(fused::attention({q, 8, wide, wide}), c10::Error) << "not contiguous";
+}
+
+/// Of sizes that all kernels take.
+Policy policy_with_kernels(PolicyKind kind, torch::Dtype dtype) {
+  PolicyConfig config;
+  config.kind = kind;
+  config.vision = {.depth = 2, .width = 64, .mlp = 128, .heads = 4, .patch = 7, .image_size = 28};
+  config.backbone = {.depth = 3, .width = 128, .mlp = 192, .heads = 4, .kv_heads = 1, .head_dim = 64};
+  config.expert = {.depth = 3, .width = 64, .mlp = 128, .heads = 4, .kv_heads = 1, .head_dim = 64};
+  config.vocab = 50;
+  const torch::Device device(kOnCpu ? torch::kCPU : torch::kCUDA);
+  Policy policy(config, dtype, device);
+  policy->initialize(3);
+  torch::manual_seed(4);
+  for (auto& [name, tensor] : policy->named_tensors())  // zeros would hide the time and half of the expert
+    if (name.find(".dense.") != std::string::npos) tensor.copy_(torch::randn(tensor.sizes()) * 0.3);
+  return policy;
+}
+
+/// Samples of which the first lacks nothing, the second the end of its prompt, the third a camera.
+Observation observation_of(std::int64_t batch) {
+  torch::manual_seed(5);
+  Observation o;
+  for (int camera = 0; camera < 2; ++camera) {
+    o.images_bcyx.push_back(torch::rand({batch, 3, 28, 28}) * 2 - 1);
+    o.image_masks_b.push_back(torch::arange(batch) < (camera == 0 ? batch : 2));
+  }
+  o.tokens_bt = torch::randint(3, 50, {batch, 6}, torch::kInt64);
+  o.token_mask_bt = torch::arange(6) < torch::tensor({6, 2, 4}).narrow(0, 0, batch).unsqueeze(1);
+  o.tokens_bt.masked_fill_(o.token_mask_bt.logical_not(), 0);
+  o.state_bd = torch::randn({batch, 32});
+  return o;
+}
+
+class FusedPolicyTest : public FusedTest, public ::testing::WithParamInterface<PolicyKind> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, FusedPolicyTest, ::testing::Values(PolicyKind::kPi0, PolicyKind::kPi05));
+
+// One sample takes the kernels of few rows, three take those of many.
+TEST_P(FusedPolicyTest, SamplesAsTheOperatorsDo) {
+  const Policy exact = policy_with_kernels(GetParam(), torch::kFloat32);
+  const Policy policy = policy_with_kernels(GetParam(), torch::kBFloat16);
+  const torch::Device device(kOnCpu ? torch::kCPU : torch::kCUDA);
+  for (const std::int64_t batch : {1, 3}) {
+    const Observation observation = observation_of(batch).to(device);
+    const Tensor noise = on_gpu(numbers({batch, 10, 32}));
+    const auto gap = [](const Tensor& got, const Tensor& expected) {
+      return ((got - expected).norm() / expected.norm()).item<double>();
+    };
+    const auto sample = [&](const Policy& which) {
+      return Policy(which)->sample_actions(observation, noise, 2).to(torch::kFloat32);
+    };
+    const Tensor expected = by_operators([&] { return sample(exact); });
+    const double rounding = gap(by_operators([&] { return sample(policy); }), expected);
+    EXPECT_LT(gap(sample(exact), expected), kOnCpu ? 3e-4 : 1e-4);  // a CPU's linear_gelu takes erf here
+    EXPECT_LT(gap(sample(policy), expected), 1.5 * rounding);
+    EXPECT_LT(rounding, 0.03);
+    fused::allow_clusters(false);
+    EXPECT_LT(gap(sample(policy), expected), 1.5 * rounding);
+    fused::allow_clusters(true);
+  }
 }
 
 }  // namespace
