@@ -86,9 +86,7 @@ ExpertLayer::Output ExpertLayer::forward(const Residual& stream, const Tensor& p
   Tensor x = stream.x;
   Heads own;
   if (few) {
-    const auto [q, k, v] = fused::norm_project_and_rotate(x, input_factors.scale, input_factors.shift, qkv,
-                                                          context.rotation.cos, context.rotation.sin, heads);
-    own = {q, k, v};
+    own = fused::norm_project_and_rotate(x, input_factors, qkv, context.rotation, heads);
   } else {
     const Normed input = norm(stream, input_factors, dtype);
     x = input.sum;
@@ -106,8 +104,7 @@ ExpertLayer::Output ExpertLayer::forward(const Residual& stream, const Tensor& p
   const Tensor attended = mixed.view({rows, tokens, heads * head_dim});
   if (few) {
     const Tensor middle = fused::project_and_add(attended, o, x, attention_gate);
-    const Tensor hidden =
-        fused::norm_project_and_gate(middle, post_factors.scale, post_factors.shift, gate_up);
+    const Tensor hidden = fused::norm_project_and_gate(middle, post_factors, gate_up);
     return {{fused::project_and_add(hidden, down, middle, mlp_gate)}, own.q_bsnk};
   }
   const auto [middle, hidden] = norm(Residual{x, project(attended, o), attention_gate}, post_factors, dtype);

@@ -70,12 +70,12 @@ Tensor contiguous(const Tensor& tensor) {
 
 template <typename Value, typename Update, typename Out>
 NormRow<Value, Update, Out> first_row(const Tensor& x, const Tensor& update, const Tensor& gate,
-                                      const Normalized& out) {
+                                      const Normed& out) {
   return {data<Value>(x), summands<Update>(update), data<float>(gate),
-          update.defined() ? data<Value>(out.sum) : nullptr, data<Out>(out.result)};
+          update.defined() ? data<Value>(out.sum) : nullptr, data<Out>(out.normed)};
 }
 
-Normalized room_for(const Tensor& x, const Tensor& update, torch::Dtype result) {
+Normed room_for(const Tensor& x, const Tensor& update, torch::Dtype result) {
   return {update.defined() ? torch::empty_like(x) : x, torch::empty(x.sizes(), x.options().dtype(result))};
 }
 
@@ -165,11 +165,11 @@ bool usable(const Tensor& x) {
          (x.scalar_type() == torch::kFloat32 || x.scalar_type() == torch::kBFloat16);
 }
 
-Normalized rms_norm(const Stream& stream, const Tensor& scale, const Tensor& shift, torch::Dtype result) {
+Normed rms_norm(const Residual& stream, const NormFactors& factors, torch::Dtype result) {
   const Tensor x = stream.x.contiguous(), update = contiguous(stream.update),
                gate = broadcast(stream.gate, x);
-  const Tensor scales = broadcast(scale, x), shifts = broadcast(shift, x);
-  const Normalized out = room_for(x, update, result);
+  const Tensor scales = broadcast(factors.scale, x), shifts = broadcast(factors.shift, x);
+  const Normed out = room_for(x, update, result);
   with_type(update.defined() ? update.scalar_type() : result, [&](auto* update_type) {
     with_type(result, [&](auto* result_type) {
       using Update = std::remove_pointer_t<decltype(update_type)>;
@@ -188,9 +188,9 @@ Normalized rms_norm(const Stream& stream, const Tensor& scale, const Tensor& shi
   return out;
 }
 
-Normalized layer_norm(const Stream& stream, const Tensor& weight, const Tensor& bias) {
+Normed layer_norm(const Residual& stream, const Tensor& weight, const Tensor& bias) {
   const Tensor x = stream.x.contiguous(), update = contiguous(stream.update);
-  const Normalized out = room_for(x, update, x.scalar_type());
+  const Normed out = room_for(x, update, x.scalar_type());
   with_type(x.scalar_type(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     launch_for(x, LayerNormLaunch<T>{first_row<T, T, T>(x, update, {}, out), data<T>(weight), data<T>(bias),
@@ -199,8 +199,8 @@ Normalized layer_norm(const Stream& stream, const Tensor& weight, const Tensor& 
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> split_and_rotate(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
-                                                    std::int64_t heads, torch::Dtype result) {
+Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t heads, torch::Dtype result) {
+  const auto& [cos, sin] = rotation;
   const Tensor input = qkv.contiguous();
   const std::int64_t batch = input.size(-3), tokens = input.size(-2), head_dim = cos.size(-1);
   const auto options = input.options().dtype(result);
@@ -225,7 +225,7 @@ std::tuple<Tensor, Tensor, Tensor> split_and_rotate(const Tensor& qkv, const Ten
       launch_as(static_cast<float*>(nullptr), out);
     }
   });
-  return {q, k, v};
+  return {heads > 0 ? q : Tensor(), k, v};
 }
 
 Tensor gate(const Tensor& gate_up) {
@@ -278,11 +278,11 @@ bool can_run_layer(const Tensor& x, const Tensor& qkv, const Tensor& o, const Te
          parts_of(x, o, kMaxCluster) > 0 && parts_of(x, gate_up, 1) > 0 && parts_of(x, down, kMaxCluster) > 0;
 }
 
-std::tuple<Tensor, Tensor, Tensor> norm_project_and_rotate(const Tensor& x, const Tensor& scale,
-                                                           const Tensor& shift, const Tensor& qkv,
-                                                           const Tensor& cos, const Tensor& sin,
-                                                           std::int64_t heads) {
-  const Tensor input = x.contiguous(), scales = broadcast(scale, x), shifts = broadcast(shift, x);
+Heads norm_project_and_rotate(const Tensor& x, const NormFactors& factors, const Tensor& qkv,
+                              const Rotation& rotation, std::int64_t heads) {
+  const Tensor input = x.contiguous(), scales = broadcast(factors.scale, x),
+               shifts = broadcast(factors.shift, x);
+  const auto& [cos, sin] = rotation;
   const std::int64_t batch = x.size(0), tokens = x.size(1), head_dim = cos.size(-1);
   const Tensor q = torch::empty({batch, tokens, heads, head_dim}, qkv.options());
   const Tensor k = torch::empty({batch, tokens, head_dim}, qkv.options()), v = torch::empty_like(k);
@@ -295,9 +295,9 @@ std::tuple<Tensor, Tensor, Tensor> norm_project_and_rotate(const Tensor& x, cons
   return {q, k, v};
 }
 
-Tensor norm_project_and_gate(const Tensor& x, const Tensor& scale, const Tensor& shift,
-                             const Tensor& gate_up) {
-  const Tensor input = x.contiguous(), scales = broadcast(scale, x), shifts = broadcast(shift, x);
+Tensor norm_project_and_gate(const Tensor& x, const NormFactors& factors, const Tensor& gate_up) {
+  const Tensor input = x.contiguous(), scales = broadcast(factors.scale, x),
+               shifts = broadcast(factors.shift, x);
   const Tensor out = torch::empty({x.size(0), x.size(1), gate_up.size(0) / 2}, gate_up.options());
   LinearLaunch work = linear_launch(x, gate_up, 1);
   work.norm = norm_input(input, scales, shifts);
@@ -377,14 +377,13 @@ namespace {
 bool usable(const Tensor&) {
   return false;
 }
-Normalized rms_norm(const Stream&, const Tensor&, const Tensor&, torch::Dtype) {
+Normed rms_norm(const Residual&, const NormFactors&, torch::Dtype) {
   without_cuda();
 }
-Normalized layer_norm(const Stream&, const Tensor&, const Tensor&) {
+Normed layer_norm(const Residual&, const Tensor&, const Tensor&) {
   without_cuda();
 }
-std::tuple<Tensor, Tensor, Tensor> split_and_rotate(const Tensor&, const Tensor&, const Tensor&, std::int64_t,
-                                                    torch::Dtype) {
+Heads split_and_rotate(const Tensor&, const Rotation&, std::int64_t, torch::Dtype) {
   without_cuda();
 }
 Tensor gate(const Tensor&) {
@@ -405,12 +404,11 @@ Tensor project_and_gate(const Tensor&, const Tensor&) {
 bool can_run_layer(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, std::int64_t) {
   return false;
 }
-std::tuple<Tensor, Tensor, Tensor> norm_project_and_rotate(const Tensor&, const Tensor&, const Tensor&,
-                                                           const Tensor&, const Tensor&, const Tensor&,
-                                                           std::int64_t) {
+Heads norm_project_and_rotate(const Tensor&, const NormFactors&, const Tensor&, const Rotation&,
+                              std::int64_t) {
   without_cuda();
 }
-Tensor norm_project_and_gate(const Tensor&, const Tensor&, const Tensor&, const Tensor&) {
+Tensor norm_project_and_gate(const Tensor&, const NormFactors&, const Tensor&) {
   without_cuda();
 }
 Tensor project_and_add(const Tensor&, const Tensor&, const Tensor&, const Tensor&) {

@@ -4,13 +4,9 @@
 // on CPUs, and where gradients are recorded, they take the operators.
 #pragma once
 
-#include <torch/torch.h>
-
-#include <tuple>
+#include "model/ops.h"
 
 namespace shallowpi::fused {
-
-using torch::Tensor;
 
 /// Whether fused operations can take `x`: no gradients are recorded, x is float32 or bfloat16 on a GPU of
 /// compute capability 8 or more, its last dimension is a multiple of 8,
@@ -19,25 +15,14 @@ bool usable(const Tensor& x);
 /// For comparisons. On at the start.
 void set_enabled(bool enabled);
 
-/// A residual stream x [B, S, W] and an update to it that is still to be added (optional; [B, S, W], or
-/// [parts, B, S, W] to be summed first), times a gate (optional, float32, broadcasts to x).
-struct Stream {
-  const Tensor& x;
-  Tensor update{}, gate{};
-};
-struct Normalized {
-  Tensor sum;     ///< x + gate * update, of x's dtype
-  Tensor result;  ///< its norm
-};
-/// RMS-normalised sum * (1 + scale) + shift (optional). x and the factors, which broadcast to x, are float32.
-Normalized rms_norm(const Stream& stream, const Tensor& scale, const Tensor& shift, torch::Dtype result);
-/// LayerNorm with weight and bias [W]; everything in one dtype, no gate.
-Normalized layer_norm(const Stream& stream, const Tensor& weight, const Tensor& bias);
+/// As ops.h's. The update may be [parts, B, S, W], to be summed first; x and the factors are float32.
+Normed rms_norm(const Residual& stream, const NormFactors& factors, torch::Dtype result);
+/// As ops.h's; everything in one dtype, no gate.
+Normed layer_norm(const Residual& stream, const Tensor& weight, const Tensor& bias);
 
-/// As ops.h's split_and_rotate. `qkv` is [B, S, ..], or float32 [parts, B, S, ..] to be summed; `result` is
-/// the dtype of the heads.
-std::tuple<Tensor, Tensor, Tensor> split_and_rotate(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
-                                                    std::int64_t heads, torch::Dtype result);
+/// As ops.h's. `qkv` is [B, S, ..], or float32 [parts, B, S, ..] to be summed; `result` is the dtype of the
+/// heads.
+Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t heads, torch::Dtype result);
 
 /// gelu(gate) * up: [..., 2M] -> [..., M].
 Tensor gate(const Tensor& gate_up);
@@ -50,20 +35,18 @@ Tensor project(const Tensor& x, const Tensor& weight);
 /// gelu(gate) * up of the product with gate_up [2M, I]: [B, S, M] bfloat16.
 Tensor project_and_gate(const Tensor& x, const Tensor& gate_up);
 
-/// The products of a layer with few rows and what surrounds them, a kernel each. Together with `attention`
-/// they are an expert layer. Weights are bfloat16, streams and norm factors float32 as for rms_norm. Whether
-/// the device has the clusters that they need, and the sizes suit them; x is the stream [B, S, W], of at most
-/// 16 rows.
+// The products of a layer with few rows and what surrounds them, a kernel each. Together with `attention`
+// they are an expert layer. Weights are bfloat16, streams and norm factors float32 as for rms_norm.
+
+/// Whether the device has the clusters that they need, and the sizes suit them; x is the stream [B, S, W], of
+/// at most 16 rows.
 bool can_run_layer(const Tensor& x, const Tensor& qkv, const Tensor& o, const Tensor& gate_up,
                    const Tensor& down, std::int64_t head_dim);
 /// What split_and_rotate makes of the norm's product with qkv, in bfloat16.
-std::tuple<Tensor, Tensor, Tensor> norm_project_and_rotate(const Tensor& x, const Tensor& scale,
-                                                           const Tensor& shift, const Tensor& qkv,
-                                                           const Tensor& cos, const Tensor& sin,
-                                                           std::int64_t heads);
+Heads norm_project_and_rotate(const Tensor& x, const NormFactors& factors, const Tensor& qkv,
+                              const Rotation& rotation, std::int64_t heads);
 /// project_and_gate of the norm.
-Tensor norm_project_and_gate(const Tensor& x, const Tensor& scale, const Tensor& shift,
-                             const Tensor& gate_up);
+Tensor norm_project_and_gate(const Tensor& x, const NormFactors& factors, const Tensor& gate_up);
 /// x + gate * (y weight^T), float32; y [B, S, I] is bfloat16, the gate optional.
 Tensor project_and_add(const Tensor& y, const Tensor& weight, const Tensor& x, const Tensor& gate);
 

@@ -137,11 +137,7 @@ Tensor Residual::sum() const {
 }
 
 Normed norm(const Residual& stream, const NormFactors& factors, torch::Dtype result) {
-  if (fused::usable(stream.x)) {
-    const auto out =
-        fused::rms_norm({stream.x, stream.update, stream.gate}, factors.scale, factors.shift, result);
-    return {out.sum, out.result};
-  }
+  if (fused::usable(stream.x)) return fused::rms_norm(stream, factors, result);
   const Tensor sum = stream.sum(), normalized = RmsNormalize::apply(sum), scale = factors.scale + 1;
   const Tensor scaled =
       factors.shift.defined() ? torch::addcmul(factors.shift, normalized, scale) : normalized * scale;
@@ -149,10 +145,7 @@ Normed norm(const Residual& stream, const NormFactors& factors, torch::Dtype res
 }
 
 Normed layer_norm(const Residual& stream, const Tensor& weight, const Tensor& bias) {
-  if (fused::usable(stream.x)) {
-    const auto out = fused::layer_norm({stream.x, stream.update}, weight, bias);
-    return {out.sum, out.result};
-  }
+  if (fused::usable(stream.x)) return fused::layer_norm(stream, weight, bias);
   const Tensor sum = stream.sum();
   return {sum, torch::layer_norm(sum, {sum.size(-1)}, weight, bias, kEpsilon)};
 }
@@ -188,10 +181,8 @@ Rotation rotation(const Tensor& positions, std::int64_t head_dim) {
 }
 
 Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t heads, torch::Dtype result) {
-  if (fused::usable(qkv) && fused::usable(rotation.cos)) {
-    const auto [q, k, v] = fused::split_and_rotate(qkv, rotation.cos, rotation.sin, heads, result);
-    return {heads > 0 ? q : Tensor(), k, v};
-  }
+  if (fused::usable(qkv) && fused::usable(rotation.cos))
+    return fused::split_and_rotate(qkv, rotation, heads, result);
   const Tensor whole = qkv.dim() == 4 ? qkv.sum(0).to(result) : qkv;
   const TensorList parts = SplitAndRotate::apply(whole, rotation.cos, rotation.sin, heads);
   return {heads > 0 ? parts[0] : Tensor(), parts[1], parts[2]};

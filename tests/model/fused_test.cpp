@@ -227,8 +227,8 @@ TEST_F(FusedLayerTest, NormProjectAndRotate) {
                                 torch::kFloat32);
       });
       const auto [q, k, v] =
-          fused::norm_project_and_rotate(on_gpu(in.x), on_gpu(in.factors[0]), on_gpu(in.factors[1]),
-                                         on_gpu(weight), on_gpu(factors.cos), on_gpu(factors.sin), heads);
+          fused::norm_project_and_rotate(on_gpu(in.x), {on_gpu(in.factors[0]), on_gpu(in.factors[1])},
+                                         on_gpu(weight), {on_gpu(factors.cos), on_gpu(factors.sin)}, heads);
       EXPECT_TRUE(tensor_near(q, expected.q_bsnk, 0.02, 0.02));
       EXPECT_TRUE(tensor_near(k, expected.k_bsk, 0.02, 0.02));
       EXPECT_TRUE(tensor_near(v, expected.v_bsk, 0.02, 0.02));
@@ -242,9 +242,10 @@ TEST_F(FusedLayerTest, NormProjectAndGate) {
       const LayerInput in = layer_input(batch, tokens, width, per_row);
       const Tensor weight = weight_of(columns, width);
       const auto halves = torch::linear(in.normed, weight.to(torch::kFloat32)).chunk(2, -1);
-      EXPECT_TRUE(tensor_near(fused::norm_project_and_gate(on_gpu(in.x), on_gpu(in.factors[0]),
-                                                           on_gpu(in.factors[1]), on_gpu(weight)),
-                              torch::gelu(halves[0], "tanh") * halves[1], 0.02, 0.02));
+      EXPECT_TRUE(
+          tensor_near(fused::norm_project_and_gate(
+                          on_gpu(in.x), {on_gpu(in.factors[0]), on_gpu(in.factors[1])}, on_gpu(weight)),
+                      torch::gelu(halves[0], "tanh") * halves[1], 0.02, 0.02));
     }
   });
 }
