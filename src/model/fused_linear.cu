@@ -178,10 +178,10 @@ __device__ void finish_rows(const LinearLaunch& work, const Columns<kEnding>& co
   }
 }
 
-/// Blocks are (columns, part). Two fit on a multiprocessor, so that the next kernel starts while this one
-/// ends.
+/// Blocks are (columns, part). With few rows two of them fit on a multiprocessor, so that the next kernel
+/// starts while this one ends.
 template <int kRowTiles, bool kNormed, Ending kEnding>
-__global__ void __launch_bounds__(kThreads, 2) linear_kernel(LinearLaunch work) {
+__global__ void __launch_bounds__(kThreads, kRowTiles <= 2 ? 2 : 1) linear_kernel(LinearLaunch work) {
   constexpr int kRows = kRowTiles * 16;
   BFloat16* x = reinterpret_cast<BFloat16*>(dynamic_memory);
   const int warp = threadIdx.x / kWarp % kColumnWarps, half = threadIdx.x / kWarp / kColumnWarps;
