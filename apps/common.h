@@ -91,6 +91,15 @@ inline CLI::Option* add_steps(CLI::App& app, std::int64_t& value, const std::str
       ->capture_default_str();
 }
 
+inline CLI::Option* add_noise_scale(CLI::App& app, double& value) {
+  return app
+      .add_option("--noise-scale", value,
+                  "times the noise that a chunk starts from; 0 gives the steadiest chunks")
+      ->type_name("S")
+      ->check(within(0.0, kMaxNoiseScale))
+      ->capture_default_str();
+}
+
 inline CLI::Option* add_horizon(
     CLI::App& app, std::optional<std::int64_t>& value,
     const std::string& help = "action steps, where the checkpoint does not say it") {

@@ -27,6 +27,7 @@ void add_what(CLI::App& app, RolloutOptions& options) {
   app.add_option("--policy", options.policy, "or a policy without a network (see below)")->type_name("NAME");
   // A server has its own.
   add_steps(app, options.network.steps, "Euler steps of the checkpoint")->needs(checkpoint);
+  add_noise_scale(app, options.network.noise_scale)->needs(checkpoint);
   add_horizon(app, options.network.horizon)->needs(checkpoint);
   add_tokenizer(app, options.network.tokenizer, "where the checkpoint has none")->needs(checkpoint);
   app.add_option("--suite", options.suites, "libero_spatial, _object, _goal, _10, _90; several with commas")

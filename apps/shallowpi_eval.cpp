@@ -68,6 +68,7 @@ CLI::App* add_offline(CLI::App& app, Options& options, CommonOptions& common) {
       ->type_name("FILE")
       ->check(kOutputFile);
   add_data_options(*command, options);
+  add_noise_scale(*command, offline.measure.noise_scale);
   add_draws(*command, offline);
   add_common_options(*command, common);
   return command;

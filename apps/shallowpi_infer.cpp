@@ -73,6 +73,7 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   add_tokenizer(*serve, options.tokenizer);
   add_horizon(*serve, options.horizon);
   add_steps(*serve, options.steps, "Euler steps where a client asks for none");
+  add_noise_scale(*serve, options.noise_scale);
   add_number(*serve, "--max-queue", options.max_queue, "observations that may wait; more are refused", 1,
              4096)
       ->capture_default_str();
@@ -137,6 +138,7 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
       ->type_name("N")
       ->capture_default_str();
   add_steps(*loop, options.steps);
+  add_noise_scale(*loop, options.noise_scale);
   loop->add_option("--json", options.json, "also write the numbers here")
       ->type_name("FILE.json")
       ->check(kOutputFile);

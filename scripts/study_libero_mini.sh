@@ -17,6 +17,8 @@ trap 'kill ${server_PID:-} 2>/dev/null || true' EXIT
 distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval infer=build/bin/shallowpi-infer
 
 cells=(teacher.official l6.official l6_round1.official l6_round2.official
+  teacher.official_steady teacher.latency110_steady teacher.latency364_steady teacher.official_steady1
+  teacher.latency110_steady1 teacher.official_steady2 l6_round2.official_steady l6_round2.latency110_steady
   l6_round2.latency110_rtc l6_round2.latency110 l6_round2.latency110_ensemble teacher.latency364 l6_round2.latency364_rtc
   l6_task.official skip_uniform.official l9.official
   skip_least.official skip_cosine.official replay.official mean_action.official
@@ -24,16 +26,23 @@ cells=(teacher.official l6.official l6_round1.official l6_round2.official
   l6.latency110 teacher.latency110 teacher.latency0 l6_round2.latency0
   l6_seed2.official teacher_first.official teacher_round1.official teacher_round2.official teacher_pi05.official)
 
-# What a condition changes; the official one has LIBERO's own 50 initial states.
+# What a condition changes; the official one has LIBERO's own 50 initial states. NAME_steady: chunks start from no noise;
+# NAME_steady1: and are made in one Euler step.
 condition_options() {
-  case $1 in
-    official) echo --trials "${TRIALS:-50}" ;;
-    displaced) echo --trials "${TRIALS:-20}" --perturb target_xy=0.02 ;;
-    moving) echo --trials "${TRIALS:-20}" --move target=0.008 ;;
-    latency*_*) echo --trials "${TRIALS:-20}" --latency-ms "$(tr -dc 0-9 <<<"$1")" --chunking "${1#*_}" ;;
-    latency*) echo --trials "${TRIALS:-20}" --latency-ms "${1#latency}" ;;
+  local condition=${1%_steady*} options steps
+  case $condition in
+    official) options="--trials ${TRIALS:-50}" ;;
+    displaced) options="--trials ${TRIALS:-20} --perturb target_xy=0.02" ;;
+    moving) options="--trials ${TRIALS:-20} --move target=0.008" ;;
+    latency*_*) options="--trials ${TRIALS:-20} --latency-ms $(tr -dc 0-9 <<<"$condition") --chunking ${condition#*_}" ;;
+    latency*) options="--trials ${TRIALS:-20} --latency-ms ${condition#latency}" ;;
     *) die "unknown condition $1" ;;
   esac
+  if [ "$condition" != "$1" ]; then
+    steps=${1##*_steady}
+    options+=" --noise-scale 0${steps:+ --steps $steps}"
+  fi
+  echo "$options"
 }
 
 # 60 disturbed demonstrations of each task, and 60 more of the hardest (cream cheese), objects displaced; the official initial

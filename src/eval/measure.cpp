@@ -93,7 +93,7 @@ class Measurement {
     velocity_errors(pass, draw, first);
     if (teacher_ != nullptr) compare_with_teacher(pass, observation, draw, first);
     const torch::Tensor noise_bhd =
-        sampling_noise(batch.actions_bhd, frames, options_.seed).to(options_.device);
+        (sampling_noise(batch.actions_bhd, frames, options_.seed) * options_.noise_scale).to(options_.device);
     const torch::Tensor sampled_bhd =
         subject_.policy->sample_actions(pass.cache, observation.state_bd, noise_bhd, options_.steps)
             .to(torch::kCPU);

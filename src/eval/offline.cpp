@@ -164,6 +164,7 @@ Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::S
   out["frames"] = samples.size();
   out["held_out"] = options.demos.held_out;
   out["seed"] = options.measure.seed;
+  out["noise_scale"] = options.measure.noise_scale;
   out["flow_draws"] = options.measure.draws;
   out["euler_steps"] = options.measure.steps;
   out["threads"] = torch::get_num_threads();

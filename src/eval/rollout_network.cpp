@@ -49,12 +49,14 @@ class CheckpointPolicy final : public RolloutPolicy {
             PolicyRunner::load(folder, options.device, options.dtype, options.horizon, options.tokenizer)) {}
 
   Json identity() const override {
-    return {{"kind", "checkpoint"},
-            {"layers", runner_.info().config.depth()},
-            {"horizon", horizon()},
-            {"euler_steps", options_.steps},
-            {"dtype", dtype_name(options_.dtype)},
-            {"fingerprint", folder_fingerprint(runner_.info().folder)}};
+    Json out = {{"kind", "checkpoint"},
+                {"layers", runner_.info().config.depth()},
+                {"horizon", horizon()},
+                {"euler_steps", options_.steps},
+                {"dtype", dtype_name(options_.dtype)},
+                {"fingerprint", folder_fingerprint(runner_.info().folder)}};
+    if (options_.noise_scale != 1) out["noise_scale"] = options_.noise_scale;
+    return out;
   }
   std::int64_t horizon() const override { return runner_.transform().spec().horizon; }
   std::int64_t demo_image_size() const override { return runner_.transform().spec().demo_image_size; }
@@ -66,7 +68,8 @@ class CheckpointPolicy final : public RolloutPolicy {
     std::vector<InferRequest> requests;
     const auto& keys = runner_.transform().spec().image_keys;
     for (const PolicyCall& call : calls) {
-      requests.push_back(runner_.request(call.observation, call.prefix, noise_seed(call, seed_)));
+      requests.push_back(
+          runner_.request(call.observation, call.prefix, noise_seed(call, seed_), options_.noise_scale));
       // A policy may do with fewer cameras than LIBERO has.
       std::erase_if(requests.back().observation.images, [&](const auto& image) {
         return std::find(keys.begin(), keys.end(), image.first) == keys.end();
@@ -93,6 +96,7 @@ class ServerPolicy final : public RolloutPolicy {
     action_width_ = json_get_or<std::int64_t>(metadata_, "action_width", action_width_, url);
     demo_image_size_ = json_get_or<std::int64_t>(metadata_, "demo_image_size", 0, url);
     rtc_training_max_delay_ = json_get_or<std::int64_t>(metadata_, "rtc_training_max_delay", 0, url);
+    noise_scale_ = json_get_or<double>(metadata_, "noise_scale", 1, url);
   }
   Json identity() const override { return {{"kind", "server"}, {"url", url_}, {"metadata", metadata_}}; }
   std::int64_t horizon() const override { return horizon_; }
@@ -112,7 +116,8 @@ class ServerPolicy final : public RolloutPolicy {
 
  private:
   ClientExtras extras(const PolicyCall& call) const {
-    if (horizon_ > 0) return {draw_noise({horizon_, action_width_}, noise_seed(call, seed_)), call.prefix};
+    if (horizon_ > 0)
+      return {draw_noise({horizon_, action_width_}, noise_seed(call, seed_)) * noise_scale_, call.prefix};
     if (!call.prefix.empty())
       throw UsageError(str("--chunking rtc: ", url_,
                            " does not say that it takes prefix_actions, as shallowpi-infer serve does; use"
@@ -126,6 +131,7 @@ class ServerPolicy final : public RolloutPolicy {
   const Json metadata_;  // of the first connection
   // Of a server of ours:
   std::int64_t horizon_ = 0, action_width_ = 32, demo_image_size_ = 0, rtc_training_max_delay_ = 0;
+  double noise_scale_ = 1;
 };
 
 }  // namespace

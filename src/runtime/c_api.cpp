@@ -101,6 +101,8 @@ ChunkingOptions chunking(const PolicySpec& spec, const shallowpi_controller_opti
     throw UsageError(str("mode ", options.mode, " is not SHALLOWPI_ENSEMBLE, _RECEDING or _RTC"));
   if (options.steps < 1 || options.steps > kMaxEulerSteps)
     throw UsageError(str("steps ", options.steps, " is not from 1 to ", kMaxEulerSteps));
+  if (!(options.noise_scale >= 0 && options.noise_scale <= kMaxNoiseScale))
+    throw UsageError(str("noise_scale ", options.noise_scale, " is not from 0 to ", kMaxNoiseScale));
   chunking.mode = static_cast<ChunkMode>(options.mode);
   chunking.execute = options.execute;
   chunking.expected_delay = options.expected_delay;
@@ -169,7 +171,8 @@ int shallowpi_controller_defaults(const shallowpi_policy* policy, shallowpi_cont
                                  .control_hz = chunking.control_hz,
                                  .ensemble_decay = chunking.ensemble_decay,
                                  .steps = kEulerSteps,
-                                 .seed = 42};
+                                 .seed = 42,
+                                 .noise_scale = 1};
   });
 }
 
@@ -182,7 +185,7 @@ int shallowpi_controller_create(const shallowpi_policy* policy, const shallowpi_
     const ChunkingOptions how = chunking(spec, given(options, "options"));
     *controller = new shallowpi_controller{
         spec,
-        {how, runner_inference(runner, options->steps, options->seed),
+        {how, runner_inference(runner, options->steps, options->seed, options->noise_scale),
          [runner](const RobotObservation& observation) { runner->check(observation); }}};
   });
 }

@@ -56,9 +56,9 @@ PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::
 }
 
 InferRequest PolicyRunner::request(RobotObservation observation, const RobotActions& prefix,
-                                   std::uint64_t seed) const {
+                                   std::uint64_t seed, double noise_scale) const {
   torch::Tensor prefix_actions_hd = transform_->from_robot(prefix, observation.state);
-  return {std::move(observation), noise(seed), std::move(prefix_actions_hd)};
+  return {std::move(observation), noise(seed) * noise_scale, std::move(prefix_actions_hd)};
 }
 
 void PolicyRunner::check(const RobotObservation& observation) const {

@@ -22,13 +22,14 @@ ChunkingOptions chunking_for(const PolicySpec& spec) {
   return options;
 }
 
-ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64_t steps,
-                                std::uint64_t seed) {
+ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64_t steps, std::uint64_t seed,
+                                double noise_scale) {
   runner->warm_up(steps);
   auto calls = std::make_shared<std::atomic<std::uint64_t>>(0);
-  return [runner, steps, seed, calls](const RobotObservation& observation, const RobotActions& prefix) {
+  return [=](const RobotObservation& observation, const RobotActions& prefix) {
     const std::uint64_t noise_seed = Random({seed, (*calls)++}).next();
-    return runner->infer({runner->request(observation, prefix, noise_seed)}, {.steps = steps}).at(0).actions;
+    const InferRequest request = runner->request(observation, prefix, noise_seed, noise_scale);
+    return runner->infer({request}, {.steps = steps}).at(0).actions;
   };
 }
 

@@ -46,7 +46,9 @@ QueueOptions queue_options(const ServeOptions& options) {
 class Inference {
  public:
   Inference(PolicyRunner runner, const ServeOptions& options)
-      : runner_(std::move(runner)), generator_(at::make_generator<at::CPUGeneratorImpl>(options.seed)) {}
+      : runner_(std::move(runner)),
+        generator_(at::make_generator<at::CPUGeneratorImpl>(options.seed)),
+        noise_scale_(options.noise_scale) {}
 
   const CheckpointInfo& info() const { return runner_.info(); }
   const PolicyTransform& transform() const { return runner_.transform(); }
@@ -54,7 +56,8 @@ class Inference {
   std::vector<InferResult> operator()(std::vector<InferRequest> requests, const InferOptions& options) {
     for (InferRequest& request : requests)
       if (!request.noise_hd.defined())
-        request.noise_hd = torch::randn({info().spec.horizon, info().config.action_dim}, generator_);
+        request.noise_hd =
+            torch::randn({info().spec.horizon, info().config.action_dim}, generator_) * noise_scale_;
     return runner_.infer(requests, options);
   }
 
@@ -66,6 +69,7 @@ class Inference {
  private:
   PolicyRunner runner_;
   at::Generator generator_;
+  double noise_scale_;
 };
 
 }  // namespace
@@ -85,6 +89,7 @@ int serve_policy(const ServeOptions& options) {
   metadata.update({{"fingerprint", folder_fingerprint(inference.info().folder)},
                    {"euler_steps", options.steps},
                    {"dtype", dtype_name(options.dtype)}});
+  if (options.noise_scale != 1) metadata["noise_scale"] = options.noise_scale;
   DecoderOptions decoder{.steps = options.steps, .check = [&](const RobotObservation& observation) {
                            inference.transform().check_prompt(observation);
                          }};

@@ -39,7 +39,11 @@ void check_options(const SimulateLoopOptions& options) {
 class RunnerPolicy {
  public:
   RunnerPolicy(const Dataset& dataset, PolicyRunner runner, const SimulateLoopOptions& options)
-      : dataset_(dataset), runner_(std::move(runner)), steps_(options.steps), seed_(options.seed) {}
+      : dataset_(dataset),
+        runner_(std::move(runner)),
+        steps_(options.steps),
+        seed_(options.seed),
+        noise_scale_(options.noise_scale) {}
 
   const PolicySpec& spec() const { return runner_.info().spec; }
 
@@ -53,7 +57,7 @@ class RunnerPolicy {
  private:
   RobotActions infer(const Dataset::Sample& sample, const RobotActions& prefix) {
     const InferRequest request = runner_.request(robot_observation(dataset_, sample, spec().image_keys),
-                                                 prefix, sample_seed(sample, seed_));
+                                                 prefix, sample_seed(sample, seed_), noise_scale_);
     return runner_.infer({request}, {.steps = steps_}).at(0).actions;
   }
 
@@ -61,6 +65,7 @@ class RunnerPolicy {
   PolicyRunner runner_;
   std::int64_t steps_;
   std::uint64_t seed_;
+  double noise_scale_;
   std::map<std::tuple<std::int32_t, std::int32_t, std::int32_t>, RobotActions> known_;
 };
 
@@ -128,6 +133,7 @@ Json reports_json(const std::vector<LoopReport>& reports, const PolicySpec& spec
   out["ensemble_decay"] = options.ensemble_decay;
   out["euler_steps"] = options.steps;
   out["seed"] = options.seed;
+  out["noise_scale"] = options.noise_scale;
   out["rows"] = Json::array();
   for (const LoopReport& report : reports) out["rows"].push_back(report.json());
   return out;

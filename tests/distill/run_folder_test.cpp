@@ -144,15 +144,23 @@ TEST(ConfigDifferences, AreNamedUnlessTheyMayChange) {
 
 TEST(ConfigDifferences, KnowAFileByAllItsNames) {
   TempDir dir;
-  fs::create_directory(dir / "teacher");
-  fs::create_directory_symlink("teacher", dir / "last");
-  const auto named = [](const fs::path& folder, const std::string& teacher) {
-    return configured({"teacher.checkpoint=" + (folder / teacher).string(),
+  fs::create_directory(dir / "start");
+  fs::create_directory_symlink("start", dir / "last");
+  const auto named = [](const fs::path& folder, const std::string& start) {
+    return configured({"student.checkpoint=" + (folder / start).string(),
                        "data.files=[" + (folder / "a*.hdf5").string() + "]", "data.norm_stats=compute"});
   };
-  const ResolvedConfig absolute = named(dir.path(), "teacher");
+  const ResolvedConfig absolute = named(dir.path(), "start");
   EXPECT_TRUE(config_differences(absolute, named(fs::relative(dir.path()), "last/")).empty());
   EXPECT_EQ(config_differences(absolute, named(dir.path(), "other")).size(), 1u);
+}
+
+// Whether its weights are the same is for the trainer to say.
+TEST(ConfigDifferences, LetATeacherMove) {
+  const ResolvedConfig here = configured({"teacher.checkpoint=a"}),
+                       there = configured({"teacher.checkpoint=b"});
+  EXPECT_TRUE(config_differences(here, there).empty());
+  EXPECT_EQ(config_differences(here, configured({})).size(), 1u);
 }
 
 TEST(AbsolutePaths, NameTheSameFilesFromEverywhere) {

@@ -58,10 +58,10 @@ TEST(CommandLine, TheOptionsAreFrozen) {
             with_common({"--config", "--dry-run", "--dump-config", "--init-only", "--resume"}));
   EXPECT_EQ(options_of("shallowpi-distill export"), with_common({"--checkpoint", "--to", "--horizon"}));
   EXPECT_EQ(options_of("shallowpi-eval"), (std::set<std::string>{"--help", "--version"}));
-  EXPECT_EQ(
-      options_of("shallowpi-eval offline"),
-      with_common({"--checkpoint", "--teacher", "--data", "--held-out", "--batch", "--frames", "--skipped",
-                   "--steps", "--draws", "--batch-size", "--horizon", "--set", "--out", "--per-frame"}));
+  EXPECT_EQ(options_of("shallowpi-eval offline"),
+            with_common({"--checkpoint", "--teacher", "--data", "--held-out", "--batch", "--frames",
+                         "--skipped", "--steps", "--draws", "--batch-size", "--horizon", "--set", "--out",
+                         "--per-frame", "--noise-scale"}));
   EXPECT_EQ(options_of("shallowpi-eval similarity"),
             with_common({"--checkpoint", "--layers", "--json", "--data", "--held-out", "--frames", "--steps",
                          "--batch-size", "--horizon", "--set", "--out"}));
@@ -69,13 +69,14 @@ TEST(CommandLine, TheOptionsAreFrozen) {
       options_of("shallowpi-eval skip"),
       with_common({"--checkpoint", "--layers", "--json", "--data", "--held-out", "--frames", "--steps",
                    "--batch-size", "--horizon", "--set", "--out", "--draws", "--rank-by", "--no-greedy"}));
-  EXPECT_EQ(options_of("shallowpi-eval rollout"),
-            with_common({"--checkpoint",   "--server",     "--policy",       "--suite",       "--tasks",
-                         "--trials",       "--out",        "--protocol",     "--max-steps",   "--settle",
-                         "--replan",       "--image-size", "--perturb",      "--move",        "--latency-ms",
-                         "--latency-from", "--chunking",   "--workers",      "--batch",       "--steps",
-                         "--horizon",      "--tokenizer",  "--video",        "--python",      "--worker",
-                         "--timeout",      "--render",     "--api-key-file", "--video-trials"}));
+  EXPECT_EQ(
+      options_of("shallowpi-eval rollout"),
+      with_common({"--checkpoint",   "--server",     "--policy",       "--suite",        "--tasks",
+                   "--trials",       "--out",        "--protocol",     "--max-steps",    "--settle",
+                   "--replan",       "--image-size", "--perturb",      "--move",         "--latency-ms",
+                   "--latency-from", "--chunking",   "--workers",      "--batch",        "--steps",
+                   "--horizon",      "--tokenizer",  "--video",        "--python",       "--worker",
+                   "--timeout",      "--render",     "--api-key-file", "--video-trials", "--noise-scale"}));
   EXPECT_EQ(options_of("shallowpi-eval compare"), with_common({"--within", "--video", "--out"}));
   EXPECT_EQ(options_of("shallowpi-infer"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(options_of("shallowpi-infer run"),
@@ -85,18 +86,19 @@ TEST(CommandLine, TheOptionsAreFrozen) {
                          "--batch-size", "--horizon", "--engine", "--min-cosine", "--min-cosine-worst",
                          "--max-abs", "--max-abs-worst", "--max-l2", "--max-l2-worst", "--json"}));
   EXPECT_EQ(options_of("shallowpi-infer inspect"), with_common({"--json"}));
-  EXPECT_EQ(
-      options_of("shallowpi-infer serve"),
-      with_common({"--checkpoint", "--host", "--port", "--api-key-file", "--insecure", "--default-prompt",
-                   "--tokenizer", "--horizon", "--steps", "--max-queue", "--max-batch", "--batch-window-ms",
-                   "--inference-timeout-s", "--max-age-ms", "--max-connections", "--engine"}));
+  EXPECT_EQ(options_of("shallowpi-infer serve"),
+            with_common({"--checkpoint", "--host", "--port", "--api-key-file", "--insecure",
+                         "--default-prompt", "--tokenizer", "--horizon", "--steps", "--max-queue",
+                         "--max-batch", "--batch-window-ms", "--inference-timeout-s", "--max-age-ms",
+                         "--max-connections", "--engine", "--noise-scale"}));
   EXPECT_EQ(options_of("shallowpi-infer bench"),
             with_common({"--checkpoint", "--random-weights", "--model", "--layers", "--size", "--cameras",
                          "--horizon", "--prompt-tokens", "--steps", "--batch", "--iterations", "--warmup",
                          "--sweep", "--engine", "--compare", "--no-kernels", "--json", "--trace"}));
   EXPECT_EQ(options_of("shallowpi-infer simulate-loop"),
             with_common({"--data", "--checkpoint", "--latency-ms", "--control-hz", "--execute", "--mode",
-                         "--ensemble-decay", "--horizon", "--tokenizer", "--episodes", "--steps", "--json"}));
+                         "--ensemble-decay", "--horizon", "--tokenizer", "--episodes", "--steps",
+                         "--noise-scale", "--json"}));
 }
 
 TEST(CommandLine, TheVersionNamesTheLibraries) {

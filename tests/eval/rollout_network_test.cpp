@@ -165,12 +165,30 @@ TEST_F(RolloutTest, SendsTheKeyThatTheServerWants) {
   EXPECT_EQ(read_file(options_.out / "results.json").find(key), std::string::npos);
 }
 
-TEST(CheckpointPolicy, ContinuesAPrefix) {
-  const std::string teacher = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher";
-  const auto policy = checkpoint_policy(teacher, 7, {});
+const std::string kTeacher = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher";
+
+/// Of an episode that the teacher knows.
+std::vector<PolicyCall> calls_of_the_teacher() {
   std::vector<PolicyCall> calls = call_at("pick up the butter and place it in the basket", 0);
   for (const char* camera : {"base_0_rgb", "left_wrist_0_rgb"})
     calls[0].observation.images[camera] = {8, 8, std::vector<std::uint8_t>(8 * 8 * 3, 100)};
+  return calls;
+}
+
+TEST(CheckpointPolicy, ScalesItsNoise) {
+  std::vector<PolicyCall> calls = calls_of_the_teacher(), later = calls;
+  later[0].call = 1;
+  const auto drawn = checkpoint_policy(kTeacher, 7, {}),
+             steady = checkpoint_policy(kTeacher, 7, {.noise_scale = 0});
+  EXPECT_NE(drawn->infer(calls), drawn->infer(later));
+  EXPECT_EQ(steady->infer(calls), steady->infer(later));
+  EXPECT_FALSE(drawn->identity().contains("noise_scale")) << "older results go on";
+  EXPECT_EQ(steady->identity().at("noise_scale"), 0);
+}
+
+TEST(CheckpointPolicy, ContinuesAPrefix) {
+  const auto policy = checkpoint_policy(kTeacher, 7, {});
+  std::vector<PolicyCall> calls = calls_of_the_teacher();
   const RobotActions free = policy->infer(calls)[0];
   EXPECT_EQ(policy->infer(calls)[0], free);
   calls[0].prefix = {free[1], free[0]};

@@ -92,6 +92,21 @@ def real_policy():
         return f"/healthz during an inference: at most {max(waits):.1f} ms"
 
 
+def steady_chunks():
+    command = [infer_program, "serve", "--checkpoint", checkpoint, "--port", "0", "--quiet"]
+    asked = observation(prompt="pick up the butter", side=128)
+    chunks = {}
+    for scale in ("1", "0"):
+        with Server([*command, "--noise-scale", scale]) as server:
+            client = WebsocketClientPolicy("127.0.0.1", server.port)
+            assert client.get_server_metadata().get("noise_scale", 1) == float(scale)
+            chunks[scale] = [client.infer(asked)["actions"] for _ in range(2)]
+            zeros = client.infer({**asked, "noise": np.zeros((20, 8), np.float32)})["actions"]
+    assert not np.array_equal(*chunks["1"]) and np.array_equal(*chunks["0"])
+    assert np.array_equal(chunks["0"][0], zeros)
+    return "the same chunk each time"
+
+
 def wire_format():
     with Server([fake_program]) as server:
         ws = websockets.sync.client.connect(server.url, compression="deflate")
@@ -445,7 +460,7 @@ def stubborn():
 
 
 for check in (wire_format, bad_messages, failures, busy_server, many_clients, access, too_much, slow_loris, stale,
-              termination, stubborn, command_line, real_policy):
+              termination, stubborn, command_line, real_policy, steady_chunks):
     start = time.monotonic()
     note = check()
     print(f"{check.__name__}: ok, {time.monotonic() - start:.1f} s{'; ' + note if note else ''}", flush=True)

@@ -59,6 +59,10 @@ TEST(RunnerInference, NoiseIsAFunctionOfSeedAndCall) {
   EXPECT_NE(first, second);
   EXPECT_EQ(b(observation, {}), first);
   EXPECT_NE(c(observation, {}), first);
+  const ChunkInference steady = runner_inference(runner, 2, 1, /*noise_scale=*/0);
+  const RobotActions middle = steady(observation, {});
+  EXPECT_NE(middle, first);
+  EXPECT_EQ(steady(observation, {}), middle) << "without noise there is nothing to draw";
 }
 
 TEST(RunnerInference, ControllersMayShareARunner) {

@@ -23,6 +23,7 @@ struct MeasuredPolicy {
 
 struct MeasureOptions {
   std::int64_t steps = kEulerSteps;
+  double noise_scale = 1;                ///< times the noise that sampling starts from
   std::int64_t draws = 4;                ///< flow draws (noise, t) per frame
   std::int64_t batch_size = 8;           ///< frames per forward pass
   std::int64_t latency_repetitions = 5;  ///< 0: latency is not measured

@@ -30,10 +30,10 @@ using ObservationCheck = std::function<void(const RobotObservation& observation)
 /// six). The joints of other robots are positions unless the caller says otherwise.
 ChunkingOptions chunking_for(const PolicySpec& spec);
 
-/// Inference by a loaded policy, which is warmed up here, with noise from (seed, number of the call). Calls
-/// are serialised, so that several controllers may share a runner.
+/// Inference by a loaded policy, which is warmed up here, with noise from (seed, number of the call), times
+/// `noise_scale`. Calls are serialised, so that several controllers may share a runner.
 ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64_t steps = kEulerSteps,
-                                std::uint64_t seed = 42);
+                                std::uint64_t seed = 42, double noise_scale = 1);
 
 /// All functions belong to one thread, the control loop's.
 class ActionChunkController {

@@ -62,9 +62,11 @@ class PolicyRunner {
     return draw_noise({info_.spec.horizon, info_.spec.action_width}, seed);
   }
 
-  /// A request with the noise of `seed`. `prefix` [D][action_dim], D < H, in robot units: the actions that
-  /// the chunk has to begin with; may be empty.
-  InferRequest request(RobotObservation observation, const RobotActions& prefix, std::uint64_t seed) const;
+  /// A request with the noise of `seed`, times `noise_scale`: at 0 the flow starts in the middle of what it
+  /// could draw, and a chunk is steadier (docs/controller.md). `prefix` [D][action_dim], D < H, in robot
+  /// units: the actions that the chunk has to begin with; may be empty.
+  InferRequest request(RobotObservation observation, const RobotActions& prefix, std::uint64_t seed,
+                       double noise_scale = 1) const;
 
   /// Throws UsageError, naming the field, for an observation that `infer` refuses, and for one without a
   /// camera that `serve` demands: the policy would act on less than it was trained with.

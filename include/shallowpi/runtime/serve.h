@@ -27,6 +27,7 @@ struct ServeOptions {
   std::optional<std::int64_t> max_age_ms;  ///< of observations with a timestamp
   std::int64_t max_connections = 64;
   std::uint64_t seed = 42;  ///< of the noise, where a client sends none
+  double noise_scale = 1;   ///< times that noise
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kFloat32;
   EngineKind engine = EngineKind::kAuto;

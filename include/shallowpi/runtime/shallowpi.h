@@ -65,6 +65,7 @@ typedef struct {
   double ensemble_decay;   /* ACT's m */
   int32_t steps;           /* Euler steps, 1 to 1000 */
   uint64_t seed;           /* of the noise */
+  double noise_scale;      /* times the noise, 0 to 2: at 0 chunks are steadiest */
 } shallowpi_controller_options;
 
 /* Options that suit the policy. */

@@ -82,6 +82,7 @@ struct SimulateLoopOptions {
   std::filesystem::path json;  ///< empty: none
   bool quiet = false;
   std::uint64_t seed = 42;
+  double noise_scale = 1;
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kFloat32;
 };
