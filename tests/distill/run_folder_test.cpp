@@ -160,7 +160,7 @@ TEST(ConfigDifferences, LetATeacherMove) {
   const ResolvedConfig here = configured({"teacher.checkpoint=a"}),
                        there = configured({"teacher.checkpoint=b"});
   EXPECT_TRUE(config_differences(here, there).empty());
-  EXPECT_EQ(config_differences(here, configured({})).size(), 1u);
+  EXPECT_FALSE(config_differences(here, configured({})).empty());
 }
 
 TEST(AbsolutePaths, NameTheSameFilesFromEverywhere) {
