@@ -86,6 +86,9 @@ static void check_errors(const shallowpi_policy *policy, shallowpi_controller *c
   options.expected_delay = 1000;
   CHECK(shallowpi_controller_create(policy, &options, &other) == SHALLOWPI_USAGE && says("too short"));
   options.expected_delay = 0;
+  options.noise_scale = 3;
+  CHECK(shallowpi_controller_create(policy, &options, &other) == SHALLOWPI_USAGE && says("noise_scale 3"));
+  options.noise_scale = 0;
   options.mode = 7;
   CHECK(shallowpi_controller_create(policy, &options, &other) == SHALLOWPI_USAGE && says("mode 7"));
   CHECK(other == NULL);
