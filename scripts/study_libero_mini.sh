@@ -18,7 +18,8 @@ distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval infer=build/bi
 
 cells=(teacher.official l6.official l6_round1.official l6_round2.official
   teacher.official_steady teacher.latency110_steady teacher.latency364_steady teacher.official_steady1
-  teacher.latency110_steady1 teacher.official_steady2 skip_uniform.official_steady l6_round2.official_steady l6_round2.latency110_steady
+  teacher.latency110_steady1 teacher.official_steady2 skip_uniform.official_steady
+  l6_round2.official_steady l6_round2.latency110_steady
   l6_round2.latency110_rtc l6_round2.latency110 l6_round2.latency110_ensemble teacher.latency364 l6_round2.latency364_rtc
   l6_task.official skip_uniform.official l9.official
   skip_least.official skip_cosine.official replay.official mean_action.official
