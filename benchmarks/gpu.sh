@@ -21,7 +21,7 @@ variants=("${engines[@]}")
 
 if [[ -z ${SKIP_BUILD:-} ]]; then
   scripts/build.sh --cuda --tests
-  "$build/bin/model_tests" --gtest_brief=1 --gtest_filter='Fused*'
+  "$build/bin/model_tests" --gtest_brief=1 --gtest_filter='*Fused*'
   "$build/bin/runtime_tests" --gtest_brief=1 --gtest_filter='*GraphEngineTest.Captured*'
   "$build/bin/distill_tests" --gtest_brief=1 --gtest_filter='Trainer.SeveralGpus*'
   CUDA_VISIBLE_DEVICES= ctest --test-dir "$build" --output-on-failure --no-tests=error  # the others' bounds are a CPU's

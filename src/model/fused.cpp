@@ -142,8 +142,17 @@ LinearLaunch linear_launch(const Tensor& x, const Tensor& weight, std::int64_t m
           .parts = parts_of(x, weight, most)};
 }
 
-NormInput norm_input(const Tensor& x, const Tensor& scales, const Tensor& shifts) {
+/// Of the stream x, which must be contiguous and live until the launch.
+NormInput norm_input(const Tensor& x, const NormFactors& factors) {
+  const Tensor scales = broadcast(factors.scale, x), shifts = broadcast(factors.shift, x);
   return {data<float>(x), data<float>(scales), data<float>(shifts), strides(scales), strides(shifts)};
+}
+
+Heads room_for_heads(const Tensor& x, std::int64_t heads, std::int64_t head_dim, torch::Dtype dtype) {
+  const std::int64_t batch = x.size(-3), tokens = x.size(-2);
+  const auto options = x.options().dtype(dtype);
+  const Tensor k = torch::empty({batch, tokens, head_dim}, options);
+  return {torch::empty({batch, tokens, heads, head_dim}, options), k, torch::empty_like(k)};
 }
 
 /// [S, ..] positions serve all samples.
@@ -202,17 +211,15 @@ Normed layer_norm(const Residual& stream, const Tensor& weight, const Tensor& bi
 Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t heads, torch::Dtype result) {
   const auto& [cos, sin] = rotation;
   const Tensor input = qkv.contiguous();
-  const std::int64_t batch = input.size(-3), tokens = input.size(-2), head_dim = cos.size(-1);
-  const auto options = input.options().dtype(result);
-  const Tensor q = torch::empty({batch, tokens, heads, head_dim}, options);
-  const Tensor k = torch::empty({batch, tokens, head_dim}, options), v = torch::empty_like(k);
+  const std::int64_t head_dim = cos.size(-1);
+  const auto [q, k, v] = room_for_heads(input, heads, head_dim, result);
   const auto launch_as = [&](auto* in, auto* out) {
     using In = std::remove_pointer_t<decltype(in)>;
     using Out = std::remove_pointer_t<decltype(out)>;
     launch_for(input, RotaryLaunch<In, Out>{.first = {summands<In>(input), data<float>(cos), data<float>(sin),
                                                       data<Out>(q), data<Out>(k), data<Out>(v)},
-                                            .batch = batch,
-                                            .tokens = tokens,
+                                            .batch = k.size(0),
+                                            .tokens = k.size(1),
                                             .heads = heads,
                                             .head_dim = head_dim,
                                             .cos = position_strides(cos),
@@ -280,14 +287,12 @@ bool can_run_layer(const Tensor& x, const Tensor& qkv, const Tensor& o, const Te
 
 Heads norm_project_and_rotate(const Tensor& x, const NormFactors& factors, const Tensor& qkv,
                               const Rotation& rotation, std::int64_t heads) {
-  const Tensor input = x.contiguous(), scales = broadcast(factors.scale, x),
-               shifts = broadcast(factors.shift, x);
+  const Tensor input = x.contiguous();
   const auto& [cos, sin] = rotation;
-  const std::int64_t batch = x.size(0), tokens = x.size(1), head_dim = cos.size(-1);
-  const Tensor q = torch::empty({batch, tokens, heads, head_dim}, qkv.options());
-  const Tensor k = torch::empty({batch, tokens, head_dim}, qkv.options()), v = torch::empty_like(k);
+  const std::int64_t head_dim = cos.size(-1);
+  const auto [q, k, v] = room_for_heads(x, heads, head_dim, qkv.scalar_type());
   LinearLaunch work = linear_launch(x, qkv, kMaxCluster);
-  work.norm = norm_input(input, scales, shifts);
+  work.norm = norm_input(input, factors);
   work.heads = {data<BFloat16>(q),     data<BFloat16>(k),       data<BFloat16>(v),
                 data<float>(cos),      data<float>(sin),        position_strides(cos),
                 position_strides(sin), static_cast<int>(heads), static_cast<int>(head_dim)};
@@ -296,11 +301,10 @@ Heads norm_project_and_rotate(const Tensor& x, const NormFactors& factors, const
 }
 
 Tensor norm_project_and_gate(const Tensor& x, const NormFactors& factors, const Tensor& gate_up) {
-  const Tensor input = x.contiguous(), scales = broadcast(factors.scale, x),
-               shifts = broadcast(factors.shift, x);
+  const Tensor input = x.contiguous();
   const Tensor out = torch::empty({x.size(0), x.size(1), gate_up.size(0) / 2}, gate_up.options());
   LinearLaunch work = linear_launch(x, gate_up, 1);
-  work.norm = norm_input(input, scales, shifts);
+  work.norm = norm_input(input, factors);
   work.gated = data<BFloat16>(out);
   launch_for(x, work);
   return out;

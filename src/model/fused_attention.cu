@@ -7,8 +7,9 @@ namespace shallowpi::fused {
 namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;
-constexpr int kRows = 16 * kWarps;  // query rows of a block, 16 of each warp
-constexpr int kKeys = 32;           // keys that a block handles at a time
+constexpr int kWarpRows = 16;              // query rows of a warp: mma's tile
+constexpr int kRows = kWarpRows * kWarps;  // of a block
+constexpr int kKeys = 32;                  // keys that are handled at a time
 
 /// Over the four lanes that hold a row.
 __device__ float row_max(float value) {
@@ -265,14 +266,14 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionLaunch wor
   if (begin < end) fetch(begin);
   commit_copies();
 
-  Visibility visibility(work, block_row + warp * 16);
+  Visibility visibility(work, block_row + warp * kWarpRows);
   Rows<kHeadDim> rows;
   for (int index = begin; index < end; ++index) {
     if (index + 1 < end) fetch(index + 1);
     commit_copies();
     wait_for_copies<1>();
     __syncthreads();
-    visibility.add(rows, shared.q + warp * 16 * Padded<kHeadDim>::kPitch, shared.keys[index % 2],
+    visibility.add(rows, shared.q + warp * kWarpRows * Padded<kHeadDim>::kPitch, shared.keys[index % 2],
                    keys.at(index));
     __syncthreads();
   }
@@ -283,7 +284,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionLaunch wor
     auto& mine = *reinterpret_cast<BlockPart*>(dynamic_memory);
     wait_for_copies<0>();  // of the queries, where there was no chunk
     __syncthreads();
-    mine.store(rows, warp * 16);
+    mine.store(rows, warp * kWarpRows);
     sync_cluster();
     join<kHeadDim, kRows>(work, block_row, int(work.splits), [&](int part) { return of_block(&mine, part); });
     sync_cluster();  // nobody ends while its results are being read
@@ -292,7 +293,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionLaunch wor
   const int group = lane / 4, quad = lane % 4;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const std::int64_t row = block_row + warp * 16 + group + 8 * r;
+    const std::int64_t row = block_row + warp * kWarpRows + group + 8 * r;
     if (row >= work.rows) continue;
     if (work.splits == 1) {
       unsigned* to = reinterpret_cast<unsigned*>(out_row(work, b, row));
@@ -314,7 +315,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionLaunch wor
 
 template <int kHeadDim>
 struct FewShared {
-  BFloat16 q[16 * Padded<kHeadDim>::kPitch];
+  BFloat16 q[kWarpRows * Padded<kHeadDim>::kPitch];
   KeyBuffer<kHeadDim> keys[kWarps];  ///< one of each warp; in the end its part of the result
 };
 
@@ -322,11 +323,11 @@ struct FewShared {
 /// of the keys. Blocks are (rows, split, sample).
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads) few_rows_kernel(AttentionLaunch work) {
-  using WarpPart = Part<kHeadDim, 16>;
+  using WarpPart = Part<kHeadDim, kWarpRows>;
   static_assert(sizeof(WarpPart) <= sizeof(KeyBuffer<kHeadDim>) && alignof(WarpPart) <= 16);
   auto& shared = *reinterpret_cast<FewShared<kHeadDim>*>(dynamic_memory);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, b = blockIdx.z;
-  const std::int64_t block_row = blockIdx.x * std::int64_t(16);
+  const std::int64_t block_row = blockIdx.x * std::int64_t(kWarpRows);
   const Keys keys(work, b);
   int index = int(blockIdx.y) * kWarps + warp;
   const auto fetch = [&] { copy_chunk<kHeadDim>(work, b, keys.at(index), shared.keys[warp], lane, kWarp); };
@@ -336,8 +337,8 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(AttentionLaunch work
   wait_for_previous();
   if (!is_prefix && index < keys.chunks) fetch();
   copy_rows<kHeadDim>(shared.q, work.q + start_of(work.q_at, b, work.inner_count) + block_row * work.q_at.row,
-                      work.q_at.row, 16, int(min(std::int64_t(16), work.rows - block_row)), threadIdx.x,
-                      kThreads);
+                      work.q_at.row, kWarpRows, int(min(std::int64_t(kWarpRows), work.rows - block_row)),
+                      threadIdx.x, kThreads);
   commit_copies();
   wait_for_copies<0>();
   __syncthreads();
@@ -356,8 +357,8 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(AttentionLaunch work
   const auto part_of = [&](int of_warp) { return reinterpret_cast<WarpPart*>(shared.keys + of_warp); };
   part_of(warp)->store(rows, 0);
   sync_cluster();
-  join<kHeadDim, 16>(work, block_row, int(work.splits) * kWarps,
-                     [&](int part) { return of_block(part_of(part % kWarps), part / kWarps); });
+  join<kHeadDim, kWarpRows>(work, block_row, int(work.splits) * kWarps,
+                            [&](int part) { return of_block(part_of(part % kWarps), part / kWarps); });
   sync_cluster();  // nobody ends while its results are being read
 }
 
@@ -390,7 +391,7 @@ std::int64_t blocks_of(std::int64_t rows, std::int64_t block) {
 /// sizeof(FewShared<head_dim>).
 constexpr std::int64_t few_rows_bytes(std::int64_t head_dim) {
   const std::int64_t pitch = (head_dim + 15) / 16 * 16 + kVector;
-  return (16 + kWarps * 2 * kKeys) * pitch * std::int64_t(sizeof(BFloat16));
+  return (kWarpRows + kWarps * 2 * kKeys) * pitch * std::int64_t(sizeof(BFloat16));
 }
 
 /// Whether so few blocks of many rows would be, that the device is busier with 16 rows each.
@@ -406,7 +407,7 @@ void launch_for(const AttentionLaunch& work, CudaStream stream) {
   const auto splits = static_cast<unsigned>(work.splits), batch = static_cast<unsigned>(work.batch);
   if (has_few_rows(work)) {
     static_assert(sizeof(FewShared<kHeadDim>) == few_rows_bytes(kHeadDim));
-    const dim3 grid(static_cast<unsigned>(blocks_of(work.rows, 16)), splits, batch);
+    const dim3 grid(static_cast<unsigned>(blocks_of(work.rows, kWarpRows)), splits, batch);
     return start(few_rows_kernel<kHeadDim>, {grid, kThreads, sizeof(FewShared<kHeadDim>), work.splits},
                  stream, work);
   }

@@ -21,6 +21,8 @@ bool has_clusters();
 void allow_clusters(bool allowed);
 constexpr std::int64_t kMaxCluster = 8;
 using BFloat16 = c10::BFloat16;
+constexpr int kWarp = 32;   ///< threads
+constexpr int kVector = 8;  ///< bfloat16 values in 16 bytes
 
 /// Values that come as the sum of `parts` rows, `stride` apart.
 template <typename T>

@@ -93,29 +93,25 @@ __device__ float sum_over_lanes(float (&values)[16]) {
 
 /// The same slice of the stream's norm. Rows that do not exist are left as they are: no other row's sums
 /// depend on them.
-template <int kRows>
 __device__ void normalize_slice(const LinearLaunch& work, BFloat16* to, int pitch, int begin, int slice) {
-  __shared__ float squares[kWarps][kRows], inverse[kRows];
+  static_assert(kFewRows == 16, "sum_over_lanes adds up so many rows");
+  __shared__ float squares[kWarps][kFewRows], inverse[kFewRows];
   const int rows = int(work.rows), inner = int(work.inner), tokens = int(work.tokens);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  // A thread reads the same columns of 16 rows, so that all these loads are under way together.
-#pragma unroll 1
-  for (int first = 0; first < kRows; first += 16) {
-    float sums[16] = {};
-    for (int i = threadIdx.x * kPack; i < inner; i += kThreads * kPack) {
-      Pack<float, kPack> values[16];
+  float sums[kFewRows] = {};
+  // A thread reads the same columns of all rows, so that all these loads are under way together.
+  for (int i = threadIdx.x * kPack; i < inner; i += kThreads * kPack) {
+    Pack<float, kPack> values[kFewRows];
 #pragma unroll
-      for (int m = 0; m < 16; ++m)
-        values[m] =
-            first + m < rows ? load_pack(work.norm.x + (first + m) * inner + i) : Pack<float, kPack>{};
+    for (int m = 0; m < kFewRows; ++m)
+      values[m] = m < rows ? load_pack(work.norm.x + m * inner + i) : Pack<float, kPack>{};
 #pragma unroll
-      for (int m = 0; m < 16; ++m) sums[m] += squares_of(values[m]);
-    }
-    const float sum = sum_over_lanes(sums);
-    if (lane % 2 == 0) squares[warp][first + lane / 2] = sum;
+    for (int m = 0; m < kFewRows; ++m) sums[m] += squares_of(values[m]);
   }
+  const float total = sum_over_lanes(sums);
+  if (lane % 2 == 0) squares[warp][lane / 2] = total;
   __syncthreads();
-  if (threadIdx.x < kRows) {
+  if (threadIdx.x < kFewRows) {
     float sum = 0;
     for (int w = 0; w < kWarps; ++w) sum += squares[w][threadIdx.x];
     inverse[threadIdx.x] = inverse_rms(sum, inner);
@@ -211,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, kRowTiles <= 2 ? 2 : 1) linear_kerne
   wait_for_previous();
 
   if constexpr (kNormed) {
-    normalize_slice<kRows>(work, x, pitch, begin, slice);
+    normalize_slice(work, x, pitch, begin, slice);
   } else {
     copy_slice<kRows>(work, x, pitch, begin, slice);
   }

@@ -9,9 +9,6 @@
 
 namespace shallowpi::fused {
 
-constexpr int kWarp = 32;
-constexpr int kVector = 8;  // bfloat16 values in 16 bytes
-
 /// Every kernel calls it before it reads what another one wrote, and before it writes.
 __device__ inline void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900

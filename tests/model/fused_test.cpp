@@ -75,6 +75,12 @@ class FusedTest : public ::testing::Test {
   torch::NoGradGuard no_grad_;
 };
 
+TEST(Fused, IsNotForCpus) {
+  const torch::NoGradGuard no_grad;
+  if (kOnCpu) GTEST_SKIP() << "here it is";
+  EXPECT_FALSE(fused::usable(numbers({2, 8})));
+}
+
 TEST_F(FusedTest, AreNotForGradientsAndOddWidths) {
   EXPECT_FALSE(fused::usable(on_gpu(numbers({2, 12}))));
   const torch::AutoGradMode recording(true);
@@ -263,6 +269,12 @@ TEST_F(FusedLayerTest, ProjectAndAdd) {
                                 in.x + (gated ? in.factors[2] * product : product), 1e-4));
     }
   });
+}
+
+TEST_F(FusedTest, Gate) {
+  const Tensor gate = torch::linspace(-12, 12, 8), up = numbers({8});
+  EXPECT_TRUE(tensor_near(fused::gate(on_gpu(torch::cat({gate, up}).unsqueeze(0)))[0],
+                          torch::gelu(gate, "tanh") * up, 1e-6, 1e-5));
 }
 
 TEST_F(FusedTest, Mlp) {

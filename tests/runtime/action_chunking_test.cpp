@@ -101,12 +101,15 @@ TEST(ActionChunking, AnAnswerThatIsDTicksLateIsUsedFromItsActionD) {
   EXPECT_EQ(loop.chunker.counters().held_ticks, 0);
 }
 
-TEST(ActionChunking, APolicySlowerThanKTicksIsAskedAgainAsSoonAsItAnswers) {
-  // d = 5 > k = 2: requests at 0, 5, 10, ...; a chunk is used for its actions 5 .. 9, so 10 are just enough.
+TEST(ActionChunking, WarnsWhereMoreActionsAreGivenThanWereLearnt) {
   EXPECT_EQ(rtc_warning(8, 8), "");
   EXPECT_NE(
       rtc_warning(3, 0).find("gives the policy 3 actions of each chunk; it was trained to continue none"),
       std::string::npos);
+}
+
+TEST(ActionChunking, APolicySlowerThanKTicksIsAskedAgainAsSoonAsItAnswers) {
+  // d = 5 > k = 2: requests at 0, 5, 10, ...; a chunk is used for its actions 5 .. 9, so 10 are just enough.
   EXPECT_EQ(needed_horizon(2, 5), 10);
   Loop loop(small(ChunkMode::kReceding, 2, 10), 5);
   const std::vector<float> values = loop.first_dims(16);

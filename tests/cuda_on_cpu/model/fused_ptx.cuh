@@ -6,9 +6,6 @@
 
 namespace shallowpi::fused {
 
-constexpr int kWarp = 32;
-constexpr int kVector = 8;
-
 inline void wait_for_previous() {}
 inline void prefetch(const void*) {}
 
