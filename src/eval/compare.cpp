@@ -1,4 +1,5 @@
 // `shallowpi-eval compare`: runs on the same episodes against each other.
+#include <algorithm>
 #include <cmath>
 #include <iostream>
 
@@ -58,6 +59,35 @@ void warn_of_different_episodes(const Run& first, const Run& second) {
                    first.results.settings.value(key, Json()).dump(), "): its episodes are not the same");
 }
 
+/// How the policy was played: its success depends on that, the episodes' initial states do not.
+Json handling_of(const Run& run) {
+  const Json &policy = run.results.policy, &settings = run.results.settings;
+  Json out;
+  out["latency_ms"] = settings.value("latency_ms", Json(0.0));
+  out["chunking"] = settings.value("chunking", Json());
+  out["replan"] = settings.value("replan", Json());
+  out["steps"] = policy.value("euler_steps", Json());
+  out["noise_scale"] = policy.value("noise_scale", Json(1.0));
+  return out;
+}
+
+/// The names of what these runs do not have in common.
+std::vector<std::string> differing_handlings(const std::vector<Run>& runs) {
+  const Json first = handling_of(runs.front());
+  std::vector<std::string> out;
+  for (const auto& item : first.items()) {
+    const auto differs = [&](const Run& run) { return handling_of(run)[item.key()] != item.value(); };
+    if (std::any_of(runs.begin(), runs.end(), differs)) out.push_back(item.key());
+  }
+  return out;
+}
+
+std::string handling_text(const Json& value) {
+  if (value.is_null()) return "-";
+  if (value.is_number_float()) return str(value.get<double>());
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
 std::string probability(double p) {
   return p < 1e-4 ? "< 0.0001" : fixed(p, 4);
 }
@@ -86,6 +116,38 @@ void write_videos(const std::vector<Run>& runs, const fs::path& out) {
   log::info("wrote ", written, " videos to ", out.string());
 }
 
+/// success, %, and its interval.
+std::vector<std::string> success_cells(const SuccessCount& count) {
+  const Interval interval = wilson_interval(count.successes, count.episodes);
+  return {str(count.successes, "/", count.episodes), fixed(100 * count.rate(), 1),
+          str("[", fixed(100 * interval.low, 1), ", ", fixed(100 * interval.high, 1), "]")};
+}
+
+/// paired, only one of both, difference, its interval, McNemar's p.
+std::vector<std::string> paired_cells(const PairedCounts& counts) {
+  const Interval difference = paired_difference_interval(counts);
+  return {str(counts.n()), str(counts.only_first, " / ", counts.only_second),
+          signed_percent(paired_difference(counts)),
+          str("[", signed_percent(difference.low), ", ", signed_percent(difference.high), "]"),
+          probability(mcnemar_exact(counts))};
+}
+
+Json paired_json(const PairedCounts& counts) {
+  const Interval difference = paired_difference_interval(counts);
+  return {{"episodes", counts.n()},
+          {"both", counts.both},
+          {"only_first", counts.only_first},
+          {"only_second", counts.only_second},
+          {"neither", counts.neither},
+          {"difference", paired_difference(counts)},
+          {"difference_95", {difference.low, difference.high}},
+          {"mcnemar_p", mcnemar_exact(counts)}};
+}
+
+void append(std::vector<std::string>& row, const std::vector<std::string>& cells) {
+  row.insert(row.end(), cells.begin(), cells.end());
+}
+
 }  // namespace
 
 void run_compare(const CompareOptions& options) {
@@ -93,47 +155,37 @@ void run_compare(const CompareOptions& options) {
   std::vector<Run> played;
   for (const LabelledPath& path : read_labelled_paths(options.runs, "runs")) played.push_back(read_run(path));
   const std::vector<Run> runs = options.within ? within(played, *options.within) : played;
+  const Run& first = runs.front();
+  const std::vector<std::string> differing = differing_handlings(runs);
+  std::vector<std::string> header = {"run"};
+  append(header, differing);
+  append(header, {"success", "%", "95 % interval", "paired", str("only ", first.label, " / only it"),
+                  "difference", "95 % interval", "McNemar p"});
   std::vector<std::vector<std::string>> rows;
   Json report = Json::array();
   for (const Run& run : runs) {
     const SuccessCount count = count_all(run.results);
-    const Interval interval = wilson_interval(count.successes, count.episodes);
-    std::vector<std::string> row = {
-        run.label, str(count.successes, "/", count.episodes), fixed(100 * count.rate(), 1),
-        str("[", fixed(100 * interval.low, 1), ", ", fixed(100 * interval.high, 1), "]")};
-    Json entry{{"label", run.label}};
+    const Json handling = handling_of(run);
+    std::vector<std::string> row = {run.label};
+    for (const std::string& name : differing) row.push_back(handling_text(handling[name]));
+    append(row, success_cells(count));
+    Json entry{{"label", run.label}, {"handling", handling}};
     entry.update(count_json(count));
-    if (&run == &runs.front()) {
-      for (int i = 0; i < 5; ++i) row.emplace_back("-");
+    if (&run == &first) {
+      append(row, std::vector<std::string>(5, "-"));
     } else {
-      warn_of_different_episodes(runs.front(), run);
-      const PairedCounts counts = pair(runs.front().results, run.results);
+      warn_of_different_episodes(first, run);
+      const PairedCounts counts = pair(first.results, run.results);
       if (counts.n() == 0)
-        log::warning(run.label, " and ", runs.front().label,
-                     " have no episode in common: nothing is compared");
-      const Interval difference = paired_difference_interval(counts);
-      row.insert(row.end(),
-                 {str(counts.n()), str(counts.only_first, " / ", counts.only_second),
-                  signed_percent(paired_difference(counts)),
-                  str("[", signed_percent(difference.low), ", ", signed_percent(difference.high), "]"),
-                  probability(mcnemar_exact(counts))});
-      entry["against"] = runs.front().label;
-      entry["paired"] = {{"episodes", counts.n()},
-                         {"both", counts.both},
-                         {"only_first", counts.only_first},
-                         {"only_second", counts.only_second},
-                         {"neither", counts.neither},
-                         {"difference", paired_difference(counts)},
-                         {"difference_95", {difference.low, difference.high}},
-                         {"mcnemar_p", mcnemar_exact(counts)}};
+        log::warning(run.label, " and ", first.label, " have no episode in common: nothing is compared");
+      append(row, paired_cells(counts));
+      entry["against"] = first.label;
+      entry["paired"] = paired_json(counts);
     }
     rows.push_back(row);
     report.push_back(entry);
   }
-  std::cout << text_table(
-      {"run", "success", "%", "95 % interval", "paired", str("only ", runs.front().label, " / only it"),
-       "difference", "95 % interval", "McNemar p"},
-      rows);
+  std::cout << text_table(header, rows);
   if (!options.out.empty()) write_file_atomically(options.out, report.dump(2) + "\n");
   if (!options.video.empty()) write_videos(played, options.video);
 }

@@ -1,5 +1,6 @@
 #include <cstdint>
 #include <filesystem>
+#include <regex>
 #include <string>
 #include <utility>
 
@@ -35,6 +36,21 @@ TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
   EXPECT_EQ(report[1]["paired"]["both"], 4);
   EXPECT_NEAR(report[1]["paired"]["difference"].get<double>(), -2.0 / 12, 1e-12);
   EXPECT_NEAR(report[1]["paired"]["mcnemar_p"].get<double>(), 0.5, 1e-12);
+  EXPECT_EQ(table.find("noise_scale"), std::string::npos) << table;  // all were played alike
+  EXPECT_EQ(report[1]["handling"], report[0]["handling"]);
+  EXPECT_EQ(report[0]["handling"]["latency_ms"], 0);
+  // Runs that were played in different ways say so.
+  RolloutResults late_answers = worse;
+  late_answers.settings["latency_ms"] = 110.0;
+  late_answers.policy["noise_scale"] = 0.0;
+  testing::write_text(dir_ / "late_answers" / "results.json", late_answers.json().dump());
+  compare.runs = {(dir_ / "b").string(), (dir_ / "late_answers").string()};
+  ::testing::internal::CaptureStdout();
+  run_compare(compare);
+  const std::string different = ::testing::internal::GetCapturedStdout();
+  EXPECT_NE(different.find("latency_ms  noise_scale  success"), std::string::npos) << different;
+  EXPECT_TRUE(std::regex_search(different, std::regex("late_answers +110 +0 +4/12"))) << different;
+  EXPECT_EQ(read_json(compare.out)[1]["handling"]["noise_scale"], 0);
   // Successes that came late.
   RolloutResults late = read_results(dir_ / "lr=a0.5" / "results.json");
   std::int64_t steps = 0;
