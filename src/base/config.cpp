@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <system_error>
 
 #include "shallowpi/base/files.h"
 
@@ -160,11 +161,13 @@ void ConfigReader::read_document(const std::filesystem::path& file, bool is_base
     if (root.keys[i] != "base") continue;
     const std::string place = str(file.string(), ":", root.key_lines[i]);
     const YamlNode& name = root.children[i];
+    std::error_code unreachable;
     if (is_base)
       note(place, "base", "a base has no base of its own");
     else if (name.kind != YamlNode::Kind::kScalar || name.text.empty())
       note(place, "base", "is not the name of a file");
-    else if (const auto base = file.parent_path() / name.text; !std::filesystem::exists(base)) {
+    else if (const auto base = file.parent_path() / name.text;
+             !std::filesystem::is_regular_file(base, unreachable)) {
       note(place, "base", str("there is no file ", base.string()));
       is_complete_ = false;
     } else

@@ -154,6 +154,9 @@ TEST_F(ConfigTest, ABaseIsReadFirstAndHasNoBase) {
   EXPECT_NE(problems("base: second.yaml\n").find("second.yaml:1: base: a base has no base of its own"),
             std::string::npos);
   EXPECT_NE(problems("base: missing.yaml\n").find("c.yaml:1: base: there is no file "), std::string::npos);
+  EXPECT_NE(problems("base: .\n").find("c.yaml:1: base: there is no file "), std::string::npos);
+  EXPECT_NE(problems("base: " + std::string(300, 'x') + "\n").find("c.yaml:1: base: there is no file "),
+            std::string::npos);  // longer than a name can be
   EXPECT_NE(problems("base: [a]\n").find("c.yaml:1: base: is not the name of a file"), std::string::npos);
 }
 
