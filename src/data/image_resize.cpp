@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -73,27 +74,37 @@ std::shared_ptr<const Coefficients> coefficients(std::int64_t in, std::int64_t o
   return table;
 }
 
-// One row of RGB pixels. Red and blue share a 64-bit sum: neither half can carry, as weights add up to 2^22.
-template <int kTaps>
-void resample_row(const std::uint8_t* in, std::uint8_t* out, const Coefficients& table) {
-  constexpr std::uint64_t kTwoHalves =
-      static_cast<std::uint64_t>(kHalf) << 32 | static_cast<std::uint64_t>(kHalf);
-  const std::int64_t taps = kTaps > 0 ? kTaps : table.taps;
-  const std::int32_t* weights = table.weights.data();
-  for (std::int64_t first : table.first) {
-    const std::uint8_t* pixel = in + first * 3;
-    std::uint64_t red_blue = kTwoHalves;
-    std::uint32_t green = kHalf;
-    for (std::int64_t tap = 0; tap < taps; ++tap, pixel += 3) {
-      const auto weight = static_cast<std::uint32_t>(weights[tap]);
-      red_blue += (static_cast<std::uint64_t>(pixel[2]) << 32 | pixel[0]) * weight;
-      green += pixel[1] * weight;
+// Two RGB pixels, each with a spare byte: one of each of two rows. Widened in two steps, which GCC 12 does by
+// far better.
+using Bytes = std::uint8_t __attribute__((vector_size(8)));
+using Shorts = std::uint16_t __attribute__((vector_size(16)));
+using Sums = std::uint32_t __attribute__((vector_size(32)));
+
+// Two rows of RGB pixels at once, `count` pixels of output. Reads one byte beyond the end of each row.
+SHALLOWPI_VECTORIZED
+void resample_rows(const std::uint8_t* in_a, const std::uint8_t* in_b, const std::int64_t* first,
+                   const std::int32_t* weights, std::int64_t taps, std::int64_t count, std::uint8_t* out_a,
+                   std::uint8_t* out_b) {
+  for (std::int64_t o = 0; o < count; ++o) {
+    const std::uint8_t *a = in_a + first[o] * 3, *b = in_b + first[o] * 3;
+    Sums sums = Sums{} + static_cast<std::uint32_t>(kHalf);
+    for (std::int64_t tap = 0; tap < taps; ++tap, a += 3, b += 3) {
+      std::uint8_t bytes[8];
+      std::memcpy(bytes, a, 4);
+      std::memcpy(bytes + 4, b, 4);
+      Bytes pixels;
+      std::memcpy(&pixels, bytes, 8);
+      sums += __builtin_convertvector(__builtin_convertvector(pixels, Shorts), Sums) *
+              static_cast<std::uint32_t>(*weights++);
     }
-    out[0] = static_cast<std::uint8_t>(red_blue >> kPrecisionBits);
-    out[1] = static_cast<std::uint8_t>(green >> kPrecisionBits);
-    out[2] = static_cast<std::uint8_t>(red_blue >> (32 + kPrecisionBits));
-    out += 3;
-    weights += taps;
+    const Bytes mixed =
+        __builtin_convertvector(__builtin_convertvector(sums >> kPrecisionBits, Shorts), Bytes);
+    std::uint8_t bytes[8];
+    std::memcpy(bytes, &mixed, 8);
+    std::memcpy(out_a, bytes, 3);
+    std::memcpy(out_b, bytes + 4, 3);
+    out_a += 3;
+    out_b += 3;
   }
 }
 
@@ -120,10 +131,16 @@ Image resize_width(const Image& image, std::int64_t width) {
   const auto table = coefficients(image.width, width);
   Image out{image.height, width,
             std::vector<std::uint8_t>(static_cast<std::size_t>(image.height * width * 3))};
-  // Enlarging takes two taps everywhere; knowing that doubles the speed.
-  const auto resample = table->taps == 2 ? resample_row<2> : resample_row<0>;
-  for (std::int64_t y = 0; y < image.height; ++y) {
-    resample(image.bytes.data() + y * image.width * 3, out.bytes.data() + y * width * 3, *table);
+  const std::int64_t in_bytes = image.width * 3, out_bytes = width * 3, last = image.height - 1;
+  std::vector<std::uint8_t> last_row(image.bytes.end() - in_bytes, image.bytes.end());
+  last_row.push_back(0);  // what is read beyond the end
+  for (std::int64_t y = 0; y < image.height; y += 2) {
+    const std::int64_t next = std::min(y + 1, last);  // the last row twice where their number is odd
+    const auto row = [&](std::int64_t r) {
+      return r < last ? image.bytes.data() + r * in_bytes : last_row.data();
+    };
+    resample_rows(row(y), row(next), table->first.data(), table->weights.data(), table->taps, width,
+                  out.bytes.data() + y * out_bytes, out.bytes.data() + next * out_bytes);
   }
   return out;
 }
