@@ -68,7 +68,7 @@ class Policy:
                    "observation/state": np.array(simulator.robot_state(obs)), "prompt": language}
         if "action_width" in self.metadata:
             shape = self.metadata["action_horizon"], self.metadata["action_width"]
-            request["noise"] = rng.standard_normal(shape, np.float32)
+            request["noise"] = rng.standard_normal(shape, np.float32) * np.float32(self.metadata.get("noise_scale", 1))
         try:
             return self.client.infer(request)["actions"][:REPLAN]
         except self.errors as error:
@@ -299,7 +299,11 @@ def collect(args, tasks, names):
     if args.out is None:
         sys.exit("error: --out is missing: the folder for the demonstrations")
     settings = {name: getattr(args, name) for name in ("suite", "seed", "displace", "start", "missed", "disturb", "render_every")}
-    settings["policy"] = Policy(args.policy).metadata.get("fingerprint", args.policy) if args.policy else None
+    settings["policy"] = None
+    if args.policy:
+        said = Policy(args.policy).metadata
+        settings["policy"] = said.get("fingerprint", args.policy)
+        settings |= {name: said[name] for name in ("euler_steps", "dtype", "noise_scale") if name in said}
     if args.led_at_least:  # folders from before this option do not name it
         settings["led_at_least"] = args.led_at_least
     if problem := claim_folder(args.out, settings):

@@ -217,7 +217,8 @@ def claim_folder(out, settings, kind="collection"):
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
         return None
     old = json.loads(path.read_text())
-    changed = [f"{name} {old.get(name)}, not {value}" for name, value in settings.items() if old.get(name) != value]
+    changed = [f"{name} {old.get(name)}, not {settings.get(name)}"
+               for name in {**old, **settings} if old.get(name) != settings.get(name)]
     return f"{out} holds a {kind} with {'; '.join(changed)}: choose another --out" if changed else None
 
 

@@ -111,7 +111,8 @@ void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, st
     throw UsageError(str("normalisation statistics of ", what, " lack ", needed, ", which norm_mode ",
                          enum_name(mode), " needs; recompute them or choose another norm_mode"));
   // Old openpi files are padded to 32 dims; openpi itself reads the first ones of any longer file.
-  if (have != width && have != kOldPadding)
+  const bool is_padded = have == kOldPadding && width < have;
+  if (have != width && !is_padded)
     throw UsageError(str(
         "normalisation statistics of ", what, " have ", have, " dims, the data has ", width,
         "; name statistics of this robot (data.norm_stats), such as those of a policy trained on its data"));

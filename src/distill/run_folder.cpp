@@ -173,6 +173,7 @@ void RunFolder::settle(std::int64_t step, std::int64_t best_step, const TrainCon
   const auto keep = steps_to_keep(steps, config, best_step);
   for (std::int64_t old : steps)
     if (!keep.contains(old)) discard_folder(checkpoint_path(path_, old));
+  if (const fs::path best = path_ / "best"; fs::is_symlink(best) && !fs::exists(best)) fs::remove(best);
 }
 
 void RunFolder::link(const std::string& name, std::int64_t step) {

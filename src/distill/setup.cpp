@@ -30,18 +30,47 @@ std::vector<std::int64_t> all_layers(std::int64_t depth) {
   return layers;
 }
 
-// A student that was trained before goes on with a teacher: which teacher layers do its layers answer to?
-std::vector<std::int64_t> layers_of_teacher(const CheckpointInfo& start, const CheckpointInfo& teacher,
-                                            const StudentConfig& student) {
+// A student that was trained before goes on with a teacher, which gets the student's inputs and says what its
+// outputs should be.
+void check_sizes(const PolicyConfig& student, const PolicyConfig& teacher, bool compares_attention) {
+  if (student.kind != teacher.kind)
+    throw UsageError(str("student.checkpoint is a ", enum_name(student.kind), " and teacher.checkpoint a ",
+                         enum_name(teacher.kind), "; both must be of one kind"));
+  std::vector<std::string> differences;
+  const auto compare = [&](const char* what, std::int64_t ours, std::int64_t theirs) {
+    if (ours != theirs) differences.push_back(str(what, " ", ours, " and ", theirs));
+  };
+  compare("action_dim", student.action_dim, teacher.action_dim);
+  compare("vocab", student.vocab, teacher.vocab);
+  compare("vision.image_size", student.vision.image_size, teacher.vision.image_size);
+  if (compares_attention) compare("vision.patch", student.vision.patch, teacher.vision.patch);
+  if (!differences.empty())
+    throw UsageError(str("student.checkpoint and teacher.checkpoint differ in ", join(differences, ", "),
+                         "; one cannot teach the other"));
+}
+
+// Which teacher layers do the layers of such a student answer to?
+std::vector<std::int64_t> layers_of_teacher(TrainingSetup& setup) {
+  const CheckpointInfo &start = *setup.start, &teacher = *setup.teacher;
+  const StudentConfig& student = setup.config().student;
   const std::int64_t depth = start.config.depth();
   if (student.layers != 0 && student.layers != depth)
     throw UsageError(
         str("student.layers is ", student.layers, ", but student.checkpoint has ", depth, " layers"));
-  if (start.config.kind != teacher.config.kind)
-    throw UsageError(str("student.checkpoint is a ", enum_name(start.config.kind),
-                         " and teacher.checkpoint a ", enum_name(teacher.config.kind),
-                         "; both must be of one kind"));
-  const std::vector<std::int64_t>&known = start.kept_layers, &list = student.layer_list;
+  check_sizes(start.config, teacher.config, setup.config().loss.attn > 0);
+  const std::vector<std::int64_t>& list = student.layer_list;
+  std::vector<std::int64_t> known = start.kept_layers;
+  if (!known.empty() && !start.teacher_fingerprint.empty()) {
+    setup.teacher_fingerprint = weights_fingerprint(teacher);
+    if (setup.teacher_fingerprint != start.teacher_fingerprint) {
+      if (list.empty())
+        throw UsageError(
+            str("student.checkpoint has learnt from another teacher, whose layers [", join(known, ", "),
+                "] it has; say which layers of teacher.checkpoint its own answer to, "
+                "with student.layer_map=[...] (the same ones, if that teacher has only been trained on)"));
+      known.clear();
+    }
+  }
   if (!list.empty() && !known.empty() && list != known)
     throw UsageError(str("student.layer_map is [", join(list, ", "),
                          "], but student.checkpoint says that its layers are the teacher's [",
@@ -60,7 +89,7 @@ void choose_architecture(TrainingSetup& setup) {
   const StudentConfig& student = setup.config().student;
   if (setup.start && setup.teacher) {
     setup.policy = setup.start->config;
-    setup.kept_layers = layers_of_teacher(*setup.start, *setup.teacher, student);
+    setup.kept_layers = layers_of_teacher(setup);
   } else if (setup.start) {
     setup.policy = setup.start->config;
     const auto kept = chosen_layers(student, setup.policy.depth());
@@ -119,10 +148,28 @@ std::pair<NormStats, StatsOrigin> choose_stats(const TrainingSetup& setup) {
     throw UsageError(str("data.hidden_state_dims: hides dims in statistics that are computed, but those of ",
                          source, " are used; remove this key"));
   if (known) return {*known, origin_of_stats};
+  const LossConfig& loss = setup.config().loss;
+  if (setup.teacher && data.norm_stats.empty() && (loss.kd > 0 || loss.attn > 0))
+    throw UsageError(
+        str(setup.teacher->folder.string(),
+            " has no normalisation statistics, and it can only teach what it sees as it was trained "
+            "to: ",
+            how_to_add_stats(*setup.teacher), "; or name them (data.norm_stats)"));
   log::info("computing normalisation statistics from ", setup.split.train.size(), " training frames");
   NormStats stats = compute_norm_stats(*setup.dataset, setup.split.train, setup.spec, data.min_norm_range);
   hide_dims(stats.state, data.hidden_state_dims);
   return {stats, StatsOrigin::kData};
+}
+
+/// Whether all of `some` are in `all`, in the same order.
+bool are_in_order(const std::vector<std::string>& some, const std::vector<std::string>& all) {
+  auto next = all.begin();
+  for (const std::string& name : some) {
+    next = std::find(next, all.end(), name);
+    if (next == all.end()) return false;
+    ++next;
+  }
+  return true;
 }
 
 /// What the student sees and says must mean the same to its teacher.
@@ -136,7 +183,10 @@ void warn_of_another_language(const TrainingSetup& setup, const NormStats& stats
   compare(student.prompt_mode == teacher.prompt_mode, "prompt mode");
   compare(student.norm_mode == teacher.norm_mode, "norm mode");
   compare(student.resize_mode == teacher.resize_mode, "resize mode");
+  compare(student.robot.kind == teacher.robot.kind, "robot");
   compare(student.robot.delta_mask == teacher.robot.delta_mask, "relative action dims");
+  compare(student.horizon == teacher.horizon, "horizon");
+  compare(are_in_order(student.image_keys, teacher.image_keys), "cameras or their order");
   compare(!setup.teacher->stats || norm_stats_json(stats) == norm_stats_json(*setup.teacher->stats),
           "normalisation statistics");
   if (!differences.empty())

@@ -1,9 +1,12 @@
 #include "distill/trainer.h"
 
 #include <algorithm>
+#include <limits>
 
+#include "base/json_differences.h"
 #include "distill/batches.h"
 #include "distill/schedule.h"
+#include "model/checkpoint_internal.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
@@ -40,7 +43,8 @@ Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models,
       tokenizer_(read_file(setup_.tokenizer)),
       progress_(config_.train.steps, quiet) {
   if (setup_.teacher) {
-    teacher_fingerprint_ = weights_fingerprint(*setup_.teacher);
+    teacher_fingerprint_ = setup_.teacher_fingerprint.empty() ? weights_fingerprint(*setup_.teacher)
+                                                              : setup_.teacher_fingerprint;
   } else if (setup_.start) {
     teacher_fingerprint_ = setup_.start->teacher_fingerprint;
   }
@@ -275,6 +279,16 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
     throw UsageError(str(checkpoint.string(), " had another teacher than ",
                          setup_.teacher ? config_.teacher.checkpoint : config_.student.checkpoint,
                          " is or had; set it back"));
+  // What the configuration does not set comes from the teacher's or the start's folder, which may have
+  // changed.
+  const std::vector<std::string> differences =
+      json_differences(read_json(checkpoint / checkpoint::kOwnConfig),
+                       parse_json(checkpoint::own_config_json(contents()), checkpoint::kOwnConfig));
+  if (!differences.empty())
+    throw UsageError(str(checkpoint.string(),
+                         " was trained with another policy's settings; set these back in ",
+                         setup_.origin() ? setup_.origin()->folder.string() : "the configuration", ":\n  ",
+                         join(differences, "\n  ")));
   const std::map<std::string, torch::Tensor> vectors = replicas_.blank_state();
   read_training_tensors(folder, by_name(vectors));
   replicas_.restore(vectors, state_.updates);
@@ -282,6 +296,13 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
   const bool is_own = std::filesystem::equivalent(
       checkpoint, RunFolder::checkpoint_path(folder_.path(), state_.step), missing);
   saved_step_ = is_own ? state_.step : -1;
+  // The best of another run, or one that was not kept, is not in this folder: the next one is its best. A run
+  // that has nothing left to do is saved as it is.
+  const bool has_best = std::filesystem::exists(RunFolder::checkpoint_path(folder_.path(), state_.best_step));
+  if (config_.train.keep_best && !has_best && state_.step < config_.train.steps) {
+    state_.best_step = -1;
+    state_.best_loss = std::numeric_limits<double>::infinity();
+  }
   log::info("going on from ", checkpoint.string(), " after ", state_.step, " steps");
 }
 

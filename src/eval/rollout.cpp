@@ -92,6 +92,7 @@ class Rollout {
         policy_(policy),
         settings_(resolve_settings(options, policy.demo_image_size())),
         lock_(prepared(options.out)) {
+    for (const fs::path& folder : {options.out, options.out / "videos"}) remove_stale_temporaries(folder);
     settings_.needs_images = policy.needs_images();
     if (settings_.image_size == policy.demo_image_size())
       log::info("images of ", settings_.image_size, " pixels, as in the policy's demonstrations");
@@ -292,7 +293,8 @@ class Rollout {
   bool ask_policy() {
     std::vector<Seat*> ready;
     bool others = false;
-    for (Seat& seat : seats_) {
+    for (std::size_t i = 0; i < seats_.size(); ++i) {
+      Seat& seat = seats_[(next_seat_ + i) % seats_.size()];
       if (!seat.episode) continue;
       if (seat.episode->wants_policy()) {
         if (static_cast<std::int64_t>(ready.size()) < settings_.batch) ready.push_back(&seat);
@@ -301,6 +303,7 @@ class Rollout {
       }
     }
     if (ready.empty() || (others && static_cast<std::int64_t>(ready.size()) < settings_.batch)) return false;
+    next_seat_ = static_cast<std::size_t>(ready.back() - seats_.data()) + 1;
     std::vector<PolicyCall> calls;
     for (Seat* seat : ready) calls.push_back(seat->episode->call());
     const Stopwatch watch;
@@ -326,6 +329,7 @@ class Rollout {
   FolderLock lock_;
   RolloutResults results_;
   std::vector<Seat> seats_;
+  std::size_t next_seat_ = 0;  ///< the first to be asked for, so that all have their turn
   std::map<std::pair<std::string, std::int64_t>, TaskInfo> tasks_;
   std::deque<EpisodeKey> waiting_;
   std::size_t done_before_ = 0;

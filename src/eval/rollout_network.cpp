@@ -54,7 +54,7 @@ class CheckpointPolicy final : public RolloutPolicy {
                 {"horizon", horizon()},
                 {"euler_steps", options_.steps},
                 {"dtype", dtype_name(options_.dtype)},
-                {"fingerprint", folder_fingerprint(runner_.info().folder)}};
+                {"fingerprint", runner_.fingerprint()}};
     if (options_.noise_scale != 1) out["noise_scale"] = options_.noise_scale;
     return out;
   }

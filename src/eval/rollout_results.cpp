@@ -1,5 +1,6 @@
 #include "eval/rollout_results.h"
 
+#include "base/json_differences.h"
 #include "eval/statistics.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
@@ -45,15 +46,6 @@ EpisodeRecord read_episode(const Json& json, const std::string& where) {
   record.attempts = json_get<std::int64_t>(json, "attempts", where);
   record.trace = json_get<std::string>(json, "trace", where);
   return record;
-}
-
-/// "key: old -> new" for every member that differs.
-void add_differences(const std::string& prefix, const Json& before, const Json& now,
-                     std::vector<std::string>& out) {
-  for (const auto& [key, value] : now.items()) {
-    const Json old = before.is_object() && before.contains(key) ? before.at(key) : Json(nullptr);
-    if (old != value) out.push_back(str(prefix, ".", key, ": ", old.dump(), " -> ", value.dump()));
-  }
 }
 
 }  // namespace
@@ -113,9 +105,9 @@ void write_results(const std::filesystem::path& file, const RolloutResults& resu
 void resume_from(const std::filesystem::path& file, RolloutResults& results) {
   if (!std::filesystem::exists(file)) return;
   const RolloutResults before = read_results(file);
-  std::vector<std::string> differences;
-  add_differences("policy", before.policy, results.policy, differences);
-  add_differences("settings", before.settings, results.settings, differences);
+  std::vector<std::string> differences = json_differences(before.policy, results.policy);
+  for (const std::string& one : json_differences(before.settings, results.settings))
+    differences.push_back(one);
   if (!differences.empty())
     throw UsageError(str(file.parent_path().string(),
                          " holds another run, which cannot be continued with\n  ", join(differences, "\n  "),

@@ -179,8 +179,8 @@ RolloutSettings resolve_settings(const RolloutOptions& options, std::int64_t dem
   out.videos = options.videos;
   out.video_trials = options.video_trials;
   out.always_render = options.always_render;
-  if (!std::isfinite(out.latency_ms) || out.latency_ms < 0)
-    throw UsageError(str("--latency-ms ", out.latency_ms, ": must be at least 0"));
+  if (!(out.latency_ms >= 0 && out.latency_ms <= kMaxLatencyMs))
+    throw UsageError(str("--latency-ms ", out.latency_ms, " is not from 0 to ", kMaxLatencyMs));
   if (out.max_steps) require_at_least("--max-steps", *out.max_steps, 1);
   require_at_least("--settle", out.settle, 0);
   require_at_least("--replan", out.replan, 1);

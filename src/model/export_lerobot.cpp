@@ -151,6 +151,9 @@ std::string notes_of(const CheckpointInfo& info) {
     notes +=
         "\nThis policy learned from images resized as Pillow does; LeRobot resizes without antialiasing. "
         "Give it images of the policy's size to avoid the difference.\n";
+  if (!info.spec.default_prompt.empty())
+    notes += str("\nObservations without a prompt get ", in_quotes(info.spec.default_prompt),
+                 " here; give LeRobot that as the task.\n");
   // Not in config.json: a LeRobot that does not know a key there refuses the file.
   if (info.spec.rtc_training_max_delay > 0)
     notes += str("\nThis policy learned to continue up to ", info.spec.rtc_training_max_delay,

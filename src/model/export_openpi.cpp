@@ -75,6 +75,12 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
     notes +=
         "\nThis policy learned from images resized as LeRobot does (no antialiasing); openpi resizes as "
         "Pillow does.\n";
+  if (!spec.default_prompt.empty())
+    notes += str("\nObservations without a prompt get ", in_quotes(spec.default_prompt),
+                 " here; give openpi the same as `default_prompt`.\n");
+  if (spec.rtc_training_max_delay > 0)
+    notes += str("\nThis policy learned to continue up to ", spec.rtc_training_max_delay,
+                 " given actions (real-time chunking), which openpi does not give.\n");
   const std::vector<std::string> cameras = openpi_cameras(spec.image_keys);
   if (const std::string mapping = camera_mapping(spec.image_keys); !mapping.empty())
     notes += str("\nThis policy's cameras have other names or another order than openpi's: give it ", mapping,

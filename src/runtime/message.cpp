@@ -160,6 +160,7 @@ class Builder : public msgpack::null_visitor {
   bool open(std::uint32_t count, bool is_map) {
     if (open_.size() >= kMaxMessageDepth) refuse(str("it nests deeper than ", kMaxMessageDepth, " levels"));
     if (count > kMaxMessageItems) refuse(str("it declares ", count, " items, at most ", kMaxMessageItems));
+    if (is_map && count > kMaxMapKeys) refuse(str("a map of it has ", count, " keys, at most ", kMaxMapKeys));
     open_.push_back({is_map, false, {}, {}, {}});
     return true;
   }

@@ -14,7 +14,8 @@
 namespace shallowpi {
 
 /// Limits of a message; far above what an observation needs.
-inline constexpr std::size_t kMaxMessageDepth = 16, kMaxMessageItems = 16384, kMaxArrayRank = 8;
+inline constexpr std::size_t kMaxMessageDepth = 16, kMaxMessageItems = 16384, kMaxMapKeys = 256,
+                             kMaxArrayRank = 8;
 
 struct WireBytes {
   std::string_view bytes;
@@ -60,8 +61,8 @@ struct WireEntry {
 const WireValue* find(const WireMap& map, std::string_view key);
 
 /// Throws UsageError for what is not one whole msgpack value, for extension types, keys that repeat or are
-/// not text, nesting beyond kMaxMessageDepth, more than kMaxMessageItems values, and arrays whose dtype is
-/// not of the kinds above or whose shape contradicts their bytes.
+/// not text, nesting beyond kMaxMessageDepth, more than kMaxMessageItems values, maps of more than
+/// kMaxMapKeys keys, and arrays whose dtype is not of the kinds above or whose shape contradicts their bytes.
 WireValue decode_message(std::string_view bytes);
 std::string encode_message(const WireValue& value);
 

@@ -8,6 +8,7 @@
 #include "runtime/graph_engine.h"
 #include "runtime/observation_message.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
 
@@ -53,6 +54,13 @@ PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::
   verify_files(info, OptionalFiles::kUnchecked);
   auto made = make_engine(load_policy(info, dtype, device), device, engine);
   return PolicyRunner(std::move(info), std::move(transform), std::move(made));
+}
+
+std::string PolicyRunner::fingerprint() const {
+  const std::string folder = folder_fingerprint(info_.folder);
+  const std::filesystem::path& tokenizer = transform_->tokenizer().path();
+  if (tokenizer == info_.tokenizer) return folder;
+  return sha256(folder + sha256_file(tokenizer)).substr(0, folder.size());
 }
 
 InferRequest PolicyRunner::request(RobotObservation observation, const RobotActions& prefix,
@@ -119,7 +127,11 @@ void PolicyRunner::warm_up(std::int64_t steps, std::int64_t largest, const std::
       for (int pass = 0; pass < kPasses; ++pass)
         infer(std::vector<InferRequest>(size, shape), {.steps = steps});
   };
-  if (engine_->kind() != EngineKind::kGraph) return infer_at_once(all, {}, 1);
+  const bool has_graphs = [&] {
+    const std::lock_guard lock(*mutex_);
+    return engine_->kind() == EngineKind::kGraph;
+  }();
+  if (!has_graphs) return infer_at_once(all, {}, 1);
   const RobotActions given{std::vector<float>(robot.action_dim)};
   std::vector<RobotObservation> shapes{all};
   if (!required.images.empty() && required.images.size() < all.images.size()) shapes.push_back(required);

@@ -52,6 +52,7 @@ class Inference {
 
   const CheckpointInfo& info() const { return runner_.info(); }
   const PolicyTransform& transform() const { return runner_.transform(); }
+  std::string fingerprint() const { return runner_.fingerprint(); }
 
   std::vector<InferResult> operator()(std::vector<InferRequest> requests, const InferOptions& options) {
     for (InferRequest& request : requests)
@@ -86,7 +87,7 @@ int serve_policy(const ServeOptions& options) {
 
   // By these a client knows the policy again, as `shallowpi-eval rollout --server` has to before it goes on.
   Json metadata = policy_metadata(spec);
-  metadata.update({{"fingerprint", folder_fingerprint(inference.info().folder)},
+  metadata.update({{"fingerprint", inference.fingerprint()},
                    {"euler_steps", options.steps},
                    {"dtype", dtype_name(options.dtype)}});
   if (options.noise_scale != 1) metadata["noise_scale"] = options.noise_scale;

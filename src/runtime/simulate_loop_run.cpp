@@ -30,8 +30,8 @@ void check_options(const SimulateLoopOptions& options) {
   if (options.episodes < 0) throw UsageError(str("--episodes ", options.episodes, ": must not be negative"));
   if (options.latencies_ms.empty()) throw UsageError("give at least one --latency-ms");
   for (double latency : options.latencies_ms)
-    if (!std::isfinite(latency) || latency < 0 || latency > 60000)
-      throw UsageError(str("--latency-ms ", latency, " is not from 0 to 60000"));
+    if (!(latency >= 0 && latency <= kMaxLatencyMs))
+      throw UsageError(str("--latency-ms ", latency, " is not from 0 to ", kMaxLatencyMs));
 }
 
 /// A policy whose noise is a function of seed and frame, so that modes and latencies differ in nothing else.

@@ -88,7 +88,7 @@ struct WebsocketServer::Impl : std::enable_shared_from_this<Impl> {
   // Connections that are left die with `context`, and take themselves off these.
   std::set<WebsocketSession*> sessions;
   std::size_t handshakes = 0;
-  bool stopping = false;
+  bool stopping = false, catches_signals = false;
   asio::io_context context{1};
   tcp::acceptor acceptor{context};
   asio::signal_set signals{context};
@@ -243,7 +243,12 @@ void WebsocketServer::Impl::stop() {
   stopping = true;
   acceptor.close();
   retry.cancel();
-  signals.cancel();
+  if (catches_signals) {
+    signals.clear();  // the next one ends at once
+    const auto end_now = [](int number) { _exit(128 + number); };
+    std::signal(SIGINT, end_now);
+    std::signal(SIGTERM, end_now);
+  }
   for (WebsocketSession* session : std::set<WebsocketSession*>(sessions)) session->shut_down();
   end_if_idle();
 }
@@ -253,9 +258,6 @@ void WebsocketServer::Impl::wait_for_signal() {
     if (error) return;
     log::info("signal ", signal, ": finishing the answers that are due; a second one ends at once");
     stop();
-    const auto end_now = [](int number) { _exit(128 + number); };
-    std::signal(SIGINT, end_now);
-    std::signal(SIGTERM, end_now);
   });
 }
 
@@ -273,6 +275,7 @@ std::uint16_t WebsocketServer::port() const {
 void WebsocketServer::handle_signals() {
   impl_->signals.add(SIGINT);
   impl_->signals.add(SIGTERM);
+  impl_->catches_signals = true;
   impl_->wait_for_signal();
 }
 

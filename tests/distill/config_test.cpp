@@ -155,7 +155,8 @@ TEST(DistillConfig, ChecksAcrossKeys) {
   EXPECT_NE(problems({"policy.image_keys=[a, b, a]"}).find("names a camera twice"), std::string::npos);
   EXPECT_NE(problems({"policy.robot.kind=aloha"}).find("aloha has 14 state and 14 action dims"),
             std::string::npos);
-  EXPECT_NE(problems({"device=gpu"}).find("device: 'gpu' is not auto, cpu, cuda:N, several"), std::string::npos);
+  EXPECT_NE(problems({"device=gpu"}).find("device: 'gpu' is not auto, cpu, cuda:N, several"),
+            std::string::npos);
 }
 
 TEST(DistillConfig, WhatIsNeededDependsOnTheUse) {

@@ -67,6 +67,40 @@ TEST(Plan, AListOfLayersSaysWhereAStudentWithoutThemCameFrom) {
                                     "the teacher's [0, 3]", "remove the key");
   testing::expect_error<UsageError>([&] { kept({"student.layer_map=[0, 1, 2]"}, unknown); },
                                     "lists 3 layers, but student.checkpoint has 2");
+  // What a student of another teacher says of its layers is not of this one's.
+  ASSERT_EQ(fixture.run("trained", {teacher, "student.layer_map=[0, 3]", "train.steps=3"}), 0);
+  ASSERT_EQ(fixture.run("other", {"train.steps=3"}), 0);
+  const fs::path trained = fixture / "trained/last";
+  const std::string other = "teacher.checkpoint=" + (fixture / "other/last").string();
+  EXPECT_EQ(kept({}, trained), (Layers{0, 3}));
+  testing::expect_error<UsageError>([&] { kept({other}, trained); }, "another teacher, whose layers [0, 3]",
+                                    "student.layer_map=[...]");
+  EXPECT_EQ(kept({other, "student.layer_map=[1, 2]"}, trained), (Layers{1, 2}));
+  EXPECT_EQ(kept({other, "student.layer_map=[0, 3]"}, trained), (Layers{0, 3}));
+}
+
+TEST(PrepareTraining, RefusesATeacherThatCannotTeach) {
+  const TrainingFixture fixture;
+  const fs::path teacher = fixture.teacher();
+  ASSERT_EQ(fixture.run("wide", {"student.architecture.vocab=600", "train.steps=3"}), 0);
+  testing::expect_error<UsageError>(
+      [&] {
+        prepare_training(fixture.config("run", {"teacher.checkpoint=" + teacher.string(),
+                                                "student.checkpoint=" + (fixture / "wide/last").string()}));
+      },
+      "differ in vocab 600 and 512", "one cannot teach the other");
+  const fs::path bare = fixture / "bare";
+  fs::copy(teacher, bare, fs::copy_options::recursive);
+  fs::remove_all(bare / "assets");
+  fs::remove(bare / "manifest.json");
+  const auto prepare = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"teacher.checkpoint=" + bare.string(), "student.layers=2"});
+    return prepare_training(fixture.config("run", more));
+  };
+  testing::expect_error<UsageError>([&] { prepare({}); }, "bare has no normalisation statistics",
+                                    "data.norm_stats");
+  EXPECT_NO_THROW(prepare({"data.norm_stats=compute"}));
+  EXPECT_NO_THROW(prepare({"loss.kd=0", "loss.attn=0"}));
 }
 
 TEST(Statistics, AreComputedForAnotherRobotAndOnRequest) {
@@ -230,9 +264,12 @@ TEST(PrepareTraining, WarnsOfATeacherThatWasTrainedOtherwise) {
   const std::string teacher = fixture.teacher();
   ::testing::internal::CaptureStderr();
   prepare_training(fixture.config(
-      "run", {"teacher.checkpoint=" + teacher, "student.layers=2", "policy.robot.delta_mask=[6, -1]"}));
+      "run", {"teacher.checkpoint=" + teacher, "student.layers=2", "policy.robot.delta_mask=[6, -1]",
+              "policy.image_keys=[left_wrist_0_rgb, base_0_rgb]"}));
   const std::string shown = ::testing::internal::GetCapturedStderr();
-  EXPECT_NE(shown.find("in: relative action dims. The teacher was not trained that way"), std::string::npos)
+  EXPECT_NE(
+      shown.find("in: relative action dims, cameras or their order. The teacher was not trained that way"),
+      std::string::npos)
       << shown;
 }
 

@@ -184,6 +184,30 @@ TEST(Resume, GoesOnWithATeacherThatHasMoved) {
   expect_error<UsageError>([&] { fixture.run("run", {run[1], "train.steps=9"}); }, "teacher.checkpoint: ");
 }
 
+TEST(Resume, RefusesATeacherWithOtherSettings) {
+  const TrainingFixture fixture;
+  const fs::path teacher = fixture / "settings";
+  fs::copy(fs::canonical(fixture.teacher()), teacher, fs::copy_options::recursive);
+  fs::remove(teacher / "manifest.json");
+  const std::vector<std::string> run = {"teacher.checkpoint=" + teacher.string(), "student.layers=2"};
+  ASSERT_EQ(fixture.run("run", run), 0);
+  Json policy = read_json(teacher / "shallowpi.json");
+  policy["resize_mode"] = "torch";
+  testing::write_text(teacher / "shallowpi.json", policy.dump());
+  expect_error<UsageError>(
+      [&] {
+        fixture.run("run", {run[0], run[1], "train.steps=9"});
+      },
+      "another policy's settings", "resize_mode: \"pillow\" -> \"torch\"");
+}
+
+TEST(Resume, AnotherRunsBestIsNotThisOnes) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run", kRun), 0);
+  ASSERT_EQ(fixture.run("branch", {"train.steps=12"}, (fixture / "run").string()), 0);
+  EXPECT_EQ(fs::read_symlink(fixture / "branch/best"), fs::path("checkpoints/step_000012"));
+}
+
 TEST(Resume, ComparesWithTheCheckpointWhereTheRunsConfigurationIsGone) {
   const TrainingFixture fixture;
   ASSERT_EQ(fixture.run("run"), 0);

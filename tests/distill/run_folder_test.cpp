@@ -78,6 +78,13 @@ TEST(RunFolder, HasNoBestWhereItIsNotKept) {
   config.keep_best = false;
   publish(run, 1, 1, config);
   EXPECT_FALSE(fs::is_symlink(run.path() / "best"));
+  config.keep_best = true;
+  publish(run, 2, 2, config);
+  ASSERT_TRUE(fs::exists(run.path() / "best"));
+  config.keep_best = false;
+  config.keep_last = 1;
+  publish(run, 3, 2, config);
+  EXPECT_FALSE(fs::is_symlink(run.path() / "best")) << "a link to a checkpoint that is gone";
 }
 
 TEST(RunFolder, MovesALinkAlsoWhereItCouldNotBefore) {

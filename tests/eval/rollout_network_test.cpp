@@ -148,7 +148,7 @@ TEST_F(RolloutTest, GoesOnWithTheSameServedPolicyOnly) {
   options_.trials = 6;
   expect_error<Error>([&] { run_rollout(options_, *policy); }, "now serves another policy", "\"b\"");
   expect_error<UsageError>([&] { run_rollout(options_, *server_policy(url, 7)); }, "holds another run",
-                           "policy.metadata");
+                           "metadata: ");
   EXPECT_EQ(read_results(options_.out / "results.json").episodes.size(), 15u);
 }
 
@@ -184,6 +184,19 @@ TEST(CheckpointPolicy, ScalesItsNoise) {
   EXPECT_EQ(steady->infer(calls), steady->infer(later));
   EXPECT_FALSE(drawn->identity().contains("noise_scale")) << "older results go on";
   EXPECT_EQ(steady->identity().at("noise_scale"), 0);
+  // Neither goes on with what the other has begun.
+  TempDir dir;
+  for (const auto& [begun, next] : {std::pair(drawn.get(), steady.get()), {steady.get(), drawn.get()}}) {
+    RolloutResults results;
+    results.policy = begun->identity();
+    results.settings = Json::object();
+    results.machine = Json::object();
+    write_results(dir / "results.json", results);
+    resume_from(dir / "results.json", results);
+    results.policy = next->identity();
+    expect_error<UsageError>([&] { resume_from(dir / "results.json", results); }, "holds another run",
+                             "noise_scale: ");
+  }
 }
 
 TEST(CheckpointPolicy, ContinuesAPrefix) {
@@ -219,6 +232,16 @@ TEST(CheckpointPolicy, IsKnownAgainByItsWeights) {
   tensors.at("action_out_proj.bias").add_(1);
   save_safetensors(file, tensors);
   EXPECT_NE(fingerprint(), before);
+  // A tokenizer from elsewhere is not of the folder, but counts as well.
+  const Json own = fingerprint();
+  const std::filesystem::path tokenizer = dir / "other.model";
+  std::filesystem::copy(folder / "tokenizer.model", tokenizer);
+  const auto with_tokenizer = [&] {
+    return checkpoint_policy(folder.string(), 7, {.tokenizer = tokenizer})->identity().at("fingerprint");
+  };
+  const Json other = with_tokenizer();
+  EXPECT_NE(other, own);
+  EXPECT_EQ(with_tokenizer(), other);
   // Of a large tensor a part counts, which no training leaves as it was.
   const torch::Tensor large = torch::zeros({1 << 20});
   save_safetensors(file, {{"large", large}, {"small", torch::zeros({8})}});

@@ -288,7 +288,9 @@ TEST_F(RolloutTest, GoesOnWhereItWas) {
   std::filesystem::create_directories(dir_ / "log");
   Environment log("FAKE_LOG", (dir_ / "log").string());
   options_.trials = 3;
+  testing::write_text(dir_ / "a/videos/killed.mp4.tmp-999999999-0", "of a killed process");
   const RolloutResults second = run("a");
+  EXPECT_FALSE(std::filesystem::exists(dir_ / "a/videos/killed.mp4.tmp-999999999-0"));
   EXPECT_EQ(logged("log").size(), 6u);
   EXPECT_EQ(outcomes(second), outcomes([&] { return run("b"); }()));
   for (const auto& [key, record] : first.episodes)
@@ -299,10 +301,9 @@ TEST_F(RolloutTest, RefusesTheFolderOfAnotherRun) {
   run("a");
   ScriptedPolicy policy, other(30);
   options_.replan = 4;
-  expect_error<UsageError>([&] { run_rollout(options_, policy); }, "holds another run",
-                           "settings.replan: 5 -> 4");
+  expect_error<UsageError>([&] { run_rollout(options_, policy); }, "holds another run", "replan: 5 -> 4");
   options_.replan = 5;
-  expect_error<UsageError>([&] { run_rollout(options_, other); }, "policy.horizon: 20 -> 30");
+  expect_error<UsageError>([&] { run_rollout(options_, other); }, "horizon: 20 -> 30");
   testing::write_text(options_.out / "results.json", "{\"format\": \"else\"}");
   expect_error<CorruptError>([&] { run_rollout(options_, policy); }, "not a rollout's results.json");
 }
@@ -325,6 +326,7 @@ TEST_F(RolloutTest, SaysWhatDoesNotFit) {
   refused([](auto& o) { o.move = {"basket"}; }, "expected NAME=VALUE");
   refused([](auto& o) { o.move = {"basket=fast"}; }, "\"fast\" is not a number");
   refused([](auto& o) { o.latency_ms = -1; }, "--latency-ms -1");
+  refused([](auto& o) { o.latency_ms = 1e30; }, "--latency-ms 1e+30 is not from 0 to 60000");
   refused(
       [](auto& o) {
         o.latency_from = "/nowhere.json";

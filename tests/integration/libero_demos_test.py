@@ -185,6 +185,7 @@ class Files(unittest.TestCase):
         self.assertIsNone(claim_folder(self.out, {"seed": 0, "disturb": 0.18}))
         self.assertIsNone(claim_folder(self.out, {"seed": 0, "disturb": 0.18}))
         self.assertIn("seed 0, not 1", claim_folder(self.out, {"seed": 1, "disturb": 0.18}))
+        self.assertIn("disturb 0.18, not None", claim_folder(self.out, {"seed": 0}))
 
     def test_folder_of_two_processes(self):
         self.assertIsNone(claim_folder(self.out, {"seed": 0}))

@@ -162,6 +162,7 @@ TEST(Message, RefusesWhatPythonWouldNotSend) {
   expect_refused(from_hex("d40000"), "extension type");
   expect_refused(from_hex("810102"), "key of a map is not text");
   expect_refused(from_hex("81c401ff02"), "key of a map is not text");
+  expect_refused(from_hex("de0101a16101"), "a map of it has 257 keys, at most 256");
   expect_refused(from_hex("82a16101a16102"), "is there twice");
   expect_refused(from_hex("82a16101c4016102"), "is there twice");  // as text and as bytes
   expect_refused(from_hex("cfffffffffffffffff"), "beyond 63 bits");

@@ -41,6 +41,7 @@ class PolicyTransform {
   const PolicySpec& spec() const { return spec_; }
   /// The given statistics, cut to the robot's real dims.
   const NormStats& stats() const { return stats_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
 
   /// A batch on the host, cameras in the spec's order and tokens padded to the longest. A camera that no
   /// observation has is left out, one that only some have is masked. Throws UsageError, naming the field, for

@@ -23,7 +23,7 @@ struct FlowDraw {
 };
 
 /// t ~ Beta(alpha, beta) * 0.999 + 0.001 (openpi), stratified over the R draws of a sample: draw r takes its
-/// quantile from [r/R, (r+1)/R). `seed` names the stream, for instance hash(run seed, step, micro-batch).
+/// quantile from [r/R, (r+1)/R). `seed` names the stream, for instance hash(run seed, step).
 /// Training for real-time chunking (LeRobot's name): with a positive `rtc_training_max_delay` half of the
 /// draws are given their first 1 to that many actions, all equally often. The other draws stay as they are.
 /// Throws UsageError where draws, alpha or beta is not positive, or a chunk could be given whole.

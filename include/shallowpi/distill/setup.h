@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "shallowpi/data/pipeline.h"
@@ -23,6 +24,7 @@ struct TrainingSetup {
   torch::Dtype dtype = torch::kFloat32;          ///< the student computes in it
   torch::Dtype teacher_dtype = torch::kFloat32;  ///< and the teacher in this
   std::optional<CheckpointInfo> teacher;         ///< teacher.checkpoint
+  std::string teacher_fingerprint;               ///< weights_fingerprint of it; empty: not needed yet
   std::optional<CheckpointInfo> start;           ///< student.checkpoint
   PolicyConfig policy;                           ///< the student's sizes
   /// Teacher layers that the student's were copied from; empty: none, or all.

@@ -54,9 +54,9 @@ class RolloutPolicy {
 
 struct NetworkOptions {
   std::int64_t steps = kEulerSteps;
-  double noise_scale = 1;               ///< times the noise that a chunk starts from
-  std::optional<std::int64_t> horizon;  ///< where the checkpoint does not say it
-  std::string tokenizer;                ///< where the checkpoint has none
+  double noise_scale = 1;                    ///< times the noise that a chunk starts from
+  std::optional<std::int64_t> horizon = {};  ///< where the checkpoint does not say it
+  std::string tokenizer = {};                ///< where the checkpoint has none
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kFloat32;
 };

@@ -52,7 +52,10 @@ struct ChunkingOptions {
   std::vector<bool> relative_dims;
 };
 
-/// The first tick at which an answer that takes `latency_ms` can be used, counted from its request.
+/// Longer latencies than a minute are mistakes.
+inline constexpr double kMaxLatencyMs = 60000;
+/// The first tick at which an answer that takes `latency_ms` (0 to kMaxLatencyMs) can be used, counted from
+/// its request.
 std::int64_t delay_ticks(double latency_ms, double control_hz);
 
 /// The actions that a chunk must have for the robot never to run dry: one request is under way at a time, so
@@ -130,8 +133,8 @@ class ActionChunker {
   /// Whether it has one.
   bool wants_request() const { return !under_way_ && now_ >= request_at_; }
 
-  /// Takes an answer. One that cannot be used is counted, explained in last_error(), and changes nothing
-  /// else: the chunks in force go on. Returns whether it can be used.
+  /// Takes an answer. One that cannot be used is counted, explained in last_error() unless nobody asked for
+  /// it, and changes nothing else: the chunks in force go on. Returns whether it can be used.
   bool deliver(ChunkAnswer answer);
 
   /// The action of this tick; then time moves on by one tick.

@@ -56,6 +56,8 @@ class PolicyRunner {
   const CheckpointInfo& info() const { return info_; }
   const PolicyTransform& transform() const { return *transform_; }
   Engine& engine() { return *engine_; }
+  /// Of what decides its actions: folder_fingerprint(), and of a tokenizer from elsewhere its bytes too.
+  std::string fingerprint() const;
 
   /// Noise for one chunk, [H, action_width].
   torch::Tensor noise(std::uint64_t seed) const {
