@@ -16,16 +16,16 @@ demos=data/libero_boxes jobs=${JOBS:-2}
 trap 'kill ${server_PID:-} 2>/dev/null || true' EXIT
 distill=build/bin/shallowpi-distill eval=build/bin/shallowpi-eval infer=build/bin/shallowpi-infer
 
-cells=(teacher.official l6.official l6_round1.official l6_round2.official
-  teacher.official_steady teacher.latency110_steady teacher.latency364_steady teacher.official_steady1
-  teacher.latency110_steady1 teacher.official_steady2 skip_uniform.official_steady
-  l6_round2.official_steady l6_round2.latency110_steady
-  l6_round2.latency110_rtc l6_round2.latency110 l6_round2.latency110_ensemble teacher.latency364 l6_round2.latency364_rtc
-  l6_task.official skip_uniform.official l9.official
-  skip_least.official skip_cosine.official replay.official mean_action.official
-  teacher.displaced l6_round2.displaced skip_uniform.displaced teacher.moving l6_round2.moving
-  l6.latency110 teacher.latency110 teacher.latency0 l6_round2.latency0
-  l6_seed2.official teacher_first.official teacher_round1.official teacher_round2.official teacher_pi05.official)
+cells=(teacher.official_steady l6.official_steady l6_task.official_steady l9.official_steady
+  teacher.latency110_steady l6.latency110_steady l6_task.latency110_steady l9.latency110_steady teacher.latency364_steady
+  teacher.displaced_steady l6.displaced_steady l6_task.displaced_steady l9.displaced_steady
+  skip_uniform.official_steady skip_least.official_steady skip_cosine.official_steady
+  teacher.moving_steady l6.moving_steady l6_task.moving_steady l9.moving_steady
+  teacher.official_steady1 teacher.official_steady2 teacher.latency110_steady1
+  teacher.official l6.official l6_task.official l9.official replay.official mean_action.official
+  teacher.latency110 teacher.latency364 l6.latency110
+  l6_half.official_steady l6_half.latency110_steady l6_seed2.official_steady
+  teacher_first.official teacher_round1.official teacher_round2.official teacher_pi05.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states. NAME_steady: chunks start from no noise;
 # NAME_steady1: and are made in one Euler step.
@@ -92,41 +92,13 @@ collect_for_students() {
 
 train() { $distill --config "configs/libero_mini/$1.yaml" "${@:2}"; }
 
-# student NAME CONFIG OPTIONS...: distils it, unless its last step is there.
+# student NAME CONFIG STEPS OPTIONS...: distils it, unless its last step is there.
 student() {
   model=$runs/$1/last
-  [ "$(readlink "$model")" = checkpoints/step_004000 ] || {
-    collect_for_students; train "$2" output_dir="$runs/$1" "${@:3}"
+  [ "$(readlink "$model")" = "checkpoints/step_00$3" ] || {
+    collect_for_students
+    train "$2" output_dir="$runs/$1" train.steps="$3" optimizer.decay_steps="$3" "${@:4}"
   }
-}
-
-# Demonstrations that begin where a student has led: 30 of each task, or 20 of those in which it has missed.
-collect_student_led() {
-  case $1 in
-    l6) make_model l6; collect_led "${demos}_student/$1" 5000 30 "$model" ;;
-    l6_round1) make_model l6_round1; collect_led "${demos}_student/$1" 6000 30 "$model" ;;
-    misses) make_model l6_round1; collect_led "${demos}_student/$1" 7000 20 "$model" --led-at-least 140 ;;
-  esac
-}
-
-# refine_student NAME BASE STEPS LED OPTIONS...: distils the student BASE on, also with the demonstrations of LED, a list of
-# FOLDER:WEIGHT. Of several STEPS, as in "002000 002500", it trains the last and chooses one.
-refine_student() {
-  local led steps=${3##* } files="$demos/*/*.hdf5, {path: ${demos}_led/*/*.hdf5, weight: 2}"
-  [ "$(readlink "$runs/$1/last")" = checkpoints/step_"$steps" ] || {
-    for led in $4; do
-      collect_student_led "${led%:*}"
-      files+=", {path: ${demos}_student/${led%:*}/*.hdf5, weight: ${led#*:}}"
-    done
-    make_model "$2"
-    train l6 student.checkpoint="$model" output_dir="$runs/$1" train.steps=$((10#$steps)) \
-      optimizer.decay_steps=$((10#$steps)) data.files="[$files]" "${@:5}"
-  }
-  model=$runs/$1/last
-  [ "$3" != "$steps" ] || return 0
-  # shellcheck disable=SC2086  # word by word
-  [ -e "$runs/$1/chosen" ] || choose "$1" $3
-  model=$runs/$1/chosen
 }
 
 # refine NAME BASE ROUND EPISODES: trains BASE on, with so many demonstrations more of each task, which it leads into.
@@ -148,12 +120,9 @@ make_model() {
     teacher_round1) refine "$1" teacher_first 1 50 ;;
     teacher_round2) refine "$1" teacher_round1 2 30 ;;
     teacher) model=configs/quickstart/teacher ;;   # the second round's
-    l6 | l6_task | l9) student "$1" "$1" ;;
-    l6_seed2) student "$1" l6 seed=8 ;;
-    l6_round1) refine_student "$1" l6 002000 l6:2 ;;   # its own round of DAgger
-    l6_round2)                                         # another, with more of its misses, and for late answers
-      refine_student "$1" l6_round1 "002000 002500" "l6:2 l6_round1:2 misses:4" policy.rtc_training_max_delay=8
-      ;;
+    l6 | l6_task | l9) student "$1" "$1" 4000 ;;
+    l6_half) student "$1" l6 2000 ;;
+    l6_seed2) student "$1" l6 4000 seed=8 ;;
     skip_*) skip_layers "$1" ;;
     *) die "unknown model $1" ;;
   esac
