@@ -5,9 +5,11 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cctype>
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -49,6 +51,26 @@ CLI::Validator within(T low, T high) {
         return str("Value ", text, " not in range ", low, " to ", high);
       },
       str(CLI::detail::type_name<T>(), " in [", low, " - ", high, "]"));
+}
+
+/// 010 is ten: CLI11 would take it for an octal number.
+inline const CLI::Validator kDecimal(
+    [](std::string& text) -> std::string {
+      const std::size_t digits = text.find_first_of("0123456789"), end = text.find_first_not_of('0', digits);
+      if (digits <= 1 && end != digits && end != std::string::npos && std::isdigit(text[end]) != 0)
+        text.erase(digits, end - digits);
+      return {};
+    },
+    "");
+
+/// Makes all options of numbers, and of lists of them, take kDecimal.
+inline void read_decimals(CLI::App& app) {
+  static const std::set<std::string> kNumbers{"N", "H", "HZ", "K", "L", "LIST", "M", "MS", "R", "S", "X"};
+  for (CLI::Option* option : app.get_options()) {
+    const std::string type = option->get_type_name();
+    if (kNumbers.count(type.substr(0, type.find(':'))) != 0) option->transform(kDecimal);
+  }
+  for (CLI::App* command : app.get_subcommands({})) read_decimals(*command);
 }
 
 /// Adds the options that every program and subcommand takes.
@@ -100,9 +122,8 @@ inline CLI::Option* add_noise_scale(CLI::App& app, double& value) {
       ->capture_default_str();
 }
 
-inline CLI::Option* add_horizon(
-    CLI::App& app, std::optional<std::int64_t>& value,
-    const std::string& help = "action steps, where the checkpoint does not say it") {
+inline CLI::Option* add_horizon(CLI::App& app, std::optional<std::int64_t>& value,
+                                const std::string& help = "action steps; default: what the checkpoint says") {
   return app.add_option("--horizon", value, help)
       ->type_name("H")
       ->check(within<std::int64_t>(1, kMaxHorizon));
@@ -189,6 +210,7 @@ inline int parse_and_run(CLI::App& app, int argc, char** argv, const CommonOptio
   return run_main([&] {
     check_subcommand(app, argc, argv);
     try {
+      read_decimals(app);
       app.set_version_flag("--version", version_text);  // also where only its commands take the others
       app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

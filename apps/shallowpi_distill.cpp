@@ -68,6 +68,9 @@ int distill(const Options& options) {
     log::info("wrote ", options.init_only);
     return 0;
   }
+  const auto names_output = [](const std::string& text) { return text.starts_with("output_dir="); };
+  if (std::none_of(options.overrides.begin(), options.overrides.end(), names_output))
+    check_place_of_run(options.config, resolved.config.output_dir);
   return run_distill(resolved, {options.dry_run, options.resume, options.common.quiet});
 }
 
@@ -92,7 +95,9 @@ int main(int argc, char** argv) {
 
   CLI::App* exporter =
       app.add_subcommand("export", "write a checkpoint as a folder that openpi or LeRobot loads");
-  exporter->add_option("--checkpoint", options.checkpoint, "our checkpoint")->type_name("DIR")->required();
+  exporter->add_option("--checkpoint", options.checkpoint, "our, openpi's or LeRobot's folder")
+      ->type_name("DIR")
+      ->required();
   exporter->add_option("--to", options.to, "openpi or lerobot")
       ->type_name("FORMAT")
       ->required()

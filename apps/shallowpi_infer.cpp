@@ -107,6 +107,7 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
   loop->add_option("--latency-ms", options.latencies_ms,
                    "from an observation to its chunk; several: a row each")
       ->type_name("MS")
+      ->delimiter(',')
       ->capture_default_str();
   loop->add_option("--control-hz", options.control_hz, "ticks per second")
       ->type_name("HZ")
@@ -114,6 +115,7 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
       ->capture_default_str();
   loop->add_option("--execute", options.execute, "ticks from one request to the next")
       ->type_name("K")
+      ->check(within<std::int64_t>(1, kMaxHorizon))
       ->capture_default_str();
   const std::vector<ChunkMode> all = options.modes;
   loop->add_option_function<std::string>(

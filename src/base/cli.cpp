@@ -103,6 +103,8 @@ std::string version_text() {
 }
 
 int run_main(const std::function<int()>& body) {
+  constexpr const char* kOutOfMemory =
+      "out of memory: use a smaller batch or model, or a machine with more memory";
   allow_many_open_files();
   try {
     return check_output(body());
@@ -114,10 +116,12 @@ int run_main(const std::function<int()>& body) {
             "\nUse a smaller batch (train.accumulate, train.activation_checkpointing) or another device"),
         ExitCode::kFailed);
   } catch (const c10::Error& error) {
-    return fail(str("LibTorch: ", error.what_without_backtrace()), ExitCode::kFailed);
+    const std::string reason = error.what_without_backtrace();
+    if (reason.find("DefaultCPUAllocator") != std::string::npos)
+      return fail(str(kOutOfMemory, " (", reason, ")"), ExitCode::kFailed);
+    return fail(str("LibTorch: ", reason), ExitCode::kFailed);
   } catch (const std::bad_alloc&) {
-    return fail("out of memory: use a smaller batch or model, or a machine with more memory",
-                ExitCode::kFailed);
+    return fail(kOutOfMemory, ExitCode::kFailed);
   } catch (const std::filesystem::filesystem_error& error) {
     return fail(str(error.path1().string(), ": ", error.code().message()), ExitCode::kUsage);
   } catch (const std::exception& error) {

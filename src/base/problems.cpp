@@ -11,8 +11,8 @@ void Problems::throw_all(std::string_view what) const {
   } catch (const Error& error) {
     constexpr std::size_t kListed = 20;
     if (messages_.size() == 1) throw;
-    throw Error(str(messages_.size(), " ", what, ":\n  ", join(shortened(messages_, kListed), "\n  ")),
-                error.code());
+    throw ManyProblems(str(messages_.size(), " ", what, ":\n  ", join(shortened(messages_, kListed), "\n  ")),
+                       error.code(), messages_);
   }
 }
 

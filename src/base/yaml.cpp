@@ -177,7 +177,11 @@ YamlDocument parse_yaml(std::string_view text) {
       document.problems.push_back({document.root.line, "a second document (---); one is read"});
     document.root = std::move(first);
   } catch (const YAML::Exception& error) {
-    document.problems.push_back({std::max(error.mark.line, 0) + 1, str("not valid YAML: ", error.msg)});
+    document.problems.push_back(
+        {std::max(error.mark.line, 0) + 1, str("not valid YAML: ", error.msg,
+                                               error.msg.find("anchor") == std::string::npos
+                                                   ? ""
+                                                   : " (quote what begins with *, as in ['*vision*'])")});
     document.root = {};
     document.is_complete = false;
   }

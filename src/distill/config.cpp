@@ -32,9 +32,10 @@ ResolvedConfig load_distill_config(const std::filesystem::path& file,
   ConfigReader reader(table);
   std::error_code unreadable;
   if (std::filesystem::is_directory(file, unreadable))
-    throw UsageError(str(file.string(),
-                         " is a folder; name a YAML file (the configuration of a run folder is ",
-                         (file / kConfigFile).string(), ")"));
+    throw UsageError(str(file.string(), " is a folder; name a YAML file",
+                         std::filesystem::exists(file / kConfigFile, unreadable)
+                             ? str(", such as this run's ", (file / kConfigFile).string())
+                             : std::string()));
   if (!file.empty()) reader.read_file(file);
   for (const std::string& assignment : overrides) reader.read_assignment(assignment);
   resolved.set_keys = reader.set_keys();

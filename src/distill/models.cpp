@@ -52,9 +52,13 @@ Policy filled(Policy copy, const Policy& policy) {
 
 }  // namespace
 
-std::vector<TrainingModels> load_models(const TrainingSetup& setup) {
+void verify_given(const TrainingSetup& setup) {
   for (const auto* given : {&setup.teacher, &setup.start})
     if (*given) verify_files(**given, OptionalFiles::kUnchecked);
+}
+
+std::vector<TrainingModels> load_models(const TrainingSetup& setup) {
+  verify_given(setup);
   std::vector<TrainingModels> models{load_pair(setup, setup.devices.front())};
   const Policy student = models.front().student, teacher = models.front().teacher;
   for (std::size_t i = 1; i < setup.devices.size(); ++i) {

@@ -15,6 +15,7 @@
 #include "distill/trainer.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/problems.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
@@ -124,15 +125,31 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
   return start_point(given);
 }
 
+// A run goes on with its log, as it was when the checkpoint was taken.
+void require_metrics(const fs::path& metrics, const StartPoint& start) {
+  const std::uint64_t bytes = start.state.metrics_bytes;
+  if (bytes == 0 || (fs::exists(metrics) && fs::file_size(metrics) >= bytes)) return;
+  throw UsageError(str(metrics.string(), " is missing, or shorter than when ", start.checkpoint.string(),
+                       " was written; copy it from where the run was, or begin a new run with its weights: "
+                       "student.checkpoint=",
+                       start.checkpoint.string(), " and another output_dir"));
+}
+
 // The metrics of the run that the checkpoint lies in, up to its step: who goes on from there adopts them.
 std::string metrics_until(const StartPoint& start) {
   // Canonical, because RUN/last is a link and a completed path ends with a slash.
   const fs::path metrics = fs::canonical(start.checkpoint).parent_path().parent_path() / kMetricsFile;
-  const std::uint64_t bytes = start.state.metrics_bytes;
-  if (!fs::exists(metrics) || fs::file_size(metrics) < bytes)
-    throw UsageError(str("--resume: ", metrics.string(),
-                         " is missing or too short; give a checkpoint within its run folder"));
-  return read_file(metrics).substr(0, bytes);
+  require_metrics(metrics, start);
+  if (!fs::exists(metrics)) return "";
+  return read_file(metrics).substr(0, start.state.metrics_bytes);
+}
+
+// Where a run would go on; nothing where it would begin.
+std::string start_text(const StartPoint& start, std::int64_t steps) {
+  if (start.checkpoint.empty()) return "";
+  const std::string after = str(" after ", start.state.step, " steps\n");
+  if (start.state.step >= steps) return str("\nnothing to do: the run is complete", after);
+  return str("\ngoes on from ", start.checkpoint.string(), after);
 }
 
 // The best checkpoint is chosen among the steps that are both evaluated and saved; the last step always is.
@@ -188,14 +205,31 @@ void train(Trainer& trainer, const StopSignal& stop) {
 
 }  // namespace
 
+void check_place_of_run(const fs::path& config, const fs::path& output_dir) {
+  const fs::path folder = fs::absolute(config).parent_path();
+  std::error_code missing;
+  if (config.filename() != kConfigFile || !fs::is_directory(folder / kCheckpoints, missing) ||
+      fs::equivalent(folder, output_dir, missing))
+    return;
+  throw UsageError(str(config.string(), " is the configuration of the run in ", folder.string(),
+                       ", but says output_dir: ", output_dir.string(), "; give output_dir=", folder.string(),
+                       " to go on with that run, or another one for a new run"));
+}
+
 int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const DistillConfig& config = resolved.config;
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   warn_of_a_rare_best(config.train);
   if (run.dry_run) {
-    choose_start(resolved, run.resume);
-    const TrainingPlan plan = plan_training(prepare_training(resolved));
-    std::cout << plan_text(plan);
+    Problems problems;
+    StartPoint start;
+    TrainingSetup setup;
+    problems.attempt([&] { start = choose_start(resolved, run.resume); });
+    problems.attempt([&] { setup = prepare_training(resolved); });
+    problems.attempt([&] { verify_given(setup); });
+    problems.throw_all("problems");
+    const TrainingPlan plan = plan_training(setup);
+    std::cout << plan_text(plan) << start_text(start, config.train.steps);
     check_room(plan, config, true);
     return static_cast<int>(ExitCode::kDone);
   }
@@ -203,12 +237,14 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const fs::path path = config.output_dir;
   // A run folder is locked before anything slow; a new one is made only when everything is known to fit.
   std::unique_ptr<RunFolder> folder;
-  if (fs::exists(path / kConfigFile)) folder = std::make_unique<RunFolder>(path);
+  if (fs::exists(path / kConfigFile) || !run_checkpoints(path).empty())
+    folder = std::make_unique<RunFolder>(path);
   const StartPoint start = choose_start(resolved, run.resume);
   const bool is_own = folder && !start.checkpoint.empty() &&
                       fs::equivalent(start.checkpoint.parent_path(), path / kCheckpoints);
   const bool is_adopted = !is_own && !start.checkpoint.empty();
   const std::string adopted_metrics = is_adopted ? metrics_until(start) : "";
+  if (is_own) require_metrics(path / kMetricsFile, start);
   if (is_own) folder->settle(start.state.step, start.state.best_step, config.train);
   if (is_own && start.state.step >= config.train.steps) {
     log::info("nothing to do: ", path.string(), " is complete after ", start.state.step, " steps");

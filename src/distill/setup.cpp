@@ -17,9 +17,9 @@ namespace shallowpi {
 namespace {
 
 CheckpointInfo read_info(const std::string& folder, const ResolvedConfig& resolved) {
-  std::optional<std::int64_t> horizon;
-  if (resolved.is_set("policy.horizon")) horizon = resolved.config.policy.horizon;
-  CheckpointInfo info = read_checkpoint_info(folder, horizon);
+  CheckpointInfo info = read_checkpoint_info(folder);
+  if (!info.horizon_known && resolved.is_set("policy.horizon"))
+    info = read_checkpoint_info(folder, resolved.config.policy.horizon);
   if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": set policy.horizon"));
   log_warnings(info);
   return info;
@@ -148,6 +148,8 @@ Dataset open_data(const DataConfig& data) {
 
 std::optional<NormStats> given_stats(const DataConfig& data) {
   if (data.norm_stats.empty() || data.norm_stats == kComputeStats) return {};
+  if (!std::filesystem::exists(data.norm_stats))
+    throw UsageError(str("data.norm_stats: there is no file ", data.norm_stats));
   return read_norm_stats(data.norm_stats);
 }
 
@@ -202,11 +204,11 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
     setup.tokenizer =
         find_tokenizer(config.data.tokenizer, origin ? origin->tokenizer : std::filesystem::path());
   });
-  if (has_policy && has_inputs)
+  if (has_policy && has_inputs && problems.attempt([&] { choose_spec(setup); })) {
+    has_inputs = problems.attempt([&] { check_state_noise(setup); });
+    has_inputs &= problems.attempt([&] { check_cameras(setup); });
     problems.attempt([&] {
-      choose_spec(setup);
-      check_state_noise(setup);
-      check_cameras(setup);
+      if (!has_inputs) return void(given_stats(config.data));
       const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
       const auto [stats, origin] = choose_stats(setup);
       warn_of_another_language(setup, stats);
@@ -215,6 +217,7 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
       setup.spec = setup.pipeline->spec();
       setup.spec.demo_image_size = demo_image_size(setup);
     });
+  }
   problems.throw_all("problems");
   return setup;
 }

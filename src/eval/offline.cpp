@@ -65,8 +65,7 @@ void run_on_batch(const OfflineOptions& options) {
   const std::vector<LabelledCheckpoint> all = read_all(options);
   Policy teacher{nullptr};
   if (!options.teacher.empty())
-    teacher = load_policy(read_checkpoint_info(options.teacher, options.horizon), options.dtype,
-                          options.measure.device);
+    teacher = load(read_labelled_checkpoint({"teacher", options.teacher}, options.horizon), options).policy;
   Json out;
   for (const LabelledCheckpoint& named : all) {
     const PolicyInputs inputs =

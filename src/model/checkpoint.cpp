@@ -134,6 +134,10 @@ std::string unknown_horizon(const CheckpointInfo& info) {
 
 void log_warnings(const CheckpointInfo& info) {
   for (const std::string& warning : info.warnings) log::warning(info.folder.string(), ": ", warning);
+  if (is_pi0_prompt(info.spec.prompt_mode) != (info.config.kind == PolicyKind::kPi0))
+    log::warning(info.folder.string(), ": a ", enum_name(info.config.kind), " policy with prompt mode ",
+                 enum_name(info.spec.prompt_mode),
+                 ", which makes it useless; shallowpi-infer inspect says more");
 }
 
 std::string how_to_add_stats(const CheckpointInfo& info) {

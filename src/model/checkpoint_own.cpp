@@ -1,4 +1,6 @@
 // shallowpi.json: what our checkpoints say beside LeRobot's config.json.
+#include <set>
+
 #include "model/checkpoint_internal.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
@@ -86,7 +88,9 @@ std::vector<std::string> spec_problems(const PolicySpec& spec, const PolicyConfi
   in_range(spec.horizon, kMaxHorizon, "horizon");
   in_range(spec.max_token_len, 100000, "max_token_len");
   in_range(spec.robot.state_dim, max_state_dim(spec.prompt_mode, config.action_dim), "robot.state_dim");
-  in_range(spec.robot.action_dim, config.action_dim, "robot.action_dim");
+  if (spec.robot.action_dim < 1 || spec.robot.action_dim > config.action_dim)
+    problems.push_back(str("robot.action_dim is ", spec.robot.action_dim, ", expected 1 to ",
+                           config.action_dim, ", the width of the network's actions"));
   try {
     check_robot_spec(spec.robot);
   } catch (const UsageError& error) {
@@ -101,6 +105,8 @@ std::vector<std::string> spec_problems(const PolicySpec& spec, const PolicyConfi
                            ", expected 0 to less than the horizon, ", spec.horizon));
   if (spec.image_keys.size() > 64)
     problems.push_back(str("image_keys lists ", spec.image_keys.size(), " cameras"));
+  if (std::set<std::string>(spec.image_keys.begin(), spec.image_keys.end()).size() < spec.image_keys.size())
+    problems.push_back(str("image_keys names a camera twice: ", join(spec.image_keys, ", ")));
   if (!is_safe_asset_id(spec.asset_id))
     problems.push_back(str("asset_id '", spec.asset_id, "' is not a relative path below assets/"));
   return problems;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iostream>
 #include <optional>
+#include <set>
 
 #include "model/fused.h"
 #include "runtime/device_info.h"
@@ -41,8 +42,11 @@ struct Variant {
 
 std::vector<Variant> variants(const BenchOptions& options) {
   std::vector<Variant> result{{}};
+  std::set<std::string> axes;
   for (const std::string& text : options.sweeps) {
     const SweepAxis axis = parse_sweep(text);
+    if (!axes.insert(axis.name).second)
+      throw UsageError(str("--sweep ", axis.name, " is given twice; join the two"));
     std::vector<Variant> next;
     for (const Variant& variant : result)
       for (const std::int64_t value : axis.values) {
@@ -321,6 +325,13 @@ Json run_bench_json(const BenchOptions& given) {
       {"warmup", options.warmup}};
   report["results"] = Json::array();
   const std::vector<Variant> all = variants(options);
+  if (!options.checkpoint.empty()) {
+    const std::int64_t depth = read_checkpoint_info(options.checkpoint).config.depth();
+    for (const Variant& variant : all)
+      if (variant.layers && (*variant.layers < 1 || *variant.layers > depth))
+        throw UsageError(
+            str("--sweep layers: ", *variant.layers, " of ", depth, " layers; give 1 to ", depth));
+  }
   if (!options.trace.empty() && all.size() > 1)
     throw UsageError("--trace takes a timeline of one policy: leave --sweep out");
   fused::set_enabled(options.kernels);

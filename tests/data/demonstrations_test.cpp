@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "data/fake_episodes.h"
+#include "shallowpi/base/problems.h"
 #include "test_util.h"
 
 namespace shallowpi::testing {
@@ -118,7 +119,7 @@ TEST(OpenDataset, ListsAllFilesThatCannotBeUsed) {
   write_text(folder / "00.hdf5", "x");
   expect_error<CorruptError>([&] { open_dataset({{all, 1.0}}, DataFormat::kAuto); }, "00.hdf5");
   for (int i = 1; i < 22; ++i) write_text(folder / str(i < 10 ? "0" : "", i, ".hdf5"), "x");
-  expect_error<Error>(
+  expect_error<ManyProblems>(
       [&] {
         open_dataset({{quickstart("*.hdf5"), 1.0}, {all, 1.0}}, DataFormat::kAuto);
       },

@@ -224,6 +224,9 @@ TEST(DistillConfig, PathsAreTakenAsTheyAre) {
 
 TEST(DistillConfig, AFolderIsNoFile) {
   TempDir folder;
+  testing::expect_error<UsageError>([&] { load_distill_config(folder.path(), {}); },
+                                    "is a folder; name a YAML file");
+  testing::write_text(folder / "config.yaml", "output_dir: here");
   testing::expect_error<UsageError>([&] { load_distill_config(folder.path(), {}); }, "is a folder",
                                     (folder / "config.yaml").string());
 }

@@ -1,5 +1,6 @@
 #include "distill/plan.h"
 
+#include "shallowpi/base/problems.h"
 #include "training_fixture.h"
 
 namespace shallowpi {
@@ -175,6 +176,38 @@ TEST(Plan, SaysItAllInWords) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
 }
 
+TEST(DryRun, SaysAllThatIsWrongAndWhereTheRunGoesOn) {
+  const TrainingFixture fixture;
+  const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
+  testing::write_text(fixture / "full/letter.txt", "not a run");
+  for (const char* part : {"output_dir: ", "data.state_noise has 1 values", "has no camera foo",
+                           "data.norm_stats: there is no file nothing.json"})
+    testing::expect_error<ManyProblems>(
+        [&] {
+          run_distill(fixture.config("full", {teacher, "student.layers=2", "data.state_noise=[1]",
+                                              "policy.image_keys=[foo]", "data.norm_stats=nothing.json"}),
+                      {.dry_run = true});
+        },
+        "4 problems:", part);
+  ASSERT_EQ(fixture.run("run", {teacher, "student.layers=2"}), 0);
+  const auto said = [&](const char* steps) {
+    ::testing::internal::CaptureStdout();
+    run_distill(fixture.config("run", {teacher, "student.layers=2", steps}), {.dry_run = true});
+    return ::testing::internal::GetCapturedStdout();
+  };
+  EXPECT_NE(said("train.steps=9").find("goes on from"), std::string::npos);
+  EXPECT_NE(said("train.steps=6").find("nothing to do: the run is complete after 6 steps"),
+            std::string::npos);
+  std::string bytes = read_file(fixture.teacher() + "/model.safetensors");
+  bytes[bytes.size() / 2] ^= 1;
+  testing::write_text(fixture.teacher() + "/model.safetensors", bytes);
+  testing::expect_error<CorruptError>(
+      [&] {
+        run_distill(fixture.config("new", {teacher, "student.layers=2"}), {.dry_run = true});
+      },
+      "model.safetensors", "SHA-256");
+}
+
 TEST(DryRun, RefusesWhatTheRunRefuses) {
   const TrainingFixture fixture;
   const std::string teacher = "teacher.checkpoint=" + fixture.teacher();
@@ -265,10 +298,11 @@ TEST(PrepareTraining, WarnsOfATeacherThatWasTrainedOtherwise) {
   ::testing::internal::CaptureStderr();
   prepare_training(fixture.config(
       "run", {"teacher.checkpoint=" + teacher, "student.layers=2", "policy.robot.delta_mask=[6, -1]",
-              "policy.image_keys=[left_wrist_0_rgb, base_0_rgb]"}));
+              "policy.image_keys=[left_wrist_0_rgb, base_0_rgb]", "policy.horizon=3"}));
   const std::string shown = ::testing::internal::GetCapturedStderr();
   EXPECT_NE(
-      shown.find("in: relative action dims, cameras or their order. The teacher was not trained that way"),
+      shown.find(
+          "in: relative action dims, horizon, cameras or their order. The teacher was not trained that way"),
       std::string::npos)
       << shown;
 }

@@ -215,6 +215,28 @@ TEST(Resume, ComparesWithTheCheckpointWhereTheRunsConfigurationIsGone) {
   expect_error<UsageError>([&] { fixture.run("run", {"seed=2", "train.steps=9"}); }, "seed: 1 -> 2");
 }
 
+TEST(Resume, GoesOnWithoutItsConfigurationAndNotWithoutItsLog) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run"), 0);
+  fs::remove(fixture / "run/config.yaml");
+  EXPECT_EQ(fixture.run("run", {"train.steps=9"}), 0);
+  fs::remove(fixture / "run/metrics.jsonl");
+  expect_error<UsageError>([&] { fixture.run("run", {"train.steps=12"}); }, "metrics.jsonl is missing",
+                           "student.checkpoint=");
+  EXPECT_FALSE(fs::exists(fixture / "run/metrics.jsonl"));
+}
+
+TEST(Resume, ARunThatHasMovedIsNotBegunAnewWhereItWas) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run"), 0);
+  const fs::path before = fixture / "run", now = fixture / "moved";
+  EXPECT_NO_THROW(check_place_of_run(before / "config.yaml", before));
+  EXPECT_NO_THROW(check_place_of_run("configs/some.yaml", before));
+  fs::rename(before, now);
+  expect_error<UsageError>([&] { check_place_of_run(now / "config.yaml", before); },
+                           "the configuration of the run in " + now.string(), "output_dir=" + now.string());
+}
+
 TEST(Resume, AStartThatFailedDoesNotBindTheNext) {
   const TrainingFixture fixture;
   expect_error<UsageError>([&] { fixture.run("run", {"optimizer.freeze=['*']"}); },

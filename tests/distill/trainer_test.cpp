@@ -9,6 +9,7 @@
 
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/manifest.h"
+#include "shallowpi/base/problems.h"
 #include "training_fixture.h"
 
 namespace shallowpi {
@@ -454,8 +455,8 @@ TEST(PrepareTraining, ReportsAllProblemsAtOnce) {
   config.config.data.files = {{(fixture / "missing.hdf5").string(), 1.0}};
   config.config.data.tokenizer = (fixture / "no.model").string();
   config.config.teacher.checkpoint = (fixture / "no_teacher").string();
-  expect_error<Error>([&] { prepare_training(config); }, "3 problems", "missing.hdf5", "no.model",
-                      "no_teacher");
+  expect_error<ManyProblems>([&] { prepare_training(config); }, "3 problems", "missing.hdf5", "no.model",
+                             "no_teacher");
   EXPECT_FALSE(fs::exists(fixture / "run")) << "nothing is written";
 }
 

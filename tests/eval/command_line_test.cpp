@@ -166,6 +166,11 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-infer bench --random-weights --size tiny --device cpu --engine graph", "needs a GPU"},
       {"shallowpi-infer bench --random-weights --engine graph --sweep vision-tokens=64",
        "give --engine eager"},
+      {"shallowpi-infer bench --random-weights --size tiny --sweep layers=2 --sweep layers=3",
+       "--sweep layers is given twice"},
+      {str("shallowpi-infer bench --checkpoint ", SHALLOWPI_SOURCE_DIR,
+           "/configs/quickstart/teacher --sweep layers=3,20"),
+       "--sweep layers: 20 of 18 layers"},
       {"shallowpi-infer bench --random-weights --model pi1", "--model: 'pi1' is not one of pi0, pi05"},
       {"shallowpi-infer bench --random-weights --size huge", "--size: 'huge' is not one of full, tiny"},
       {"shallowpi-infer bench --random-weights --size tiny --engine fast",
@@ -184,6 +189,8 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-infer simulate-loop", "--data"},
       {"shallowpi-infer simulate-loop --data /nowhere.hdf5", "/nowhere.hdf5"},
       {"shallowpi-infer simulate-loop --data a --latency-ms -1", "--latency-ms -1"},
+      {"shallowpi-infer simulate-loop --data a --latency-ms 0,-1", "--latency-ms -1"},
+      {"shallowpi-infer simulate-loop --data a --execute 0", "--execute: Value 0 not in range 1 to 10000"},
       {"shallowpi-infer simulate-loop --data a --mode slow",
        "--mode: 'slow' is not one of all, ensemble, receding, rtc"},
       {"shallowpi-infer run --checkpoint a --horizon 10001", "not in range 1 to 10000"},
@@ -217,13 +224,13 @@ TEST(CommandLine, DumpsWhatItWasGiven) {
   const Outcome keys = run("shallowpi-distill --dump-config=keys");
   EXPECT_NE(keys.out.find("\ntrain.steps\n"), std::string::npos);
   const Outcome dump =
-      run("shallowpi-distill --dump-config train.steps=77 --seed 5 --threads 3 --device cpu");
+      run("shallowpi-distill --dump-config train.steps=77 --seed 010 --threads 3 --device cpu");
   EXPECT_EQ(dump.code, 0) << dump.err;
   testing::TempDir folder;
   testing::write_text(folder / "dump.yaml", dump.out);
   const DistillConfig config = load_distill_config(folder / "dump.yaml", {}, ConfigUse::kAny).config;
   EXPECT_EQ(config.train.steps, 77);
-  EXPECT_EQ(config.seed, 5u);
+  EXPECT_EQ(config.seed, 10u) << "not octal";
   EXPECT_EQ(config.threads, 3);
   EXPECT_EQ(config.device, "cpu");
 }

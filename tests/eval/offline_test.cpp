@@ -166,6 +166,7 @@ TEST_F(OfflineData, NamesThePolicyWhoseOutputsAreNotFinite) {
       if (key.ends_with(".q_proj.weight") || key.ends_with(".k_proj.weight"))
         tensor = tensor.to(torch::kFloat32) * 1e20;
     save_safetensors(dir_ / name / "model.safetensors", weights);
+    std::filesystem::remove(dir_ / name / "manifest.json");
   };
   spoil("student");
   expect_error<CorruptError>([&] { run_offline(options_); }, "small: its outputs are not finite (",
@@ -178,6 +179,24 @@ TEST_F(OfflineData, NamesThePolicyWhoseOutputsAreNotFinite) {
     expect_error<CorruptError>([&] { command(study); }, "student: its ", "are not finite");
   spoil("teacher");
   expect_error<CorruptError>([&] { run_offline(options_); }, "teacher: its outputs are not finite");
+  EXPECT_FALSE(std::filesystem::exists(options_.out));
+}
+
+TEST_F(OfflineData, RefusesADamagedCheckpoint) {
+  for (const char* name : {"student", "teacher"}) {
+    const std::filesystem::path file = dir_ / name / "model.safetensors";
+    const std::string whole = read_file(file);
+    std::string bytes = whole;
+    bytes[bytes.size() - 2] ^= 1;
+    testing::write_text(file, bytes);
+    expect_error<CorruptError>([&] { run_offline(options_); }, "model.safetensors", "SHA-256");
+    LayerStudyOptions study;
+    study.offline = options_;
+    study.offline.checkpoints = {(dir_ / name).string()};
+    study.keep = 1;
+    expect_error<CorruptError>([&] { run_similarity(study); }, "model.safetensors", "SHA-256");
+    testing::write_text(file, whole);
+  }
   EXPECT_FALSE(std::filesystem::exists(options_.out));
 }
 
@@ -221,6 +240,7 @@ TEST_F(OfflineData, RefusesContradictoryOptions) {
   refuses([&](auto& o) { o.checkpoints = {"teacher=" + (dir_ / "student").string()}; },
           "student is called 'teacher' but is not the one of --teacher");
   std::filesystem::remove_all(dir_ / "student" / "assets");
+  std::filesystem::remove(dir_ / "student" / "manifest.json");
   refuses([](auto&) {}, "no normalisation statistics: name some with --set data.norm_stats=FILE");
   EXPECT_FALSE(std::filesystem::exists(options_.out));
 }

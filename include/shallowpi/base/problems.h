@@ -4,20 +4,36 @@
 #include <exception>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "shallowpi/base/error.h"
 
 namespace shallowpi {
 
+/// Several at once.
+class ManyProblems : public Error {
+ public:
+  ManyProblems(const std::string& text, ExitCode code, std::vector<std::string> messages)
+      : Error(text, code), messages_(std::move(messages)) {}
+  const std::vector<std::string>& messages() const { return messages_; }
+
+ private:
+  std::vector<std::string> messages_;
+};
+
 class Problems {
  public:
-  /// Runs `step`. An Error that it throws is kept, and the answer false.
+  /// Runs `step`. An Error that it throws is kept, of several each, and the answer false.
   template <typename Step>
   bool attempt(Step&& step) {
     try {
       step();
       return true;
+    } catch (const ManyProblems& several) {
+      if (!first_) first_ = std::current_exception();
+      messages_.insert(messages_.end(), several.messages().begin(), several.messages().end());
+      return false;
     } catch (const Error& error) {
       if (!first_) first_ = std::current_exception();
       messages_.emplace_back(error.what());

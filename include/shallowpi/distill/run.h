@@ -18,6 +18,10 @@ struct DistillRun {
   bool quiet = false;
 };
 
+/// Throws UsageError where `config` is the configuration of a run, and that run's folder is not `output_dir`:
+/// it has been moved or copied, and training with it would begin anew where it was.
+void check_place_of_run(const std::filesystem::path& config, const std::filesystem::path& output_dir);
+
 /// Trains as configured. Returns the exit code: 0 done (also where the run was complete already), 130 or 143
 /// after a signal and a save. Throws Error for everything else; its code() is the exit code.
 int run_distill(const ResolvedConfig& resolved, const DistillRun& run);

@@ -55,8 +55,9 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved);
 struct TrainingModels {
   Policy student{nullptr}, teacher{nullptr};
 };
-/// One pair, all alike, for each of setup.devices. Throws CorruptError where a file of a checkpoint is not
-/// what its manifest says.
+/// Throws CorruptError where a file of the teacher or the start is not what its manifest says.
+void verify_given(const TrainingSetup& setup);
+/// One pair, all alike, for each of setup.devices. After verify_given().
 std::vector<TrainingModels> load_models(const TrainingSetup& setup);
 
 /// The parameters to train: live ones that no pattern of optimizer.freeze matches; the others need no
