@@ -114,7 +114,7 @@ void check_stats(const FeatureStats& stats, NormMode mode, std::size_t width, st
   const bool is_padded = have == kOldPadding && width < have;
   if (have != width && !is_padded)
     throw UsageError(str(
-        "normalisation statistics of ", what, " have ", have, " dims, the data has ", width,
+        "normalisation statistics of ", what, " have ", have, " dims, the robot has ", width,
         "; name statistics of this robot (data.norm_stats), such as those of a policy trained on its data"));
   for (std::size_t dim = 0; dim < width; ++dim)
     if (!(spread_of(stats, mode, dim) >= 0.0))

@@ -31,8 +31,20 @@ TEST(Problems, SeveralAreListedWithTheCodeOfTheFirst) {
 TEST(Problems, LongListsAreCut) {
   Problems problems;
   for (int i = 0; i < 23; ++i) problems.attempt([&] { throw UsageError(str("file ", i)); });
-  expect_error<Error>([&] { problems.throw_all("files cannot be used"); },
-                      "23 files cannot be used:", "file 19", "and 3 more");
+  expect_error<ManyProblems>([&] { problems.throw_all("files cannot be used"); },
+                             "23 files cannot be used:", "file 19", "and 3 more");
+}
+
+TEST(Problems, OfProblemsAreOneList) {
+  Problems outer;
+  outer.attempt([] { throw UsageError("a is missing"); });
+  EXPECT_FALSE(outer.attempt([] {
+    Problems inner;
+    for (const char* text : {"b is missing", "c is missing"}) inner.attempt([&] { throw UsageError(text); });
+    inner.throw_all("files");
+  }));
+  expect_error<ManyProblems>([&] { outer.throw_all("problems"); },
+                             "3 problems:\n  a is missing\n  b is missing\n  c is missing");
 }
 
 }  // namespace

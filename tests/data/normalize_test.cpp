@@ -147,12 +147,12 @@ TEST(CheckStats, AcceptsGoodOnesAndOldPaddedFiles) {
 TEST(CheckStats, RefusesOtherWidths) {
   const FeatureStats stats{{0, 0}, {1, 1}, {-1, -1}, {1, 1}};
   expect_error<UsageError>([&] { check_stats(stats, NormMode::kZScore, 3, "state"); }, "state", "2 dims",
-                           "the data has 3");
+                           "the robot has 3");
   expect_error<UsageError>([&] { check_stats(stats, NormMode::kZScore, 1, "actions"); }, "actions", "2 dims");
   FeatureStats padded = stats;
   for (auto* values : {&padded.mean, &padded.std, &padded.q01, &padded.q99}) values->resize(32, 0.0);
   expect_error<UsageError>([&] { check_stats(padded, NormMode::kQuantile, 40, "state"); }, "32 dims",
-                           "the data has 40");
+                           "the robot has 40");
 }
 
 TEST(CheckStats, RefusesMissingQuantiles) {
