@@ -167,7 +167,8 @@ def main():
             start = "student" if config.name.startswith("teacher") else "teacher"
             result = subprocess.run(
                 [binary, "--config", config, "--dry-run", f"{start}.checkpoint={scratch}/{expected_plan(config)[0]}",
-                 f"data.files={scratch}/{robot}*.hdf5", f"data.tokenizer={TOKENIZER}", f"output_dir={scratch}/run"],
+                 f"data.files={scratch}/{robot}*.hdf5", f"data.tokenizer={TOKENIZER}", f"output_dir={scratch}/run",
+                 "data.norm_stats=compute"],
                 capture_output=True, text=True)
             assert result.returncode == 0, f"{config}: exit code {result.returncode}\n{result.stderr}"
             assert not (scratch / "run").exists(), f"{config}: a dry run wrote to its output folder"
