@@ -186,11 +186,11 @@ list_cells() {
   local cell episodes
   for cell in "${cells[@]}"; do
     if is_done "$cell"; then
-      printf '%-24s %4d episodes, done\n' "$cell" "$(played_episodes "$cell")"
+      printf '%-28s %4d episodes, done\n' "$cell" "$(played_episodes "$cell")"
       continue
     fi
     episodes=$(wanted_episodes "$cell")
-    printf '%-24s %4d episodes, about %2d min on two cores\n' "$cell" "$episodes" $((episodes * 4 / 60))
+    printf '%-28s %4d episodes, about %2d min on two cores\n' "$cell" "$episodes" $((episodes * 4 / 60))
   done
   echo "before the first of each: demonstrations 20 min, those where the teacher has led 20 to 30 min, a student 40 to 70 min;"
   echo "teacher_first, teacher_round1 and teacher_round2 together 80 to 140 min, and 20 min for choosing their checkpoints"
