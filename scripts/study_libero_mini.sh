@@ -35,7 +35,6 @@ condition_options() {
     official) options="--trials ${TRIALS:-50}" ;;
     displaced) options="--trials ${TRIALS:-20} --perturb target_xy=0.02" ;;
     moving) options="--trials ${TRIALS:-20} --move target=0.008" ;;
-    latency*_*) options="--trials ${TRIALS:-20} --latency-ms $(tr -dc 0-9 <<<"$condition") --chunking ${condition#*_}" ;;
     latency*) options="--trials ${TRIALS:-20} --latency-ms ${condition#latency}" ;;
     *) die "unknown condition $1" ;;
   esac
@@ -53,13 +52,13 @@ collect() {
   collect_demos --episodes 60 --tasks 1 --missed 0.4 --seed 1000 --out $demos/seed1000
 }
 
-# collect_led FOLDER SEED EPISODES POLICY OPTIONS...: more of each task, which begin where that policy has led.
+# collect_led FOLDER SEED EPISODES POLICY: more of each task, which begin where that policy has led.
 collect_led() {
   local url pid failed=0
   coproc server { exec $infer serve --checkpoint "$4" --threads 1 --port 0 --quiet; }
   pid=$server_PID
   read -r _ _ url <&"${server[0]}"   # listening on ws://...
-  collect_demos --episodes "$3" --tasks $tasks --seed "$2" --policy "$url" --out "$1" "${@:5}" || failed=$?
+  collect_demos --episodes "$3" --tasks $tasks --seed "$2" --policy "$url" --out "$1" || failed=$?
   kill "$pid"
   wait "$pid" || true
   return $failed

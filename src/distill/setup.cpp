@@ -138,6 +138,17 @@ std::int64_t demo_image_size(const TrainingSetup& setup) {
   return std::max(image.width, image.height);
 }
 
+/// How samples are made, and what the spec says of that.
+void make_pipeline(TrainingSetup& setup) {
+  const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
+  const auto [stats, origin] = choose_stats(setup);
+  warn_of_another_language(setup, stats);
+  setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, stats, tokenizer,
+                                                          setup.policy.vocab, origin);
+  setup.spec = setup.pipeline->spec();
+  setup.spec.demo_image_size = demo_image_size(setup);
+}
+
 }  // namespace
 
 Dataset open_data(const DataConfig& data) {
@@ -205,18 +216,12 @@ TrainingSetup prepare_training(const ResolvedConfig& resolved) {
         find_tokenizer(config.data.tokenizer, origin ? origin->tokenizer : std::filesystem::path());
   });
   if (has_policy && has_inputs && problems.attempt([&] { choose_spec(setup); })) {
-    has_inputs = problems.attempt([&] { check_state_noise(setup); });
-    has_inputs &= problems.attempt([&] { check_cameras(setup); });
-    problems.attempt([&] {
-      if (!has_inputs) return void(given_stats(config.data));
-      const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
-      const auto [stats, origin] = choose_stats(setup);
-      warn_of_another_language(setup, stats);
-      setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, stats, tokenizer,
-                                                              setup.policy.vocab, origin);
-      setup.spec = setup.pipeline->spec();
-      setup.spec.demo_image_size = demo_image_size(setup);
-    });
+    bool fits = problems.attempt([&] { check_state_noise(setup); });
+    fits &= problems.attempt([&] { check_cameras(setup); });
+    if (fits)
+      problems.attempt([&] { make_pipeline(setup); });
+    else
+      problems.attempt([&] { given_stats(config.data); });  // which may be wrong too
   }
   problems.throw_all("problems");
   return setup;

@@ -21,14 +21,28 @@ struct Run {
   std::string label;
   fs::path folder;  ///< or a copy of its results.json
   RolloutResults results;
+  Json handling;  ///< handling_of(results)
 };
+
+/// How a policy was played: its success depends on that, the episodes' initial states do not.
+Json handling_of(const RolloutResults& results) {
+  const Json &policy = results.policy, &settings = results.settings;
+  Json out;
+  out["latency_ms"] = settings.value("latency_ms", Json(0.0));
+  out["chunking"] = settings.value("chunking", Json());
+  out["replan"] = settings.value("replan", Json());
+  out["steps"] = policy.value("euler_steps", Json());
+  out["noise_scale"] = policy.value("noise_scale", Json(1.0));
+  return out;
+}
 
 Run read_run(const LabelledPath& path) {
   const auto& [label, folder] = path;
   const fs::path file = fs::is_regular_file(folder) ? folder : folder / "results.json";
   if (!fs::exists(file))
     throw UsageError(str(folder.string(), ": there is no results.json; give the --out folders of rollouts"));
-  return {label, folder, read_results(file)};
+  const RolloutResults results = read_results(file);
+  return {label, folder, results, handling_of(results)};
 }
 
 /// What these runs would have been, had their episodes ended after so many steps.
@@ -59,24 +73,11 @@ void warn_of_different_episodes(const Run& first, const Run& second) {
                    first.results.settings.value(key, Json()).dump(), "): its episodes are not the same");
 }
 
-/// How the policy was played: its success depends on that, the episodes' initial states do not.
-Json handling_of(const Run& run) {
-  const Json &policy = run.results.policy, &settings = run.results.settings;
-  Json out;
-  out["latency_ms"] = settings.value("latency_ms", Json(0.0));
-  out["chunking"] = settings.value("chunking", Json());
-  out["replan"] = settings.value("replan", Json());
-  out["steps"] = policy.value("euler_steps", Json());
-  out["noise_scale"] = policy.value("noise_scale", Json(1.0));
-  return out;
-}
-
 /// The names of what these runs do not have in common.
 std::vector<std::string> differing_handlings(const std::vector<Run>& runs) {
-  const Json first = handling_of(runs.front());
   std::vector<std::string> out;
-  for (const auto& item : first.items()) {
-    const auto differs = [&](const Run& run) { return handling_of(run)[item.key()] != item.value(); };
+  for (const auto& item : runs.front().handling.items()) {
+    const auto differs = [&](const Run& run) { return run.handling[item.key()] != item.value(); };
     if (std::any_of(runs.begin(), runs.end(), differs)) out.push_back(item.key());
   }
   return out;
@@ -165,11 +166,10 @@ void run_compare(const CompareOptions& options) {
   Json report = Json::array();
   for (const Run& run : runs) {
     const SuccessCount count = count_all(run.results);
-    const Json handling = handling_of(run);
     std::vector<std::string> row = {run.label};
-    for (const std::string& name : differing) row.push_back(handling_text(handling[name]));
+    for (const std::string& name : differing) row.push_back(handling_text(run.handling[name]));
     append(row, success_cells(count));
-    Json entry{{"label", run.label}, {"handling", handling}};
+    Json entry{{"label", run.label}, {"handling", run.handling}};
     entry.update(count_json(count));
     if (&run == &first) {
       append(row, std::vector<std::string>(5, "-"));

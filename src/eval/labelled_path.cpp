@@ -60,7 +60,6 @@ std::vector<LabelledPath> read_labelled_paths(const std::vector<std::string>& te
 
 LabelledCheckpoint read_labelled_checkpoint(const LabelledPath& path, std::optional<std::int64_t> horizon) {
   LabelledCheckpoint named{path.label, read_checkpoint_info(path.path, horizon)};
-  log_warnings(named.info);
   verify_files(named.info, OptionalFiles::kUnchecked);
   return named;
 }

@@ -30,7 +30,7 @@ struct LabelledCheckpoint {
   CheckpointInfo info;
 };
 
-/// The checkpoint at a labelled path, intact; `horizon` as read_checkpoint_info takes it. Logs its warnings.
+/// The checkpoint at a labelled path, intact; `horizon` as read_checkpoint_info takes it.
 LabelledCheckpoint read_labelled_checkpoint(const LabelledPath& path, std::optional<std::int64_t> horizon);
 
 }  // namespace shallowpi

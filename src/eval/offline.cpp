@@ -1,5 +1,6 @@
 #include "shallowpi/eval/offline.h"
 
+#include <algorithm>
 #include <iostream>
 #include <set>
 
@@ -116,13 +117,17 @@ class Comparison {
  private:
   /// The teacher gets a row of its own where it is not one of the checkpoints anyway.
   void load_teacher(const std::vector<LabelledCheckpoint>& all) {
+    std::error_code missing;  // which reading the teacher will say
+    const auto is_teacher = [&](const LabelledCheckpoint& other) {
+      return std::filesystem::equivalent(other.info.folder, options_.teacher, missing);
+    };
+    const auto listed = std::find_if(all.begin(), all.end(), is_teacher);
+    const bool is_listed = listed != all.end();
     const LabelledCheckpoint named =
-        read_labelled_checkpoint({"teacher", options_.teacher}, options_.horizon);
-    bool is_listed = false;
+        is_listed ? LabelledCheckpoint{"teacher", listed->info}
+                  : read_labelled_checkpoint({"teacher", options_.teacher}, options_.horizon);
     for (const LabelledCheckpoint& other : all) {
-      const bool is_same = std::filesystem::equivalent(other.info.folder, options_.teacher);
-      is_listed |= is_same;
-      if (!is_same && other.label == named.label)
+      if (!is_teacher(other) && other.label == named.label)
         throw UsageError(str("--checkpoint ", other.info.folder.string(),
                              " is called 'teacher' but is not the one of --teacher: name it, as in before=",
                              other.info.folder.string()));

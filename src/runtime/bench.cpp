@@ -328,7 +328,7 @@ Json run_bench_json(const BenchOptions& given) {
   if (!options.checkpoint.empty()) {
     const std::int64_t depth = read_checkpoint_info(options.checkpoint).config.depth();
     for (const Variant& variant : all)
-      if (variant.layers && (*variant.layers < 1 || *variant.layers > depth))
+      if (variant.layers && *variant.layers > depth)
         throw UsageError(
             str("--sweep layers: ", *variant.layers, " of ", depth, " layers; give 1 to ", depth));
   }

@@ -45,6 +45,9 @@ TEST(Problems, OfProblemsAreOneList) {
   }));
   expect_error<ManyProblems>([&] { outer.throw_all("problems"); },
                              "3 problems:\n  a is missing\n  b is missing\n  c is missing");
+  Problems only;
+  only.attempt([&] { outer.throw_all("files"); });
+  expect_error<ManyProblems>([&] { only.throw_all("problems"); }, "3 files:");
 }
 
 }  // namespace

@@ -30,13 +30,12 @@ class Problems {
     try {
       step();
       return true;
-    } catch (const ManyProblems& several) {
-      if (!first_) first_ = std::current_exception();
-      messages_.insert(messages_.end(), several.messages().begin(), several.messages().end());
-      return false;
     } catch (const Error& error) {
-      if (!first_) first_ = std::current_exception();
-      messages_.emplace_back(error.what());
+      if (failures_++ == 0) first_ = std::current_exception();
+      if (const auto* several = dynamic_cast<const ManyProblems*>(&error))
+        messages_.insert(messages_.end(), several->messages().begin(), several->messages().end());
+      else
+        messages_.emplace_back(error.what());
       return false;
     }
   }
@@ -45,6 +44,7 @@ class Problems {
   void throw_all(std::string_view what) const;
 
  private:
+  int failures_ = 0;  ///< of attempts
   std::exception_ptr first_;
   std::vector<std::string> messages_;
 };
