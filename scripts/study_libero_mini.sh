@@ -21,7 +21,7 @@ cells=(teacher.official_steady l6.official_steady l6_task.official_steady l9.off
   teacher.displaced_steady l6.displaced_steady l6_task.displaced_steady l9.displaced_steady
   skip_uniform.official_steady skip_least.official_steady skip_cosine.official_steady
   teacher.moving_steady l6.moving_steady l6_task.moving_steady l9.moving_steady
-  teacher.official_steady1 teacher.official_steady2 teacher.latency110_steady1
+  teacher.official_steady1 teacher.official_steady2 teacher.latency110_steady1 l6.latency110_steady1 l6.official_steady1
   teacher.official l6.official l6_task.official l9.official replay.official mean_action.official
   teacher.latency110 teacher.latency364 l6.latency110
   l6_half.official_steady l6_half.latency110_steady l6_seed2.official_steady
