@@ -152,11 +152,13 @@ inline void add_demo_options(CLI::App& app, DemoOptions& options) {
       ->allow_extra_args(false);
 }
 
-/// The help of a program ends with `examples` ("Examples:", then one command per line), that of a subcommand
-/// with its own, and the lines that continue them.
-inline void add_examples(CLI::App& app, const std::string& examples) {
+/// Gives every subcommand the common options and examples. The help of a program ends with `examples`
+/// ("Examples:", then one command per line), that of a subcommand with its own, and the lines that continue
+/// them.
+inline void finish_commands(CLI::App& app, CommonOptions& options, const std::string& examples) {
   app.footer(examples);
   for (CLI::App* command : app.get_subcommands({})) {
+    add_common_options(*command, options);
     std::string own;
     bool is_own = false, goes_on = false;
     for (const std::string& line : split(examples, '\n')) {

@@ -74,7 +74,9 @@ void add_protocol(CLI::App& app, RolloutOptions& options) {
 }
 
 void add_how(CLI::App& app, RolloutOptions& options) {
-  app.add_option("--workers", options.workers, "simulators at once")->type_name("N")->capture_default_str();
+  app.add_option("--workers", options.workers, "simulators at once; without --threads they share the cores")
+      ->type_name("N")
+      ->capture_default_str();
   app.add_option("--batch", options.batch, "observations per forward pass, at most")
       ->type_name("N")
       ->capture_default_str();
@@ -115,9 +117,6 @@ RolloutCommand::RolloutCommand(CLI::App& app, CommonOptions& common)
       ->type_name("WHEN")
       ->check(CLI::IsMember({"on-demand", "always"}))
       ->default_str("on-demand");
-  add_common_options(*command_, common_);
-  command_->get_option("--threads")
-      ->description("CPU threads of the policy; 0: all cores; default: the cores divided by --workers");
   command_->footer(kRolloutNotes);
 }
 
@@ -133,7 +132,7 @@ int RolloutCommand::run() {
   return run_rollout(options_);
 }
 
-CompareCommand::CompareCommand(CLI::App& app, CommonOptions& common) {
+CompareCommand::CompareCommand(CLI::App& app) {
   CLI::App* command = app.add_subcommand("compare", "tabulate rollouts; paired tests against the first");
   command->add_option("runs", options_.runs, "their --out folders, or copies of results.json")
       ->type_name("[LABEL=]DIR")
@@ -145,7 +144,6 @@ CompareCommand::CompareCommand(CLI::App& app, CommonOptions& common) {
   command->add_option("--out", options_.out, "write the comparison as JSON")
       ->type_name("FILE.json")
       ->check(kOutputFile);
-  add_common_options(*command, common);
 }
 
 }  // namespace shallowpi

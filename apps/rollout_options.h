@@ -23,7 +23,7 @@ class RolloutCommand {
 
 class CompareCommand {
  public:
-  CompareCommand(CLI::App& app, CommonOptions& common);
+  explicit CompareCommand(CLI::App& app);
   void run() { run_compare(options_); }
 
  private:

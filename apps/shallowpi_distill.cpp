@@ -104,8 +104,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"openpi", "lerobot"}));
   add_horizon(*exporter, options.horizon);
   exporter->add_option("out", options.out, "new folder")->type_name("OUT")->required();
-  add_common_options(*exporter, options.common);
-  add_examples(app, kExamples + config_help());
+  finish_commands(app, options.common, kExamples + config_help());
 
   return parse_and_run(app, argc, argv, options.common, [&] {
     if (!exporter->parsed()) return distill(options);

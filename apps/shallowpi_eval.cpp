@@ -50,7 +50,7 @@ void add_draws(CLI::App& command, OfflineOptions& offline) {
       ->capture_default_str();
 }
 
-CLI::App* add_offline(CLI::App& app, Options& options, CommonOptions& common) {
+CLI::App* add_offline(CLI::App& app, Options& options) {
   OfflineOptions& offline = options.offline;
   CLI::App* command =
       app.add_subcommand("offline", "open-loop errors on demonstrations, or the losses of a tensor file");
@@ -59,8 +59,9 @@ CLI::App* add_offline(CLI::App& app, Options& options, CommonOptions& common) {
       ->required()
       ->allow_extra_args(false);
   command->add_option("--teacher", offline.teacher, "policy to compare with")->type_name("DIR");
-  command->add_option("--batch", offline.batch, "a tensor file instead of demonstrations")
-      ->type_name("FILE.safetensors");
+  CLI::Option* batch =
+      command->add_option("--batch", offline.batch, "a tensor file instead of demonstrations")
+          ->type_name("FILE.safetensors");
   command->add_flag("--skipped", offline.skipped, "measure each student as it was before its training too");
   command
       ->add_option("--per-frame", offline.per_frame,
@@ -70,13 +71,14 @@ CLI::App* add_offline(CLI::App& app, Options& options, CommonOptions& common) {
   add_data_options(*command, options);
   add_noise_scale(*command, offline.measure.noise_scale);
   add_draws(*command, offline);
-  add_common_options(*command, common);
+  // A tensor file brings its own frames and draws, and no actions are sampled.
+  for (const char* of_demos : {"--set", "--frames", "--steps", "--batch-size", "--draws", "--noise-scale"})
+    batch->excludes(command->get_option(of_demos));
   return command;
 }
 
 /// The two commands about the layers of one policy.
-CLI::App* add_layer_study(CLI::App& app, Options& options, CommonOptions& common, const char* name,
-                          const char* description) {
+CLI::App* add_layer_study(CLI::App& app, Options& options, const char* name, const char* description) {
   constexpr std::int64_t kFrames = 32;
   options.offline.frames = kFrames;
   LayerStudyOptions& study = options.study;
@@ -90,13 +92,12 @@ CLI::App* add_layer_study(CLI::App& app, Options& options, CommonOptions& common
       ->capture_default_str();
   command->add_flag("--json", study.json, "print the report as JSON instead of tables");
   add_data_options(*command, options);
-  add_common_options(*command, common);
   return command;
 }
 
-CLI::App* add_skip(CLI::App& app, Options& options, CommonOptions& common) {
+CLI::App* add_skip(CLI::App& app, Options& options) {
   CLI::App* command =
-      add_layer_study(app, options, common, "skip", "what a policy's output loses without single layers");
+      add_layer_study(app, options, "skip", "what a policy's output loses without single layers");
   add_draws(*command, options.offline);
   add_enum_option(*command, "--rank-by", options.study.rank_by,
                   "velocity (against the whole policy) or action (error)")
@@ -128,13 +129,13 @@ int main(int argc, char** argv) {
   CLI::App app("Measures policies: success in the LIBERO simulator, or errors on demonstrations.",
                "shallowpi-eval");
   app.require_subcommand(1);
-  CLI::App* offline = add_offline(app, of_offline, common);
-  CLI::App* similarity = add_layer_study(app, of_similarity, common, "similarity",
-                                         "cosine similarity of hidden states between layers");
-  CLI::App* skip = add_skip(app, of_skip, common);
+  CLI::App* offline = add_offline(app, of_offline);
+  CLI::App* similarity =
+      add_layer_study(app, of_similarity, "similarity", "cosine similarity of hidden states between layers");
+  CLI::App* skip = add_skip(app, of_skip);
   RolloutCommand rollout(app, common);
-  CompareCommand compare(app, common);
-  add_examples(app, kExamples);
+  CompareCommand compare(app);
+  finish_commands(app, common, kExamples);
   return parse_and_run(app, argc, argv, common, [&] {
     if (rollout.parsed()) return rollout.run();
     if (offline->parsed()) {

@@ -41,7 +41,7 @@ void add_engine(CLI::App& command, EngineKind& engine) {
       ->default_str("");
 }
 
-CLI::App* add_run(CLI::App& app, RunOptions& options) {
+void add_run(CLI::App& app, RunOptions& options) {
   CLI::App* run = app.add_subcommand("run", "sample one action chunk for each observation of a tensor file");
   add_checkpoint(*run, options.checkpoint);
   run->add_option("--input", options.input, "tensors in.image_0, in.tokens, ... (docs/runtime.md)")
@@ -54,7 +54,15 @@ CLI::App* add_run(CLI::App& app, RunOptions& options) {
   add_steps(*run, options.steps);
   add_horizon(*run, options.horizon);
   add_engine(*run, options.engine);
-  return run;
+}
+
+CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
+  CLI::App* inspect =
+      app.add_subcommand("inspect", "say what a checkpoint is, what it lacks and what looks wrong");
+  inspect->add_option("folder", options.folder, "checkpoint folder")->type_name("DIR")->required();
+  inspect->add_flag("--json", options.json, "print JSON");
+  inspect->footer(kInspectNotes);
+  return inspect;
 }
 
 CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
@@ -101,9 +109,10 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
   loop->add_option("--data", options.data, "demonstrations (HDF5); one frame is one control tick")
       ->type_name("FILE")
       ->required();
-  loop->add_option("--checkpoint", options.checkpoint,
-                   "our, openpi's or LeRobot's folder; without it the demonstration answers")
-      ->type_name("DIR");
+  CLI::Option* checkpoint =
+      loop->add_option("--checkpoint", options.checkpoint,
+                       "our, openpi's or LeRobot's folder; without it the demonstration answers")
+          ->type_name("DIR");
   loop->add_option("--latency-ms", options.latencies_ms,
                    "from an observation to its chunk; several: a row each")
       ->type_name("MS")
@@ -135,12 +144,12 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
       ->type_name("M")
       ->capture_default_str();
   add_horizon(*loop, options.horizon, "actions per chunk, where the checkpoint does not say it");
-  add_tokenizer(*loop, options.tokenizer);
+  add_tokenizer(*loop, options.tokenizer)->needs(checkpoint);
   loop->add_option("--episodes", options.episodes, "only the first N of each file; 0: all")
       ->type_name("N")
       ->capture_default_str();
-  add_steps(*loop, options.steps);
-  add_noise_scale(*loop, options.noise_scale);
+  add_steps(*loop, options.steps)->needs(checkpoint);
+  add_noise_scale(*loop, options.noise_scale)->needs(checkpoint);
   loop->add_option("--json", options.json, "also write the numbers here")
       ->type_name("FILE.json")
       ->check(kOutputFile);
@@ -163,9 +172,8 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
                  "measure random weights instead, of these sizes:")
       ->excludes(checkpoint);
   add_enum_option(*bench, "--model", options.model, "pi0 or pi05")->type_name("MODEL")->excludes(checkpoint);
-  bench->add_option("--layers", options.layers, "layers of both stacks")
+  bench->add_option("--layers", options.layers, "layers of both stacks; default: 18")
       ->type_name("N")
-      ->capture_default_str()
       ->excludes(checkpoint);
   add_enum_option(*bench, "--size", options.size, "full, or tiny to try the program")
       ->type_name("SIZE")
@@ -260,24 +268,13 @@ int main(int argc, char** argv) {
                "shallowpi-infer");
   app.require_subcommand(1);
 
-  CLI::App* run = add_run(app, run_options);
-  add_common_options(*run, common);
-  CLI::App* inspect =
-      app.add_subcommand("inspect", "say what a checkpoint is, what it lacks and what looks wrong");
-  inspect->add_option("folder", inspect_options.folder, "checkpoint folder")->type_name("DIR")->required();
-  inspect->add_flag("--json", inspect_options.json, "print JSON");
-  inspect->footer(kInspectNotes);
-  add_common_options(*inspect, common);
+  add_run(app, run_options);
+  CLI::App* inspect = add_inspect(app, inspect_options);
   CLI::App* serve = add_serve(app, serve_options);
-  add_common_options(*serve, common);
   CLI::App* loop = add_simulate_loop(app, loop_options);
-  add_common_options(*loop, common);
   CLI::App* bench = add_bench(app, bench_command);
-  add_common_options(*bench, common);
-
   CLI::App* gate = add_gate(app, gate_command);
-  add_common_options(*gate, common);
-  add_examples(app, kExamples);
+  finish_commands(app, common, kExamples);
 
   const auto place = [&](auto& options) {
     options.device = parse_device(common.device);

@@ -20,6 +20,10 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+if [ $variant = cpu ] && command -v nvidia-smi >/dev/null && ! command -v nvcc >/dev/null; then
+  say "no nvcc: building for the CPU, although there is an NVIDIA driver. For its GPU install the CUDA toolkit 13 first."
+fi
+
 packages=$build_packages
 targets=(shallowpi-distill shallowpi-eval shallowpi-infer)
 options=()

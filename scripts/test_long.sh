@@ -71,6 +71,8 @@ for part in "${parts[@]}"; do
     damaged-hdf5) SHALLOWPI_HDF5_MUTATIONS=2500 build/bin/data_tests --gtest_filter='Hdf5Mutations.*' ;;
     fuzz)
       tests/fuzz/coverage.sh
+      # Two to three times as fast; the tests' short runs look for uses of dead stack frames too.
+      export ASAN_OPTIONS=detect_stack_use_after_return=0:malloc_context_size=4
       for target in tests/fuzz/corpus/*; do basename "$target"; done |
         xargs -P "$(nproc)" -I TARGET tests/fuzz/run.sh build/bin/TARGET_fuzz -runs="${FUZZ_RUNS:-10000000}"
       ;;

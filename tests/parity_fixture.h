@@ -1,7 +1,6 @@
 // The numerical reference in tests/data/parity (see its README), and the checkpoint folders it stands for.
 #pragma once
 
-#include <algorithm>
 #include <filesystem>
 #include <string>
 

@@ -14,7 +14,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <iostream>
 #include <mutex>
 #include <optional>
@@ -274,13 +273,13 @@ fs::path temporary_path(const fs::path& path) {
   return temporary;
 }
 
-void remove_stale_temporaries(const fs::path& parent) {
+void remove_stale_temporaries(const fs::path& parent, bool locked) {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(parent, ignored)) {
     const std::optional<int> pid = writer_of(entry.path().filename().string());
     if (!pid) continue;
     const bool alive = *pid == ::getpid() ? live_temporaries().contains(entry.path())
-                                          : *pid > 0 && (::kill(*pid, 0) == 0 || errno != ESRCH);
+                                          : !locked && *pid > 0 && (::kill(*pid, 0) == 0 || errno != ESRCH);
     if (!alive) fs::remove_all(entry.path(), ignored);
   }
 }

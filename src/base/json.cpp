@@ -188,6 +188,10 @@ Json read_json(const std::filesystem::path& path) {
   return parse_json(read_file(path, kMaxFileBytes), path.string());
 }
 
+void write_json(const std::filesystem::path& path, const Json& json) {
+  write_file_atomically(path, json.dump(2) + "\n");
+}
+
 template <typename T>
 T json_get(const Json& json, std::string_view key, std::string_view where) {
   if (!json.is_object()) throw CorruptError(str(where, ": must be a JSON object, but is ", json.type_name()));

@@ -4,18 +4,21 @@
 
 namespace shallowpi {
 
+Observation Observation::map(const std::function<torch::Tensor(const torch::Tensor&)>& function) const {
+  const auto of = [&](const torch::Tensor& tensor) { return tensor.defined() ? function(tensor) : tensor; };
+  Observation result;
+  for (const auto& image : images_bcyx) result.images_bcyx.push_back(of(image));
+  for (const auto& mask : image_masks_b) result.image_masks_b.push_back(of(mask));
+  result.tokens_bt = of(tokens_bt);
+  result.token_mask_bt = of(token_mask_bt);
+  result.state_bd = of(state_bd);
+  return result;
+}
+
 Observation Observation::to(torch::Device device) const {
   // To the host it must block: nobody waits for the device before the tensors are read there.
-  const auto move = [&](const torch::Tensor& tensor) {
-    return tensor.defined() ? tensor.to(device, /*non_blocking=*/!device.is_cpu()) : tensor;
-  };
-  Observation moved;
-  for (const auto& image : images_bcyx) moved.images_bcyx.push_back(move(image));
-  for (const auto& mask : image_masks_b) moved.image_masks_b.push_back(move(mask));
-  moved.tokens_bt = move(tokens_bt);
-  moved.token_mask_bt = move(token_mask_bt);
-  moved.state_bd = move(state_bd);
-  return moved;
+  return map(
+      [&](const torch::Tensor& tensor) { return tensor.to(device, /*non_blocking=*/!device.is_cpu()); });
 }
 
 }  // namespace shallowpi

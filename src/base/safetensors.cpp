@@ -11,7 +11,6 @@
 #include "base/safetensors_header.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
-#include "shallowpi/base/json.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {

@@ -27,9 +27,8 @@ std::string canonical_camera(const std::string& name) {
 
 // (canonical name, dataset), sorted. Depth images are no pictures.
 std::vector<std::pair<std::string, std::string>> find_cameras(const hdf5::File& file) {
-  if (!file.is_group(kImages)) {
+  if (!file.is_group(kImages))
     file.fail(kImages, "is missing", "give a file in ALOHA's layout (docs/data.md)");
-  }
   std::vector<std::pair<std::string, std::string>> cameras;
   for (const std::string& name : file.children(kImages)) {
     if (name.find("depth") != std::string::npos) continue;
@@ -37,18 +36,15 @@ std::vector<std::pair<std::string, std::string>> find_cameras(const hdf5::File& 
   }
   if (cameras.empty()) file.fail(kImages, "holds no camera", kMendEpisode);
   std::sort(cameras.begin(), cameras.end());
-  for (std::size_t i = 1; i < cameras.size(); ++i) {
-    if (cameras[i].first == cameras[i - 1].first) {
+  for (std::size_t i = 1; i < cameras.size(); ++i)
+    if (cameras[i].first == cameras[i - 1].first)
       file.fail(kImages, str("has two cameras for ", cameras[i].first), "keep one of them");
-    }
-  }
   return cameras;
 }
 
 std::string read_prompt(const hdf5::File& file) {
-  for (const char* attribute : {kInstruction, "task"}) {
+  for (const char* attribute : {kInstruction, "task"})
     if (const auto text = file.text_attribute("/", attribute)) return std::string(trim(*text));
-  }
   return "";
 }
 

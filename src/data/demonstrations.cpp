@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <set>
 
+#include "shallowpi/base/enum_names.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/policy_spec.h"
@@ -121,6 +121,25 @@ Dataset::Split Dataset::split(double held_out_fraction, std::uint64_t seed) cons
   return split;
 }
 
+namespace {
+
+/// In the layout that it has; in `format`'s, unless that is kAuto. Throws as the readers do, and UsageError
+/// where another layout than `format` would do.
+std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path, DataFormat format,
+                                           const LiberoOptions& options) {
+  const DataFormat layout = format == DataFormat::kAuto ? detect_layout(path) : format;
+  try {
+    return layout == DataFormat::kLibero ? open_libero(path, options) : open_aloha(path);
+  } catch (const CorruptError&) {
+    const DataFormat found = format == DataFormat::kAuto ? format : detect_layout(path);
+    if (found == format) throw;
+    throw UsageError(str(path.string(), ": data.format is ", enum_name(format), ", but the file looks like ",
+                         enum_name(found), "; leave data.format out"));
+  }
+}
+
+}  // namespace
+
 Dataset open_dataset(const std::vector<DataFile>& files, DataFormat format, const LiberoOptions& options) {
   std::map<std::filesystem::path, std::string> pattern_of;
   std::vector<Dataset::Source> sources;
@@ -132,9 +151,7 @@ Dataset open_dataset(const std::vector<DataFile>& files, DataFormat format, cons
         throw UsageError(str("data.files: both '", earlier->second, "' and '", pattern, "' match ",
                              path.string(), "; name each file once"));
       problems.attempt([&, weight = weight] {
-        const DataFormat layout = format == DataFormat::kAuto ? detect_layout(path) : format;
-        sources.push_back(
-            {layout == DataFormat::kLibero ? open_libero(path, options) : open_aloha(path), weight});
+        sources.push_back({open_episodes(path, format, options), weight});
       });
     }
   problems.throw_all("demonstration files cannot be used");
@@ -154,6 +171,17 @@ std::vector<Dataset::Sample> spread_samples(const std::vector<Dataset::Sample>& 
   for (std::int64_t i = 0; i < count; ++i)
     chosen.push_back(samples[static_cast<std::size_t>((2 * i + 1) * size / (2 * count))]);
   return chosen;
+}
+
+std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::Sample>& samples,
+                                                     std::int64_t batch_size) {
+  std::vector<std::vector<Dataset::Sample>> batches;
+  const auto size = static_cast<std::size_t>(batch_size);
+  for (std::size_t begin = 0; begin < samples.size(); begin += size)
+    batches.emplace_back(
+        samples.begin() + static_cast<std::ptrdiff_t>(begin),
+        samples.begin() + static_cast<std::ptrdiff_t>(std::min(samples.size(), begin + size)));
+  return batches;
 }
 
 }  // namespace shallowpi

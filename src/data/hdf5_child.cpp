@@ -11,7 +11,6 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
-#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -107,9 +106,8 @@ class Child {
   int wait() {
     const pid_t pid = std::exchange(pid_, -1);
     int status = 0;
-    while (::waitpid(pid, &status, 0) < 0) {
+    while (::waitpid(pid, &status, 0) < 0)
       if (errno != EINTR) throw_errno("cannot wait for the process that reads", "demonstrations");
-    }
     return status;
   }
 

@@ -19,9 +19,8 @@ void rotate_by_180_degrees(std::vector<std::uint8_t>& rgb) {
   if (rgb.empty()) return;
   std::uint8_t* first = rgb.data();
   std::uint8_t* last = rgb.data() + rgb.size() - 3;
-  for (; first < last; first += 3, last -= 3) {
+  for (; first < last; first += 3, last -= 3)
     for (int channel = 0; channel < 3; ++channel) std::swap(first[channel], last[channel]);
-  }
 }
 
 bool is_jpeg(const hdf5::RowIndex& index) {
@@ -38,9 +37,8 @@ hdf5::RowIndex find_frames(const hdf5::File& file, const std::string& name, std:
     file.fail(name, str("has shape ", shape_text(shape)),
               "store RGB frames as [steps, height, width, 3], or JPEG bytes as [steps, bytes]");
   }
-  if (shape[0] != steps) {
+  if (shape[0] != steps)
     file.fail(name, str("has ", shape[0], " steps, but there are ", steps, " actions"), hdf5::kRerecord);
-  }
   return index;
 }
 
@@ -92,9 +90,8 @@ std::vector<Image> Hdf5Episodes::frame(std::int64_t episode, std::int64_t step,
                                        const std::vector<std::size_t>& cameras) const {
   const Hdf5Episode& data = at(episode);
   const EpisodeInfo& info = infos_[static_cast<std::size_t>(episode)];
-  if (step < 0 || step >= info.length) {
+  if (step < 0 || step >= info.length)
     throw UsageError(str(path().string(), ": ", info.name, " has no step ", step, ", only ", info.length));
-  }
   std::vector<Image> images;
   images.reserve(cameras.size());
   for (std::size_t camera : cameras) {

@@ -5,7 +5,6 @@
 #include <functional>
 
 #include "data/hdf5_heap.h"
-#include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi::hdf5 {
@@ -102,9 +101,8 @@ bool File::has(const std::string& name) const {
     so_far += "/" + part;
     if (H5Lexists(handle_.get(), so_far.c_str(), H5P_DEFAULT) <= 0) return false;
     H5L_info_t info;
-    if (H5Lget_info(handle_.get(), so_far.c_str(), &info, H5P_DEFAULT) < 0) {
+    if (H5Lget_info(handle_.get(), so_far.c_str(), &info, H5P_DEFAULT) < 0)
       fail(so_far.substr(1), str("has an unreadable link (", last_error(), ")"), kRecopy);
-    }
     if (info.type == H5L_TYPE_EXTERNAL)
       fail(so_far.substr(1), "is an external link to another file", kPlainData);
     if (info.type != H5L_TYPE_HARD) fail(so_far.substr(1), "is a soft link", kPlainData);
@@ -126,9 +124,8 @@ std::vector<std::string> File::children(const std::string& group) const {
     return list.size() < kMaxChildren ? 0 : -1;
   };
   Handle handle(H5Gopen2(handle_.get(), group.c_str(), H5P_DEFAULT));
-  if (!handle || H5Literate(handle.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &names) < 0) {
+  if (!handle || H5Literate(handle.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &names) < 0)
     fail(group, str("cannot be listed (", last_error(), ")"), kRecopy);
-  }
   return names;
 }
 
@@ -173,9 +170,8 @@ Handle File::open_dataset(const std::string& name) const {
   Handle type(H5Dget_type(dataset.get()));
   double claimed = static_cast<double>(H5Tget_size(type.get()));
   for (std::int64_t extent : shape_of(dataset.get())) claimed *= static_cast<double>(extent);
-  if (stored > raw_.bytes() || claimed > static_cast<double>(stored) * kMaxDeflateRatio) {
+  if (stored > raw_.bytes() || claimed > static_cast<double>(stored) * kMaxDeflateRatio)
     fail(name, "claims more data than the file holds", kRecopy);
-  }
   return dataset;
 }
 
@@ -201,9 +197,8 @@ Matrix File::read_matrix(const std::string& name, std::int64_t columns, std::int
   const Handle type(H5Dget_type(dataset.get()));
   const std::vector<std::int64_t> shape = shape_of(dataset.get());
   const std::string expected = columns > 0 ? str(columns) : str("1..", max_columns);
-  if (H5Tget_class(type.get()) != H5T_FLOAT) {
+  if (H5Tget_class(type.get()) != H5T_FLOAT)
     fail(name, "does not hold floating-point numbers", "store it as float32 or float64");
-  }
   if (shape.size() != 2 || shape[0] > kMaxRows ||
       (columns > 0 ? shape[1] != columns : shape[1] < 1 || shape[1] > max_columns)) {
     fail(name, str("has shape ", shape_text(shape), " where [steps, ", expected, "] is expected"),

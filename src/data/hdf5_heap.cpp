@@ -1,6 +1,5 @@
 #include "data/hdf5_heap.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace shallowpi::hdf5 {
@@ -45,9 +44,8 @@ std::vector<std::uint8_t> read_heap(const RawFile& file, const HeapReference& re
   if (length == 0 || address == 0) return {};
   if (length > max_bytes) damaged("holds a value of unreasonable length");
   std::array<std::uint8_t, kHeaderBytes> header;
-  if (!file.read_at(address, header.data(), header.size()) || std::memcmp(header.data(), "GCOL\1", 5) != 0) {
+  if (!file.read_at(address, header.data(), header.size()) || std::memcmp(header.data(), "GCOL\1", 5) != 0)
     damaged("refers to a place that holds no values");
-  }
   const std::uint64_t collection = little_endian(header.data() + 8, 8);
   std::uint64_t at = kHeaderBytes;
   for (int object = 0; object < kMaxObjects && at + kHeaderBytes <= collection; ++object) {

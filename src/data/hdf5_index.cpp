@@ -31,17 +31,15 @@ unsigned find_deflate(const File& file, const std::string& name, hid_t plist) {
 void find_chunks(const File& file, hid_t dataset, hid_t plist, RowIndex& index) {
   const std::size_t axes = index.shape.size();
   std::vector<hsize_t> chunk(axes);
-  if (H5Pget_chunk(plist, static_cast<int>(axes), chunk.data()) != static_cast<int>(axes)) {
+  if (H5Pget_chunk(plist, static_cast<int>(axes), chunk.data()) != static_cast<int>(axes))
     file.fail(index.name, "has unreadable chunks", kRecopy);
-  }
   double bytes = 1, count = 1;
   for (std::size_t axis = 0; axis < axes; ++axis) {
     bytes *= static_cast<double>(chunk[axis]);
     count *= std::ceil(static_cast<double>(index.shape[axis]) / static_cast<double>(chunk[axis]));
   }
-  if (!(bytes >= 1 && bytes <= static_cast<double>(kMaxChunkBytes))) {
+  if (!(bytes >= 1 && bytes <= static_cast<double>(kMaxChunkBytes)))
     file.fail(index.name, str("has chunks of ", bytes, " bytes"), kRechunk);
-  }
   if (!(count <= static_cast<double>(kMaxChunks))) {
     file.fail(index.name, str("has ", count, " chunks, more than ", kMaxChunks),
               "use larger chunks, or split the recording");
@@ -54,9 +52,8 @@ void find_chunks(const File& file, hid_t dataset, hid_t plist, RowIndex& index) 
     unsigned skipped = 0;
     haddr_t address = HADDR_UNDEF;
     hsize_t size = 0;
-    if (H5Dget_chunk_info_by_coord(dataset, at.data(), &skipped, &address, &size) < 0) {
+    if (H5Dget_chunk_info_by_coord(dataset, at.data(), &skipped, &address, &size) < 0)
       file.fail(index.name, str("has an unreadable index (", last_error(), ")"), kRecopy);
-    }
     if (address == HADDR_UNDEF) size = 0;
     index.chunks.push_back({size == 0 ? 0 : address, size, deflate != 0 && (skipped & deflate) == 0});
     for (std::size_t axis = axes;
@@ -68,9 +65,8 @@ void find_chunks(const File& file, hid_t dataset, hid_t plist, RowIndex& index) 
 void find_block(const File& file, hid_t dataset, RowIndex& index) {
   const haddr_t offset = H5Dget_offset(dataset);
   const std::uint64_t size = row_bytes(index) * static_cast<std::uint64_t>(index.shape[0]);
-  if (offset == HADDR_UNDEF || !file.raw().holds(offset, size)) {
+  if (offset == HADDR_UNDEF || !file.raw().holds(offset, size))
     file.fail(index.name, "lies beyond the end of the file", kRecopy);
-  }
   index.offset = offset;
   index.storage = Storage::kContiguous;
 }

@@ -12,9 +12,8 @@ FileDescriptor open_regular(const std::filesystem::path& path) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored))
     throw UsageError(str(path.string(), ": is a folder; name its files, as in ", (path / "*.hdf5").string()));
-  if (!std::filesystem::is_regular_file(path, ignored)) {
+  if (!std::filesystem::is_regular_file(path, ignored))
     throw UsageError(str(path.string(), ": no such file; check the list of demonstration files"));
-  }
   return open_file(path, O_RDONLY);
 }
 

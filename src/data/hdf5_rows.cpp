@@ -32,9 +32,8 @@ std::size_t product(std::vector<std::int64_t>::const_iterator begin,
 std::vector<std::uint8_t> read_block(const RawFile& file, const RowIndex& index, std::int64_t row) {
   std::vector<std::uint8_t> bytes(row_bytes(index));
   if (!file.read_at(index.offset + static_cast<std::uint64_t>(row) * bytes.size(), bytes.data(),
-                    bytes.size())) {
+                    bytes.size()))
     fail_row(file, index, row, "cannot be read from the file");
-  }
   return bytes;
 }
 
@@ -45,9 +44,8 @@ void read_chunk(const RawFile& file, const RowIndex& index, const StoredChunk& c
   const std::size_t size = chunk_bytes(index);
   if (chunk.size == 0) fail_row(file, index, row, "the frame was never written");
   // Incompressible data grows by less than this when deflated.
-  if (chunk.size > size + size / 100 + 1024) {
+  if (chunk.size > size + size / 100 + 1024)
     fail_row(file, index, row, "the stored chunk is larger than its content");
-  }
   if (!chunk.is_deflated) {
     if (chunk.size != size) fail_row(file, index, row, "the stored chunk has the wrong size");
     if (!file.read_at(chunk.address, out, size))
@@ -55,9 +53,8 @@ void read_chunk(const RawFile& file, const RowIndex& index, const StoredChunk& c
     return;
   }
   packed.resize(chunk.size);
-  if (!file.read_at(chunk.address, packed.data(), packed.size())) {
+  if (!file.read_at(chunk.address, packed.data(), packed.size()))
     fail_row(file, index, row, "lies beyond the end of the file");
-  }
   if (!inflate(packed, out, size)) fail_row(file, index, row, "the compressed data is damaged");
 }
 
@@ -79,18 +76,16 @@ void copy_part(const RowIndex& index, const std::vector<std::int64_t>& at, std::
     std::memcpy(to, from, static_cast<std::size_t>(count));
     return;
   }
-  for (std::int64_t i = 0; i < count; ++i, from += from_step, to += to_step) {
+  for (std::int64_t i = 0; i < count; ++i, from += from_step, to += to_step)
     copy_part(index, at, axis + 1, from, to);
-  }
 }
 
 std::vector<std::uint8_t> read_from_chunks(const RawFile& file, const RowIndex& index, std::int64_t row) {
   thread_local std::vector<std::uint8_t> unpacked;
   std::vector<std::uint8_t> bytes(row_bytes(index));
   std::size_t per_row = 1;  // chunks that a row is cut into
-  for (std::size_t axis = 1; axis < index.shape.size(); ++axis) {
+  for (std::size_t axis = 1; axis < index.shape.size(); ++axis)
     per_row *= static_cast<std::size_t>(chunk_count(index, axis));
-  }
   const std::int64_t first = row / index.chunk_shape[0];
   const std::uint64_t row_in_chunk = static_cast<std::uint64_t>(row % index.chunk_shape[0]);
   const std::size_t size = chunk_bytes(index);
@@ -137,9 +132,8 @@ void fail_row(const RawFile& file, const RowIndex& index, std::int64_t row, std:
 }
 
 std::vector<std::uint8_t> read_row(const RawFile& file, const RowIndex& index, std::int64_t row) {
-  if (row < 0 || row >= index.shape[0]) {
+  if (row < 0 || row >= index.shape[0])
     fail_row(file, index, row, str("there are only ", index.shape[0], " steps"));
-  }
   switch (index.storage) {
     case Storage::kContiguous:
       return read_block(file, index, row);

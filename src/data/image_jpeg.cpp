@@ -27,18 +27,15 @@ Image decode_jpeg(const std::uint8_t* bytes, std::size_t size, std::string_view 
   const tjhandle handle = decoder.get();
   int width = 0, height = 0, subsampling = 0, colorspace = 0;
   const auto length = static_cast<unsigned long>(size);
-  if (tjDecompressHeader3(handle, bytes, length, &width, &height, &subsampling, &colorspace) != 0) {
+  if (tjDecompressHeader3(handle, bytes, length, &width, &height, &subsampling, &colorspace) != 0)
     fail(where, tjGetErrorStr2(handle));
-  }
-  if (width < 1 || height < 1 || width > kMaxSide || height > kMaxSide) {
+  if (width < 1 || height < 1 || width > kMaxSide || height > kMaxSide)
     fail(where, str("it has ", height, " x ", width, " pixels"));
-  }
   Image image{height, width, std::vector<std::uint8_t>(static_cast<std::size_t>(height) * width * 3)};
   // Warnings, such as data that ends too early, leave grey areas: training must not see those.
   if (tjDecompress2(handle, bytes, length, image.bytes.data(), width, 0, height, TJPF_RGB,
-                    TJFLAG_ACCURATEDCT) != 0) {
+                    TJFLAG_ACCURATEDCT) != 0)
     fail(where, tjGetErrorStr2(handle));
-  }
   return image;
 }
 

@@ -1,12 +1,10 @@
 // LIBERO's layout: one file per task, one group per demonstration.
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <utility>
 
 #include "data/hdf5_episodes.h"
-#include "shallowpi/base/error.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/text.h"
@@ -26,9 +24,8 @@ constexpr CameraDataset kCameras[] = {{"agentview_rgb", "base_0_rgb"},
 
 // Names of the demonstrations in numeric order: HDF5's own has demo_10 before demo_2.
 std::vector<std::string> demo_names(const hdf5::File& file) {
-  if (!file.is_group("data")) {
+  if (!file.is_group("data"))
     file.fail("data", "is missing", "give a file in LIBERO's layout (docs/data.md)");
-  }
   std::vector<std::pair<std::uint64_t, std::string>> numbered;
   for (const std::string& name : file.children("data")) {
     std::uint64_t number = 0;
@@ -80,9 +77,8 @@ hdf5::Matrix read_states(const hdf5::File& file, const std::string& demo) {
   for (std::size_t i = 1; i < parts.size(); ++i) {
     if (parts[i].size() != states.size())
       file.fail(obs, "holds states of different lengths", hdf5::kRerecord);
-    for (std::size_t row = 0; row < states.size(); ++row) {
+    for (std::size_t row = 0; row < states.size(); ++row)
       states[row].insert(states[row].end(), parts[i][row].begin(), parts[i][row].end());
-    }
   }
   return states;
 }
@@ -100,9 +96,8 @@ Hdf5Episode read_demo(const hdf5::File& file, const std::string& name,
   Hdf5Episode episode;
   const hdf5::Matrix actions = file.read_matrix(demo + "/actions", kLiberoActionDim);
   const hdf5::Matrix states = read_states(file, demo);
-  if (states.size() != actions.size()) {
+  if (states.size() != actions.size())
     file.fail(demo, str("has ", actions.size(), " actions but ", states.size(), " states"), hdf5::kRerecord);
-  }
   for (const CameraDataset& camera : cameras) {
     episode.cameras.push_back(
         find_frames(file, demo + "/obs/" + camera.dataset, static_cast<std::int64_t>(actions.size())));
@@ -126,9 +121,8 @@ Hdf5Episode read_demo(const hdf5::File& file, const std::string& name,
     episode.states.push_back(states[row]);
     episode.actions.push_back(action);
   }
-  if (episode.actions.empty()) {
+  if (episode.actions.empty())
     file.fail(demo, "has no usable step (too short, or the robot never moves)", hdf5::kRerecord);
-  }
   episode.name = name;
   return episode;
 }

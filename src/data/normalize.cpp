@@ -1,7 +1,6 @@
 #include "shallowpi/data/normalize.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"

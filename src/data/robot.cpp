@@ -53,9 +53,8 @@ void convert_aloha(std::vector<float>& row, GripperMap gripper) {
 // Adds `sign` times the state on the dimensions that are relative to it.
 void shift_by_state(const RobotSpec& robot, const std::vector<float>& state, float sign,
                     std::vector<float>& action) {
-  for (std::size_t dim = 0; dim < std::min(robot.delta_mask.size(), action.size()); ++dim) {
+  for (std::size_t dim = 0; dim < std::min(robot.delta_mask.size(), action.size()); ++dim)
     if (robot.delta_mask[dim]) action[dim] += sign * state[dim];
-  }
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 #include "distill/batches.h"
 
-#include <algorithm>
 #include <map>
 #include <numeric>
 
@@ -12,11 +11,8 @@ namespace shallowpi {
 std::vector<TrainingBatch> held_out_batches(const TrainingSetup& setup, std::int64_t batch_size) {
   const auto samples = spread_samples(setup.split.held_out, setup.config().train.eval_frames);
   std::vector<TrainingBatch> batches;
-  for (auto begin = samples.begin(); begin != samples.end();) {
-    const auto end = begin + std::min<std::ptrdiff_t>(batch_size, samples.end() - begin);
-    batches.push_back(setup.pipeline->make_batch({begin, end}));
-    begin = end;
-  }
+  for (const auto& part : batches_of(samples, batch_size))
+    batches.push_back(setup.pipeline->make_batch(part));
   return batches;
 }
 

@@ -1,7 +1,5 @@
 #include "distill/config_table.h"
 
-#include <algorithm>
-
 namespace shallowpi {
 namespace {
 

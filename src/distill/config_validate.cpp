@@ -1,7 +1,6 @@
 // Checks across keys; what a single key may hold is in the table.
 #include <algorithm>
 
-#include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/distill/config.h"
 
@@ -144,6 +143,8 @@ class Checker {
             " is above peak_lr, ", optimizer.peak_lr);
     require(optimizer.warmup_steps <= optimizer.decay_steps, "optimizer.warmup_steps", optimizer.warmup_steps,
             " is more than decay_steps, ", optimizer.decay_steps);
+    require(train.trace_step <= train.steps, "train.trace_step", train.trace_step, " is beyond train.steps, ",
+            train.steps);
     if (resolved_.is_set("train.keep_every"))
       require(train.keep_every % train.save_every == 0, "train.keep_every", train.keep_every,
               " is not a multiple of train.save_every, ", train.save_every, "; those steps are not saved");

@@ -40,16 +40,7 @@ torch::Tensor objective(const LossTerms& terms) {
 TrainingBatch narrow(const TrainingBatch& batch, std::int64_t begin, std::int64_t count) {
   if (begin == 0 && count == batch.observation.batch_size()) return batch;
   const auto part = [&](const torch::Tensor& tensor) { return tensor.narrow(0, begin, count); };
-  TrainingBatch result;
-  for (const auto& image : batch.observation.images_bcyx)
-    result.observation.images_bcyx.push_back(part(image));
-  for (const auto& mask : batch.observation.image_masks_b)
-    result.observation.image_masks_b.push_back(part(mask));
-  result.observation.tokens_bt = part(batch.observation.tokens_bt);
-  result.observation.token_mask_bt = part(batch.observation.token_mask_bt);
-  result.observation.state_bd = part(batch.observation.state_bd);
-  result.actions_bhd = part(batch.actions_bhd);
-  return result;
+  return {batch.observation.map(part), part(batch.actions_bhd)};
 }
 
 FlowDraw narrow(const FlowDraw& draw, std::int64_t batch_size, std::int64_t begin, std::int64_t count) {

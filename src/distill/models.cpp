@@ -27,8 +27,7 @@ TrainingModels load_pair(const TrainingSetup& setup, torch::Device device) {
     models.student = Policy(setup.policy, setup.dtype, device, options);
     models.student->initialize(setup.config().seed);
   }
-  const LossConfig& loss = setup.config().loss;
-  if (setup.teacher && (loss.kd > 0 || loss.attn > 0)) {
+  if (setup.teaches()) {
     models.teacher = load_policy(*setup.teacher, setup.teacher_dtype, device);
     for (const ParameterGroup& group : models.teacher->parameter_groups()) {
       torch::Tensor parameter = group.parameter;

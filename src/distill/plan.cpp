@@ -5,6 +5,7 @@
 #include "distill/activation_memory.h"
 #include "distill/run_folder.h"
 #include "model/tensor_names.h"
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/memory.h"
@@ -58,7 +59,7 @@ TrainedParts count_student(const TrainingSetup& setup, TrainingPlan& plan) {
 }
 
 void count_teacher(const TrainingSetup& setup, TrainingPlan& plan) {
-  if (!setup.teacher || (setup.config().loss.kd == 0 && setup.config().loss.attn == 0)) return;
+  if (!setup.teaches()) return;
   plan.teacher_layers = setup.teacher->config.depth();
   Policy teacher(setup.teacher->config, setup.teacher_dtype, torch::kMeta);
   for (const ParameterGroup& group : teacher->parameter_groups())
@@ -78,6 +79,7 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   plan.base_bytes = resident_bytes() + kComputeBytes;
   plan.kept_layers = setup.kept_layers;
   plan.student = setup.policy;
+  plan.place = str(setup.devices.front().str(), ", ", dtype_name(setup.dtype));
   plan.devices = setup.devices.size();
   plan.on_gpu = setup.devices.front().is_cuda();
   plan.machine_bytes = total_memory(setup.devices.front());
@@ -150,8 +152,10 @@ std::string plan_text(const TrainingPlan& plan) {
   row("data", str(plan.training_frames, " frames to train on, ", plan.held_out_frames, " held out"));
   row("  cameras", join(plan.cameras, ", "));
   row("  prefix tokens per sample", str(plan.prefix_tokens));
+  row("device", plan.place);
   if (plan.devices > 1)
-    row("devices", str(plan.devices, ", each with ", plan.micro_batch, " samples at a time"));
+    row("  and others like it",
+        str(plan.devices, " in all, each with ", plan.micro_batch, " samples at a time"));
   const char* const of_each = plan.devices > 1 ? " of each device" : "";
   row("memory, peak", str(human_bytes(plan.peak_bytes()), !plan.on_gpu       ? ""
                                                           : plan.devices > 1 ? " on each GPU"

@@ -16,6 +16,7 @@ struct TrainingPlan {
 
   std::int64_t trained = 0, frozen = 0, dead = 0;  ///< the student's parameters
 
+  std::string place;               ///< "cuda:0, bfloat16": what the student computes on, and in
   std::uint64_t devices = 1;       ///< that share a batch; memory, but for the host's, is of each
   std::uint64_t weight_bytes = 0;  ///< both models, as they compute
   /// Gradient, a share of moments and EMA, and master weights where those are kept apart.

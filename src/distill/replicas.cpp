@@ -162,23 +162,12 @@ void Replicas::use_master() {
   first.parameters.use(first.parameters.master());
 }
 
-std::map<std::string, torch::Tensor> Replicas::blank_state() const {
-  std::map<std::string, torch::Tensor> state = new_state();
-  for (auto& [kind, vector] : state) vector.zero_();
-  return state;
-}
-
-std::map<std::string, torch::Tensor> Replicas::new_state() const {
-  const auto vector = [&] { return torch::empty({parameters().master().numel()}, torch::kFloat32); };
-  std::map<std::string, torch::Tensor> state{
-      {"master", vector()}, {"exp_avg", vector()}, {"exp_avg_sq", vector()}};
-  if (has_ema()) state["ema"] = vector();
-  return state;
-}
-
 std::map<std::string, torch::Tensor> Replicas::state() const {
   torch::NoGradGuard no_grad;
-  std::map<std::string, torch::Tensor> state = new_state();  // the shares fill it
+  const auto vector = [&] { return torch::empty({parameters().master().numel()}, torch::kFloat32); };
+  std::map<std::string, torch::Tensor> state{
+      {"master", vector()}, {"exp_avg", vector()}, {"exp_avg_sq", vector()}};  // the shares fill them
+  if (has_ema()) state["ema"] = vector();
   for (const Replica& replica : replicas_) {
     replica.share(state["master"]).copy_(replica.share(replica.parameters.master()));
     replica.share(state["exp_avg"]).copy_(replica.optimizer.first_moment);

@@ -43,8 +43,6 @@ class Replicas {
 
   /// Float32 [N] on the CPU, new copies: "master", "exp_avg", "exp_avg_sq" and, where there is one, "ema".
   std::map<std::string, torch::Tensor> state() const;
-  /// The same with zeros, to read a checkpoint into.
-  std::map<std::string, torch::Tensor> blank_state() const;
   /// Goes on from such a state after `updates` updates.
   void restore(const std::map<std::string, torch::Tensor>& state, std::int64_t updates);
 
@@ -70,7 +68,6 @@ class Replicas {
     torch::Tensor ema;        // of the share; undefined without EMA
     Distiller distiller;
   };
-  std::map<std::string, torch::Tensor> new_state() const;  // of the form of state(), with any values
   /// Every pair of different replicas once in either direction, always in the same order.
   void exchange(const std::function<void(Replica& to, const Replica& from)>& copy);
 

@@ -110,9 +110,9 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
     if (!newest)
       throw CorruptError(
           str("none of the checkpoints in ", run_folder.string(), " is intact; choose another output_dir"));
-    fs::path config = run_folder / kConfigFile;
-    if (!fs::exists(config)) config = newest->folder / kTrainingState / kConfigFile;
-    check_same_config(config, resolved, run_folder.string(), "choose another output_dir");
+    // Not with the run's own copy, which may have been edited and be what `resolved` was read from.
+    check_same_config(newest->folder / kTrainingState / kConfigFile, resolved, run_folder.string(),
+                      "choose another output_dir");
     if (resume != "auto" && !fs::equivalent(given_checkpoint(resume), newest->folder))
       log::warning("--resume ", resume, " is not used: ", run_folder.string(), " has checkpoints of its own");
     return start_point(newest->folder);
@@ -161,6 +161,16 @@ void warn_of_a_rare_best(const TrainConfig& train) {
     log::warning("train.keep_best chooses among steps that are evaluated and saved, with train.eval_every ",
                  train.eval_every, " and train.save_every ", train.save_every, " only every ", both,
                  " steps and the last; make one a multiple of the other");
+}
+
+// Legal settings that are rarely meant.
+void warn_of_settings(const DistillConfig& config) {
+  warn_of_a_rare_best(config.train);
+  const OptimizerConfig& optimizer = config.optimizer;
+  if (optimizer.warmup_steps > 0 && optimizer.warmup_steps >= config.train.steps)
+    log::warning("the learning rate rises for optimizer.warmup_steps ", optimizer.warmup_steps,
+                 " steps, and the run ends after ", config.train.steps,
+                 "; for a shorter run lower optimizer.warmup_steps and optimizer.decay_steps too");
 }
 
 // Little memory is only warned of; too little disk fails before the first step rather than at the first
@@ -219,7 +229,7 @@ void check_place_of_run(const fs::path& config, const fs::path& output_dir) {
 int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const DistillConfig& config = resolved.config;
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
-  warn_of_a_rare_best(config.train);
+  warn_of_settings(config);
   if (run.dry_run) {
     Problems problems;
     StartPoint start;

@@ -149,8 +149,8 @@ std::int64_t most_checkpoints(const TrainConfig& config) {
 
 RunFolder::RunFolder(const fs::path& path) : path_(path), lock_(path) {
   fs::create_directories(path_ / kCheckpoints);
-  remove_stale_temporaries(path_);
-  remove_stale_temporaries(path_ / kCheckpoints);
+  for (const fs::path& folder : {path_, path_ / kCheckpoints})
+    remove_stale_temporaries(folder, /*locked=*/true);
 }
 
 fs::path RunFolder::checkpoint_path(const fs::path& run_folder, std::int64_t step) {

@@ -142,7 +142,7 @@ std::int64_t demo_image_size(const TrainingSetup& setup) {
 void make_pipeline(TrainingSetup& setup) {
   const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
   const auto [stats, origin] = choose_stats(setup);
-  warn_of_another_language(setup, stats);
+  check_language(setup, stats);
   setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, stats, tokenizer,
                                                           setup.policy.vocab, origin);
   setup.spec = setup.pipeline->spec();
@@ -177,6 +177,9 @@ PolicySpec student_spec(const ResolvedConfig& resolved, PolicySpec spec, const P
   if (resolved.is_set("policy.robot.delta_mask") && mask > spec.robot.action_dim)
     problems.push_back(
         str("robot.delta_mask covers ", mask, " dims, but robot.action_dim is ", spec.robot.action_dim));
+  if (is_pi0_prompt(spec.prompt_mode) != (sizes.kind == PolicyKind::kPi0))
+    problems.push_back(str("prompt_mode ", enum_name(spec.prompt_mode), " makes a ", enum_name(sizes.kind),
+                           " policy useless"));
   if (!problems.empty()) throw UsageError(str("policy: ", join(problems, "; ")));
   return spec;
 }

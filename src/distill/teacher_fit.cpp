@@ -30,6 +30,10 @@ void check_sizes(const PolicyConfig& student, const PolicyConfig& teacher, bool 
                          "; one cannot teach the other"));
 }
 
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
 /// Whether all of `some` are in `all`, in the same order.
 bool are_in_order(const std::vector<std::string>& some, const std::vector<std::string>& all) {
   auto next = all.begin();
@@ -79,17 +83,30 @@ std::vector<std::int64_t> layers_of_teacher(TrainingSetup& setup) {
 }
 
 void require_teacher_stats(const TrainingSetup& setup) {
-  const LossConfig& loss = setup.config().loss;
-  if (!setup.teacher || setup.teacher->stats || (loss.kd == 0 && loss.attn == 0)) return;
+  if (!setup.teaches() || setup.teacher->stats) return;
   throw UsageError(
       str(setup.teacher->folder.string(),
           " has no normalisation statistics, and it can only teach what it sees as it was trained to: ",
           how_to_add_stats(*setup.teacher), "; or name them (data.norm_stats)"));
 }
 
-void warn_of_another_language(const TrainingSetup& setup, const NormStats& stats) {
+void check_language(const TrainingSetup& setup, const NormStats& stats) {
   if (!setup.teacher) return;
   const PolicySpec &student = setup.spec, &teacher = setup.teacher->spec;
+  // What an openpi folder does not say is a guess, which a setting corrects.
+  const bool says_prompts = setup.teacher->format != CheckpointFormat::kOpenpi;
+  if (setup.teaches() && says_prompts && student.prompt_mode != teacher.prompt_mode)
+    throw UsageError(str("policy.prompt_mode: ", enum_name(student.prompt_mode), ", but ",
+                         setup.teacher->folder.string(), " was trained with ", enum_name(teacher.prompt_mode),
+                         " and understands no other; remove the key (configs/distill_l6.yaml leaves all of "
+                         "policy.* to the teacher's folder), or set loss.kd and loss.attn to 0"));
+  for (const std::string& camera : teacher.image_keys) {
+    const bool is_in_data = setup.dataset->files_without(camera).empty();
+    if (setup.teaches() && is_in_data && !contains(student.image_keys, camera))
+      log::warning("camera ", camera,
+                   " is in the demonstrations and the teacher was trained with it, but "
+                   "policy.image_keys leaves it out: both will act without it");
+  }
   std::vector<std::string> differences;
   const auto compare = [&](bool same, const char* what) {
     if (!same) differences.emplace_back(what);

@@ -17,7 +17,8 @@ std::vector<std::int64_t> layers_of_teacher(TrainingSetup& setup);
 /// than it was trained with.
 void require_teacher_stats(const TrainingSetup& setup);
 
-/// What the student, with `stats`, sees and says must mean the same to its teacher.
-void warn_of_another_language(const TrainingSetup& setup, const NormStats& stats);
+/// What the student, with `stats`, sees and says must mean the same to its teacher: warns of differences.
+/// Throws UsageError where the teacher would be asked with prompts that it does not understand.
+void check_language(const TrainingSetup& setup, const NormStats& stats);
 
 }  // namespace shallowpi

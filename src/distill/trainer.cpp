@@ -50,7 +50,12 @@ Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models,
   }
   if (const CheckpointInfo* origin = setup_.origin()) origin_weights_.emplace(origin->folder);
   const std::string data = data_digest(setup_);
+  const std::string start = setup_.start ? weights_fingerprint(*setup_.start) : "";
   if (!resume.empty()) restore(resume);
+  // What is frozen is taken from there anew.
+  if (!state_.start.empty() && state_.start != start)
+    throw UsageError(str(config_.student.checkpoint, " has other weights than when ", resume.string(),
+                         " began with it; set student.checkpoint back"));
   if (!state_.data.empty() && state_.data != data)
     throw UsageError(str("data: these are not the demonstrations, or not the statistics, that ",
                          resume.string(),
@@ -58,6 +63,7 @@ Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models,
                          "with student.checkpoint=",
                          resume.string()));
   state_.data = data;
+  state_.start = start;
   metrics_ = std::make_unique<MetricsLog>(folder_.path(), state_.step, state_.metrics_bytes);
   LoaderOptions options;
   options.batch_size = config_.train.batch_size;
@@ -74,13 +80,12 @@ Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models,
 void Trainer::run(const StopSignal& stop) {
   while (state_.step < config_.train.steps && !stop.requested()) {
     writer_.check();
-    const TrainingBatch batch = loader_->next();
+    const TrainingBatch batch = next_batch();
     const auto step = [&] { apply(compute_gradient(batch), batch); };
-    if (state_.step + 1 == config_.train.trace_step) {
+    if (state_.step + 1 == config_.train.trace_step)
       trace(folder_.path() / "trace.json", setup_.devices.front(), step);
-    } else {
+    else
       step();
-    }
     ++state_.step;
     log_if_due();
     evaluate_if_due();
@@ -88,6 +93,16 @@ void Trainer::run(const StopSignal& stop) {
   }
   if (saved_step_ != state_.step) save();
   writer_.wait();
+}
+
+TrainingBatch Trainer::next_batch() {
+  try {
+    return loader_->next();
+  } catch (const Error&) {  // such as a damaged frame: what has been learned is kept
+    if (saved_step_ != state_.step) save();
+    writer_.wait();
+    throw;
+  }
 }
 
 StepResult Trainer::compute_gradient(const TrainingBatch& batch) {
@@ -289,7 +304,7 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
                          " was trained with another policy's settings; set these back in ",
                          setup_.origin() ? setup_.origin()->folder.string() : "the configuration", ":\n  ",
                          join(differences, "\n  ")));
-  const std::map<std::string, torch::Tensor> vectors = replicas_.blank_state();
+  const std::map<std::string, torch::Tensor> vectors = replicas_.state();  // overwritten
   read_training_tensors(folder, by_name(vectors));
   replicas_.restore(vectors, state_.updates);
   std::error_code missing;  // another run's checkpoint is not in this folder

@@ -38,6 +38,7 @@ class Trainer {
   const Replicas& replicas() const { return replicas_; }
 
  private:
+  TrainingBatch next_batch();
   StepResult compute_gradient(const TrainingBatch& batch);
   FlowDraw draw(const TrainingBatch& batch, std::uint64_t seed) const;
   void apply(const StepResult& result, const TrainingBatch& batch);

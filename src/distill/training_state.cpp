@@ -34,7 +34,7 @@ void write_training_state(const std::filesystem::path& folder, const TrainingSta
   visit_fields(state, [&](const char* name, const auto& value) {
     if (representable(value)) json[name] = value;
   });
-  write_file_atomically(folder / kStateFile, json.dump(2) + "\n");
+  write_json(folder / kStateFile, json);
   write_file_atomically(folder / kConfigFile, config);
   write_safetensors(folder / kTensorFile, tensors);
 }

@@ -21,7 +21,9 @@ struct TrainingState {
   double best_loss = std::numeric_limits<double>::infinity();  ///< held-out
   std::int64_t best_step = -1;
   std::uint64_t metrics_bytes = 0;  ///< size of metrics.jsonl at this step
-  std::string data;  ///< digest of the demonstrations; empty in states that older programs wrote
+  // Empty in states that older programs wrote.
+  std::string data;   ///< digest of the demonstrations
+  std::string start;  ///< weights_fingerprint of student.checkpoint; empty: none
 };
 
 /// A visitor over all members, for writing and reading alike.
@@ -39,6 +41,7 @@ void visit_fields(State& state, Visit&& visit) {
   visit("best_step", state.best_step);
   visit("metrics_bytes", state.metrics_bytes);
   visit("data", state.data);
+  visit("start", state.start);
 }
 
 /// Writes state.json, config.yaml (the resolved configuration's text) and optimizer.safetensors into the

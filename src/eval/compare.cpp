@@ -8,7 +8,6 @@
 #include "eval/statistics.h"
 #include "eval/video.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/eval/rollout.h"
@@ -117,13 +116,6 @@ void write_videos(const std::vector<Run>& runs, const fs::path& out) {
   log::info("wrote ", written, " videos to ", out.string());
 }
 
-/// success, %, and its interval.
-std::vector<std::string> success_cells(const SuccessCount& count) {
-  const Interval interval = wilson_interval(count.successes, count.episodes);
-  return {str(count.successes, "/", count.episodes), fixed(100 * count.rate(), 1),
-          str("[", fixed(100 * interval.low, 1), ", ", fixed(100 * interval.high, 1), "]")};
-}
-
 /// paired, only one of both, difference, its interval, McNemar's p.
 std::vector<std::string> paired_cells(const PairedCounts& counts) {
   const Interval difference = paired_difference_interval(counts);
@@ -186,7 +178,7 @@ void run_compare(const CompareOptions& options) {
     report.push_back(entry);
   }
   std::cout << text_table(header, rows);
-  if (!options.out.empty()) write_file_atomically(options.out, report.dump(2) + "\n");
+  if (!options.out.empty()) write_json(options.out, report);
   if (!options.video.empty()) write_videos(played, options.video);
 }
 

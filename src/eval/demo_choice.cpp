@@ -10,8 +10,10 @@ DemoChoice choose_demos(const std::vector<std::string>& files, const std::string
   for (const std::string& setting : settings)
     if (!setting.starts_with("data.") && !setting.starts_with("seed="))
       throw UsageError(str("--set ", setting, ": only data.* and the split's seed play a part here"));
-  const DistillConfig run = load_distill_config(held_out, settings, ConfigUse::kAny).config;
-  DemoChoice demos{run.data, !held_out.empty(), run.seed};
+  const ResolvedConfig resolved = load_distill_config(held_out, settings, ConfigUse::kAny);
+  const DistillConfig& run = resolved.config;
+  DemoChoice demos{run.data, !held_out.empty(), run.seed, {}};
+  if (resolved.is_set("policy.horizon")) demos.horizon = run.policy.horizon;
   if (!files.empty() && !demos.data.files.empty())
     throw UsageError(
         str(held_out.empty() ? "--set data.files" : held_out,

@@ -2,8 +2,6 @@
 
 #include <torch/torch.h>
 
-#include <algorithm>
-
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/distill/setup.h"
@@ -13,6 +11,7 @@ namespace shallowpi {
 
 std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DemoChoice& demos,
                                             std::int64_t count) {
+  if (count < 0) throw UsageError(str("--frames ", count, ": must not be negative"));
   const double fraction = demos.held_out ? demos.data.held_out_fraction : 0.0;
   if (demos.held_out && fraction <= 0)
     throw UsageError("--held-out: that run holds nothing out (data.held_out_fraction is 0)");
@@ -26,16 +25,6 @@ std::string frame_name(const Dataset& dataset, const Dataset::Sample& frame) {
   const EpisodeFile& file = dataset.file(frame);
   const std::string& episode = file.episodes()[static_cast<std::size_t>(frame.episode)].name;
   return str(file.path().filename().string(), " ", episode, " step ", frame.step);
-}
-
-std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::Sample>& frames,
-                                                     std::int64_t batch_size) {
-  std::vector<std::vector<Dataset::Sample>> batches;
-  const auto size = static_cast<std::size_t>(batch_size);
-  for (std::size_t begin = 0; begin < frames.size(); begin += size)
-    batches.emplace_back(frames.begin() + static_cast<std::ptrdiff_t>(begin),
-                         frames.begin() + static_cast<std::ptrdiff_t>(std::min(frames.size(), begin + size)));
-  return batches;
 }
 
 SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data) {

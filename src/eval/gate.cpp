@@ -8,7 +8,6 @@
 #include "eval/frames.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/distill/setup.h"
@@ -36,7 +35,6 @@ void check_limits(const GateLimits& limits) {
 
 void check_options(const GateOptions& options) {
   check_limits(options.limits);
-  if (options.frames < 0) throw UsageError(str("--frames ", options.frames, ": must not be negative"));
   if (options.batch_size < 1)
     throw UsageError(str("--batch-size ", options.batch_size, ": must be at least 1"));
   const bool eager = options.engine == EngineKind::kEager ||
@@ -218,7 +216,7 @@ std::string gate_text(const Json& report) {
 int run_gate(const GateOptions& options) {
   const Json report = run_gate_json(options);
   std::cout << gate_text(report);
-  if (!options.json.empty()) write_file_atomically(options.json, report.dump(2) + "\n");
+  if (!options.json.empty()) write_json(options.json, report);
   return static_cast<int>(report.at("passed").get<bool>() ? ExitCode::kDone : ExitCode::kFailed);
 }
 

@@ -58,8 +58,10 @@ std::vector<LabelledPath> read_labelled_paths(const std::vector<std::string>& te
   }
 }
 
-LabelledCheckpoint read_labelled_checkpoint(const LabelledPath& path, std::optional<std::int64_t> horizon) {
+LabelledCheckpoint read_labelled_checkpoint(const LabelledPath& path, std::optional<std::int64_t> horizon,
+                                            std::optional<std::int64_t> run_horizon) {
   LabelledCheckpoint named{path.label, read_checkpoint_info(path.path, horizon)};
+  if (!named.info.horizon_known && run_horizon) named.info = read_checkpoint_info(path.path, run_horizon);
   verify_files(named.info, OptionalFiles::kUnchecked);
   return named;
 }

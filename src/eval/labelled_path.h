@@ -30,7 +30,9 @@ struct LabelledCheckpoint {
   CheckpointInfo info;
 };
 
-/// The checkpoint at a labelled path, intact; `horizon` as read_checkpoint_info takes it.
-LabelledCheckpoint read_labelled_checkpoint(const LabelledPath& path, std::optional<std::int64_t> horizon);
+/// The checkpoint at a labelled path, intact; `horizon` as read_checkpoint_info takes it, `run_horizon` where
+/// neither that nor the folder says it.
+LabelledCheckpoint read_labelled_checkpoint(const LabelledPath& path, std::optional<std::int64_t> horizon,
+                                            std::optional<std::int64_t> run_horizon);
 
 }  // namespace shallowpi

@@ -4,7 +4,6 @@
 
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/distill/setup.h"
 
@@ -16,9 +15,8 @@ LabelledCheckpoint read_checked(const LayerStudyOptions& options) {
   if (offline.checkpoints.size() != 1) throw UsageError("give one --checkpoint DIR");
   if (offline.demos.data.files.empty())
     throw UsageError("give --data FILE... (demonstrations), or --held-out CONFIG of a run");
-  if (offline.frames < 0) throw UsageError(str("--frames ", offline.frames, ": must not be negative"));
-  LabelledCheckpoint named =
-      read_labelled_checkpoint(read_labelled_path(offline.checkpoints.front()), offline.horizon);
+  LabelledCheckpoint named = read_labelled_checkpoint(read_labelled_path(offline.checkpoints.front()),
+                                                      offline.horizon, offline.demos.horizon);
   const std::int64_t depth = named.info.config.depth();
   if (options.keep < 1 || options.keep > depth)
     throw UsageError(
@@ -50,9 +48,8 @@ Json LayerSubject::circumstances() const {
 }
 
 void finish_study(const Json& report, const std::string& tables, const LayerStudyOptions& options) {
-  const std::string text = report.dump(2) + "\n";
-  std::cout << (options.json ? text : tables);
-  if (!options.offline.out.empty()) write_file_atomically(options.offline.out, text);
+  std::cout << (options.json ? report.dump(2) + "\n" : tables);
+  if (!options.offline.out.empty()) write_json(options.offline.out, report);
 }
 
 std::string layer_map_setting(const std::vector<std::int64_t>& kept) {

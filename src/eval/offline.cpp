@@ -23,8 +23,12 @@ namespace {
 std::vector<LabelledCheckpoint> read_all(const OfflineOptions& options) {
   std::vector<LabelledCheckpoint> all;
   for (const LabelledPath& path : read_labelled_paths(options.checkpoints, "checkpoints"))
-    all.push_back(read_labelled_checkpoint(path, options.horizon));
+    all.push_back(read_labelled_checkpoint(path, options.horizon, options.demos.horizon));
   return all;
+}
+
+LabelledCheckpoint read_teacher(const OfflineOptions& options) {
+  return read_labelled_checkpoint({"teacher", options.teacher}, options.horizon, options.demos.horizon);
 }
 
 void check_options(const OfflineOptions& options) {
@@ -33,7 +37,6 @@ void check_options(const OfflineOptions& options) {
     throw UsageError(
         "give either --data FILE... or --held-out CONFIG (demonstrations), or --batch FILE.safetensors "
         "(tensors)");
-  if (options.frames < 0) throw UsageError(str("--frames ", options.frames, ": must not be negative"));
   if (options.skipped && options.teacher.empty())
     throw UsageError("--skipped needs --teacher DIR, whose layers it takes");
   if (!options.batch.empty() && (options.demos.held_out || options.skipped || !options.per_frame.empty()))
@@ -65,8 +68,7 @@ Json losses_json(const BatchLosses& losses) {
 void run_on_batch(const OfflineOptions& options) {
   const std::vector<LabelledCheckpoint> all = read_all(options);
   Policy teacher{nullptr};
-  if (!options.teacher.empty())
-    teacher = load(read_labelled_checkpoint({"teacher", options.teacher}, options.horizon), options).policy;
+  if (!options.teacher.empty()) teacher = load(read_teacher(options), options).policy;
   Json out;
   for (const LabelledCheckpoint& named : all) {
     const PolicyInputs inputs =
@@ -82,9 +84,8 @@ void run_on_batch(const OfflineOptions& options) {
     else
       out[named.label] = losses;
   }
-  const std::string text = out.dump(2) + "\n";
-  std::cout << text;
-  if (!options.out.empty()) write_file_atomically(options.out, text);
+  std::cout << out.dump(2) << "\n";
+  if (!options.out.empty()) write_json(options.out, out);
 }
 
 /// Measures all policies of one call and collects their reports.
@@ -124,8 +125,7 @@ class Comparison {
     const auto listed = std::find_if(all.begin(), all.end(), is_teacher);
     const bool is_listed = listed != all.end();
     const LabelledCheckpoint named =
-        is_listed ? LabelledCheckpoint{"teacher", listed->info}
-                  : read_labelled_checkpoint({"teacher", options_.teacher}, options_.horizon);
+        is_listed ? LabelledCheckpoint{"teacher", listed->info} : read_teacher(options_);
     for (const LabelledCheckpoint& other : all) {
       if (!is_teacher(other) && other.label == named.label)
         throw UsageError(str("--checkpoint ", other.info.folder.string(),
@@ -186,9 +186,7 @@ void run_on_data(const OfflineOptions& options) {
   Comparison comparison(options, dataset, samples);
   comparison.run(all);
   std::cout << comparison_table(comparison.reports());
-  if (!options.out.empty())
-    write_file_atomically(options.out,
-                          comparison_json(options, samples, comparison.reports()).dump(2) + "\n");
+  if (!options.out.empty()) write_json(options.out, comparison_json(options, samples, comparison.reports()));
   if (!options.per_frame.empty())
     write_file_atomically(options.per_frame,
                           frame_file(dataset, comparison.reports(), options.per_frame.extension() == ".csv"));

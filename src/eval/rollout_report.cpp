@@ -16,13 +16,10 @@ std::string percent(double rate) {
 
 std::vector<std::string> table_row(const std::string& name, const std::string& task,
                                    const SuccessCount& count) {
-  const Interval interval = wilson_interval(count.successes, count.episodes);
-  return {name,
-          task,
-          str(count.successes, "/", count.episodes),
-          percent(count.rate()),
-          str("[", percent(interval.low), ", ", percent(interval.high), "]"),
-          count.successes > 0 ? fixed(count.steps / double(count.successes), 0) : "-"};
+  std::vector<std::string> row{name, task};
+  for (std::string& cell : success_cells(count)) row.push_back(std::move(cell));
+  row.push_back(count.successes > 0 ? fixed(count.steps / double(count.successes), 0) : "-");
+  return row;
 }
 
 std::string language_of(const RolloutResults& results, const std::pair<std::string, std::int64_t>& task) {
@@ -125,6 +122,12 @@ std::vector<std::vector<std::string>> table_rows(const RolloutResults& results) 
 }
 
 }  // namespace
+
+std::vector<std::string> success_cells(const SuccessCount& count) {
+  const Interval interval = wilson_interval(count.successes, count.episodes);
+  return {str(count.successes, "/", count.episodes), percent(count.rate()),
+          str("[", percent(interval.low), ", ", percent(interval.high), "]")};
+}
 
 std::string rollout_table(const RolloutResults& results) {
   return text_table(kHeader, table_rows(results));

@@ -61,6 +61,8 @@ std::map<std::pair<std::string, std::int64_t>, SuccessCount> count_by_task(const
 SuccessCount count_all(const RolloutResults& results);
 /// {successes, episodes, rate, wilson_95: [low, high]}.
 Json count_json(const SuccessCount& count);
+/// "successes/episodes", per cent, and its 95 % Wilson interval, for tables.
+std::vector<std::string> success_cells(const SuccessCount& count);
 /// The table that a rollout ends with.
 std::string rollout_table(const RolloutResults& results);
 /// One self-contained page.

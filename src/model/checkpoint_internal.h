@@ -21,6 +21,11 @@ inline std::filesystem::path norm_stats_path(const std::filesystem::path& folder
   return folder / "assets" / asset_id / "norm_stats.json";
 }
 
+/// openpi's max_token_len.
+constexpr std::int64_t default_prompt_tokens(PolicyKind kind) {
+  return kind == PolicyKind::kPi05 ? 200 : 48;
+}
+
 /// Shapes by openpi's names.
 Shapes shapes_of(const SafetensorsFolder& file, const std::map<std::string, std::string>& names);
 

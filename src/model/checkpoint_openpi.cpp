@@ -118,7 +118,7 @@ void read_openpi(const Shapes& shapes, CheckpointInfo& info) {
   PolicySpec& spec = info.spec;
   spec.image_keys = kCanonicalCameras;
   spec.prompt_mode = pi05 ? PromptMode::kPi05State : PromptMode::kPi0Plain;
-  spec.max_token_len = pi05 ? 200 : 48;
+  spec.max_token_len = default_prompt_tokens(info.config.kind);
   spec.norm_mode = pi05 ? NormMode::kQuantile : NormMode::kZScore;
   spec.resize_mode = ResizeMode::kPillow;
   spec.robot = {RobotKind::kJoints, info.config.action_dim, info.config.action_dim, {}};
@@ -127,7 +127,7 @@ void read_openpi(const Shapes& shapes, CheckpointInfo& info) {
   const Json json = fs::exists(path) ? read_json(path) : Json::object();
   const auto horizon = json_get_or<std::int64_t>(json, "action_horizon", 0, path.string());
   info.horizon_known = horizon != 0;
-  spec.horizon = info.horizon_known ? horizon : 50;
+  if (info.horizon_known) spec.horizon = horizon;
   if (spec.horizon < 1 || spec.horizon > kMaxHorizon)
     throw CorruptError(str(path.string(), ": action_horizon is ", horizon, ", expected 1 to ", kMaxHorizon));
 }

@@ -4,7 +4,6 @@
 #include "model/checkpoint_internal.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/model/layer_map.h"
 
 namespace shallowpi::checkpoint {
 namespace fs = std::filesystem;

@@ -1,6 +1,5 @@
 #include "model/expert.h"
 
-#include <cmath>
 #include <numbers>
 
 #include "model/fused.h"
@@ -9,9 +8,6 @@
 namespace shallowpi {
 
 namespace {
-
-// Periods of the sinusoidal embedding of t (openpi's create_sinusoidal_pos_embedding).
-constexpr double kMinPeriod = 4e-3, kMaxPeriod = 4.0;
 
 /// [sin, cos] of t at `width`/2 frequencies, computed in float64 as openpi does:
 /// t [...] -> float32 [..., width].
@@ -142,9 +138,8 @@ TimeConditioning ActionExpert::condition(const Tensor& t) const {
   }
   const Tensor condition = torch::silu(torch::linear(
       torch::silu(torch::linear(embedding, time_in_, time_in_bias_)), time_out_, time_out_bias_));
-  for (const ExpertLayer& layer : layers_) {
+  for (const ExpertLayer& layer : layers_)
     result.modulations.push_back(torch::linear(condition, layer.modulation, layer.modulation_bias));
-  }
   result.final_modulation = torch::linear(condition, final_modulation_, final_modulation_bias_);
   return result;
 }

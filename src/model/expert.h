@@ -67,7 +67,7 @@ class ActionExpert {
   TimeConditioning condition(const Tensor& t) const;
   /// For `draws` suffixes of `horizon` actions per cache row.
   SuffixContext prepare(const PrefixCache& cache, std::int64_t draws, std::int64_t horizon) const;
-  /// Flow velocity float32 [B*R, H, 32].
+  /// Flow velocity float32 [B*R, H, A].
   Tensor velocity(const PrefixCache& cache, const Tensor& state_bd, const Tensor& x_t,
                   const TimeConditioning& time, const SuffixContext& context, AttentionTap* tap,
                   bool recompute) const;

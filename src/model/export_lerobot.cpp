@@ -76,7 +76,7 @@ void write_pipeline(const std::filesystem::path& folder, const std::string& name
     write_safetensors(folder / file, stats);
     steps[i]["state_file"] = file;
   }
-  write_file_atomically(folder / (name + ".json"), Json{{"name", name}, {"steps", steps}}.dump(2) + "\n");
+  write_json(folder / (name + ".json"), {{"name", name}, {"steps", steps}});
 }
 
 /// The flat tensors of a normaliser, cut to the robot's own dims (openpi's base statistics have 32).

@@ -61,7 +61,7 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
                        {"paligemma_variant", "gemma_2b"},
                        {"action_expert_variant", "gemma_300m"},
                        {"precision", dtype_name(store)}};
-  write_file_atomically(folder / "config.json", config.dump(2) + "\n");
+  write_json(folder / "config.json", config);
   std::string notes;
   if (spec.prompt_mode == PromptMode::kPi05StatePadded32)
     notes +=
@@ -88,8 +88,7 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
   if (cameras.size() < kCanonicalCameras.size())
     notes +=
         "\nopenpi wants all three cameras: give zeros with `image_mask` False for those that this policy "
-        "does "
-        "not see.\n";
+        "does not see.\n";
   std::vector<std::size_t> relative;
   for (std::size_t dim = 0; dim < spec.robot.delta_mask.size(); ++dim)
     if (spec.robot.delta_mask[dim]) relative.push_back(dim);

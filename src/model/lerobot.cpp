@@ -247,7 +247,8 @@ void read_prompt(const Steps& pre, const Json& config, bool has_embed_tokens, co
                  CheckpointInfo& info) {
   const bool pi05 = info.config.kind == PolicyKind::kPi05;
   PolicySpec& spec = info.spec;
-  spec.max_token_len = json_get_or<std::int64_t>(config, "tokenizer_max_length", pi05 ? 200 : 48, where);
+  spec.max_token_len = json_get_or<std::int64_t>(config, "tokenizer_max_length",
+                                                 default_prompt_tokens(info.config.kind), where);
   if (const Step* tokenizer = find_step(pre, "tokenizer_processor"))
     spec.max_token_len =
         json_get_or<std::int64_t>(tokenizer->config, "max_length", spec.max_token_len, where);
@@ -273,7 +274,7 @@ void check_settings(const Json& config, const std::string& where, CheckpointInfo
     if (json_get_or<bool>(config, key, false, where))
       throw UsageError(
           str(where, ": ", key, " is true; policies that see more than one frame cannot be read"));
-  for (const auto& [key, usual] : {std::pair{"min_period", 4e-3}, {"max_period", 4.0}}) {
+  for (const auto& [key, usual] : {std::pair{"min_period", kMinPeriod}, {"max_period", kMaxPeriod}}) {
     const auto period = json_get_or<double>(config, key, usual, where);
     if (!(std::abs(period / usual - 1) < 1e-6))
       throw UsageError(str(where, ": ", key, " is ", period, "; only policies with ", usual, " can be read"));
@@ -301,9 +302,8 @@ void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& i
   PolicySpec& spec = info.spec;
   const Json inputs = json_get_or<Json>(config, "input_features", Json::object(), where);
   const Json outputs = json_get_or<Json>(config, "output_features", Json::object(), where);
-  spec.horizon = json_get_or<std::int64_t>(config, "chunk_size", 0, where);
-  info.horizon_known = spec.horizon != 0;
-  if (!info.horizon_known) spec.horizon = 50;
+  info.horizon_known = json_get_or<std::int64_t>(config, "chunk_size", 0, where) != 0;
+  if (info.horizon_known) spec.horizon = json_get<std::int64_t>(config, "chunk_size", where);
   spec.rtc_training_max_delay = json_get_or<std::int64_t>(config, "rtc_training_max_delay", 0, where);
   spec.image_size = info.config.vision.image_size;
   spec.resize_mode = ResizeMode::kTorch;

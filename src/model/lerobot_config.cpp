@@ -101,13 +101,13 @@ std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& sp
                {"n_action_steps", spec.horizon},
                {"max_state_dim", std::max(config.action_dim, spec.robot.state_dim)},
                {"max_action_dim", config.action_dim},
-               {"num_inference_steps", 10},
+               {"num_inference_steps", kEulerSteps},
                {"time_sampling_beta_alpha", 1.5},
                {"time_sampling_beta_beta", 1.0},
                {"time_sampling_scale", 0.999},
                {"time_sampling_offset", 0.001},
-               {"min_period", 0.004},
-               {"max_period", 4.0}};
+               {"min_period", kMinPeriod},
+               {"max_period", kMaxPeriod}};
   add_relative_actions(spec, json);
   const Json rest = {{"rtc_config", nullptr},
                      {"image_resolution", {config.vision.image_size, config.vision.image_size}},

@@ -90,17 +90,15 @@ struct Recompute : Function<Recompute> {
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     variable_list inputs = context->get_saved_variables();
     const auto activations = static_cast<std::size_t>(context->saved_data["activations"].toInt());
-    for (std::size_t i = 0; i < activations; ++i) {
+    for (std::size_t i = 0; i < activations; ++i)
       inputs[i] = inputs[i].detach().set_requires_grad(inputs[i].requires_grad());
-    }
     const auto layer = context->saved_data["layer"].toCapsule();
     torch::AutoGradMode enable(true);
     const variable_list outputs =
         static_cast<LayerHolder*>(layer.get())->run({inputs.begin(), inputs.begin() + activations});
     variable_list wanted, differentiable, output_gradients;
-    for (const Tensor& input : inputs) {
+    for (const Tensor& input : inputs)
       if (input.requires_grad()) wanted.push_back(input);
-    }
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       if (!outputs[i].requires_grad()) continue;
       differentiable.push_back(outputs[i]);
@@ -111,9 +109,7 @@ struct Recompute : Function<Recompute> {
                               /*create_graph=*/false, /*allow_unused=*/true);
     variable_list result(2);  // for `layer` and `activations`
     std::size_t next = 0;
-    for (const Tensor& input : inputs) {
-      result.push_back(input.requires_grad() ? found[next++] : Tensor());
-    }
+    for (const Tensor& input : inputs) result.push_back(input.requires_grad() ? found[next++] : Tensor());
     return result;
   }
 };
@@ -201,9 +197,8 @@ Tensor multi_query_attention(const Tensor& q, const Tensor& k, const Tensor& v, 
 TensorList recompute_in_backward(std::function<TensorList(const TensorList&)> layer,
                                  const TensorList& activations, const TensorList& parameters) {
   TensorList inputs = activations;
-  for (const Tensor& parameter : parameters) {
+  for (const Tensor& parameter : parameters)
     if (parameter.defined()) inputs.push_back(parameter);
-  }
   return Recompute::apply(c10::make_intrusive<LayerHolder>(std::move(layer)),
                           static_cast<std::int64_t>(activations.size()), at::TensorList(inputs));
 }

@@ -50,18 +50,16 @@ void check_suffix(const PolicyConfig& config, const PrefixCache& cache, const Te
                          batch, ": expected [", batch, " or a multiple of it, horizon, ", dims, "]"));
   }
   const bool reads_state = config.kind == PolicyKind::kPi0;
-  if (reads_state && (!state_bd.defined() || state_bd.sizes() != at::IntArrayRef({batch, dims}))) {
+  if (reads_state && (!state_bd.defined() || state_bd.sizes() != at::IntArrayRef({batch, dims})))
     throw UsageError(str("pi0 needs a state of shape [", batch, ", ", dims, "], padded with zeros"));
-  }
 }
 
 }  // namespace
 
 std::map<std::string, Tensor> split_parts(const ParameterGroup& group, const Tensor& whole) {
   std::map<std::string, Tensor> result;
-  for (const ParameterPart& part : group.parts) {
+  for (const ParameterPart& part : group.parts)
     result[part.name] = whole.detach().narrow(0, part.begin, part.rows);
-  }
   return result;
 }
 
@@ -88,9 +86,8 @@ const std::vector<ParameterGroup>& PolicyImpl::parameter_groups() const {
 
 std::map<std::string, Tensor> PolicyImpl::named_tensors(bool with_dead) const {
   std::map<std::string, Tensor> result;
-  for (const ParameterGroup& group : parameter_groups()) {
+  for (const ParameterGroup& group : parameter_groups())
     if (with_dead || !group.dead) result.merge(split_parts(group, group.parameter));
-  }
   return result;
 }
 

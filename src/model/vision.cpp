@@ -51,9 +51,8 @@ VisionTower::VisionTower(ParameterStore& store, const VisionConfig& config)
   patch_ = store.add(embeddings + "patch_embedding.weight");
   patch_bias_ = store.add(embeddings + "patch_embedding.bias", Init::kZero);
   position_ = store.add(embeddings + "position_embedding.weight");
-  for (std::int64_t i = 0; i < config.depth; ++i) {
+  for (std::int64_t i = 0; i < config.depth; ++i)
     layers_.emplace_back(store, names::kVisionLayers + std::to_string(i) + ".");
-  }
   post_norm_weight_ = store.add(names::kVision + "post_layernorm.weight", Init::kOne);
   post_norm_bias_ = store.add(names::kVision + "post_layernorm.bias", Init::kZero);
   projector_ = store.add(names::kProjector + "weight");

@@ -53,6 +53,7 @@ void ActionChunker::reset(Action initial) {
   now_ = request_at_ = 0;
   under_way_.reset();
   chunks_.clear();
+  delays_.clear();
   initial_ = std::move(initial);
   last_.clear();
   acted_ = fresh_ = false;
@@ -68,12 +69,15 @@ std::optional<ChunkRequest> ActionChunker::next_request() {
   return request;
 }
 
-/// The actions that are executed before the answer can be there, as far as the chunks in force go.
+/// The actions that are executed before the answer can be there, as far as the chunks in force go. One slow
+/// answer must not have the next ones repeat all of the old plan.
 RobotActions ActionChunker::prefix() const {
   std::int64_t delay = options_.expected_delay;
   for (std::int64_t seen : delays_) delay = std::max(delay, seen);
+  const std::int64_t learned = std::max(options_.trained_delay, options_.expected_delay);
+  const std::int64_t most = options_.trained_delay > 0 ? learned : options_.horizon - options_.execute;
   RobotActions actions;
-  for (std::int64_t i = 0; i < std::min(delay, options_.horizon - 1); ++i) {
+  for (std::int64_t i = 0; i < std::min(delay, most); ++i) {
     Action action = planned(now_ + i);
     if (action.empty()) break;
     actions.push_back(std::move(action));
@@ -115,12 +119,12 @@ bool ActionChunker::deliver(ChunkAnswer answer) {
   if (const std::string why = fault(answer.actions); !why.empty())
     return refuse(counters_.invalid, str("the policy answered with ", why));
 
-  constexpr std::size_t kDelaysKept = 10;
-  delays_.push_back(delay);
-  if (delays_.size() > kDelaysKept) delays_.pop_front();
   if (delay >= options_.horizon)
     return refuse(counters_.expired,
                   str("the answer took ", delay, " ticks, and a chunk lasts only ", options_.horizon));
+  constexpr std::size_t kDelaysKept = 10;
+  delays_.push_back(delay);
+  if (delays_.size() > kDelaysKept) delays_.pop_front();
   ++counters_.accepted;
   last_error_.clear();
   if (options_.expected_delay > 0 && delay > options_.expected_delay) ++counters_.late;

@@ -12,7 +12,6 @@
 #include "runtime/device_info.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/memory.h"
 #include "shallowpi/base/stopwatch.h"
@@ -73,7 +72,7 @@ PolicyConfig random_config(const BenchOptions& options, std::int64_t layers) {
 
 Policy make_policy(const BenchOptions& options, const Variant& variant) {
   if (options.checkpoint.empty())
-    return random_policy(random_config(options, variant.layers.value_or(options.layers)), options.dtype,
+    return random_policy(random_config(options, variant.layers.value_or(*options.layers)), options.dtype,
                          options.device, options.seed);
   const CheckpointInfo info = read_checkpoint_info(options.checkpoint);
   if (!variant.layers) return load_policy(info, options.dtype, options.device);
@@ -102,10 +101,13 @@ struct Samples {
   std::vector<double> host, vision, prefix, step, total, plain;
 };
 
-/// With the cameras, the horizon and the engine that nobody gave.
+/// With the layers, the cameras, the horizon and the engine that nobody gave.
 BenchOptions with_defaults(BenchOptions options) {
   for (const std::string& sweep : options.sweeps) {
-    if (parse_sweep(sweep).name != "vision-tokens") continue;
+    const std::string axis = parse_sweep(sweep).name;
+    if (axis == "layers" && options.layers)
+      throw UsageError("--layers and --sweep layers contradict each other: leave one out");
+    if (axis != "vision-tokens") continue;
     if (options.engine == EngineKind::kGraph)
       throw UsageError("--sweep vision-tokens needs the time of each stage: give --engine eager");
     options.engine = EngineKind::kEager;
@@ -120,6 +122,7 @@ BenchOptions with_defaults(BenchOptions options) {
                    " are timed: give --horizon if that is wrong");
     spec = info.spec;
   }
+  options.layers = options.layers.value_or(18);
   options.cameras = options.cameras.value_or(static_cast<std::int64_t>(spec.image_keys.size()));
   options.horizon = options.horizon.value_or(spec.horizon);
   return options;
@@ -300,7 +303,7 @@ SweepAxis parse_sweep(const std::string& text) {
 Json run_bench_json(const BenchOptions& given) {
   const BenchOptions options = with_defaults(given);
   for (const auto& [name, value] :
-       std::initializer_list<std::pair<const char*, std::int64_t>>{{"--layers", options.layers},
+       std::initializer_list<std::pair<const char*, std::int64_t>>{{"--layers", *options.layers},
                                                                    {"--prompt-tokens", options.prompt_tokens},
                                                                    {"--horizon", *options.horizon},
                                                                    {"--steps", options.steps},
@@ -381,7 +384,7 @@ std::string bench_text(const Json& report) {
 void run_bench(const BenchOptions& options) {
   const Json report = run_bench_json(options);
   std::cout << bench_text(report);
-  if (!options.json.empty()) write_file_atomically(options.json, report.dump(2) + "\n");
+  if (!options.json.empty()) write_json(options.json, report);
 }
 
 }  // namespace shallowpi

@@ -108,6 +108,8 @@ ChunkingOptions chunking(const PolicySpec& spec, const shallowpi_controller_opti
   chunking.expected_delay = options.expected_delay;
   chunking.control_hz = options.control_hz;
   chunking.ensemble_decay = options.ensemble_decay;
+  if (options.relative_dims != nullptr)
+    chunking.relative_dims.assign(options.relative_dims, options.relative_dims + spec.robot.action_dim);
   return chunking;
 }
 
@@ -172,7 +174,8 @@ int shallowpi_controller_defaults(const shallowpi_policy* policy, shallowpi_cont
                                  .ensemble_decay = chunking.ensemble_decay,
                                  .steps = kEulerSteps,
                                  .seed = 42,
-                                 .noise_scale = 1};
+                                 .noise_scale = 1,
+                                 .relative_dims = nullptr};
   });
 }
 

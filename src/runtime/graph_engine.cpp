@@ -16,7 +16,9 @@ torch::Tensor GraphEngine::sample(const EngineRequest& request, StageTimes* time
   if (times != nullptr) *times = {};
   Graph& graph = loaded(pad_to_bucket(request));
   graph.replay();
-  return graph.chunk.result().to(torch::kCPU, torch::kFloat32, /*non_blocking=*/false, /*copy=*/true);
+  return graph.chunk.result()
+      .narrow(0, 0, request.observation.batch_size())
+      .to(torch::kCPU, torch::kFloat32, /*non_blocking=*/false, /*copy=*/true);
 }
 
 GraphEngine::Graph& GraphEngine::loaded(const EngineRequest& request) {

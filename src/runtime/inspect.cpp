@@ -5,7 +5,6 @@
 #include <map>
 
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/normalize.h"
 #include "shallowpi/data/tokenizer.h"

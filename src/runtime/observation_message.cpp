@@ -259,7 +259,7 @@ std::map<std::string, Image> read_images(const WireMap& map, const PolicySpec& s
       value = look_up(map, entry.keys[k]);
       if (value) images[camera] = to_image(*value, entry.keys[k]);
     }
-    if (!value && entry.required) refuse(entry.keys.front(), "is missing");
+    if (!value && entry.required) refuse(join(entry.keys, " or "), "is missing");
   }
   return images;
 }
@@ -280,6 +280,15 @@ void check_aloha_cameras(const WireMap& map, const PolicySpec& spec) {
   for (const auto& [name, image] : *images)
     if (!is_known(name))
       refuse("images", str("unknown camera ", in_quotes(name), "; known are ", join(known, ", ")));
+}
+
+/// Other keys are nobody's; one that was meant to be ours would go unnoticed.
+void check_extras(const WireMap& map) {
+  static const std::vector<std::string> kExtras = {"noise", "num_steps", "prefix_actions", "timestamp"};
+  for (const auto& [key, value] : map) {
+    const std::string meant = nearest(key, kExtras);
+    if (!meant.empty() && meant != key) refuse(in_quotes(key), str("did you mean ", meant, "?"));
+  }
 }
 
 }  // namespace
@@ -307,6 +316,7 @@ PolicyRequest ObservationDecoder::decode(std::string_view message) const {
   if (observation.prompt.empty()) refuse("prompt", "is missing");
   if (options_.check) options_.check(observation);
 
+  check_extras(*map);
   if (const WireValue* noise = look_up(*map, "noise")) {
     const std::string expected =
         str("[horizon, action_width], here [", spec_.horizon, ", ", spec_.action_width, "]");

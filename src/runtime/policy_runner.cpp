@@ -3,6 +3,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "runtime/graph_engine.h"
@@ -121,9 +122,11 @@ void PolicyRunner::warm_up(std::int64_t steps, std::int64_t largest, const std::
                 [&](const auto& image) { return !camera_required(image.first, robot.kind); });
 
   constexpr int kPasses = 2;
-  const auto infer_at_once = [&](const RobotObservation& seen, const RobotActions& given, std::int64_t most) {
+  // Each batch that is a power of two, up to the one that holds `most`; single observations last.
+  const auto infer_at_once = [&](const RobotObservation& seen, const RobotActions& given,
+                                 std::uint64_t most) {
     const InferRequest shape = request(seen, given, 0);
-    for (std::int64_t size = most; size >= 1; --size)
+    for (std::uint64_t size = std::bit_ceil(most); size >= 1; size /= 2)
       for (int pass = 0; pass < kPasses; ++pass)
         infer(std::vector<InferRequest>(size, shape), {.steps = steps});
   };
@@ -136,10 +139,10 @@ void PolicyRunner::warm_up(std::int64_t steps, std::int64_t largest, const std::
   std::vector<RobotObservation> shapes{all};
   if (!required.images.empty() && required.images.size() < all.images.size()) shapes.push_back(required);
   // Not more than are kept, with one of given actions for each.
-  const auto most = static_cast<std::int64_t>(kMaxGraphs / shapes.size()) - 1;
+  const std::uint64_t most = std::uint64_t{1} << (kMaxGraphs / shapes.size() - 2);
   for (const RobotObservation& seen : shapes) {
     if (info_.spec.horizon > 1) infer_at_once(seen, given, 1);
-    infer_at_once(seen, {}, std::min(largest, most));
+    infer_at_once(seen, {}, std::min(static_cast<std::uint64_t>(largest), most));
   }
 }
 

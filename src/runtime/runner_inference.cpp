@@ -14,6 +14,7 @@ ChunkingOptions chunking_for(const PolicySpec& spec) {
   ChunkingOptions options;
   options.horizon = spec.horizon;
   options.execute = std::min(options.execute, options.horizon);
+  options.trained_delay = spec.rtc_training_max_delay;
   if (spec.robot.kind == RobotKind::kLibero) {
     // OSC_POSE: a displacement of position and rotation, then the gripper's command.
     options.relative_dims.assign(static_cast<std::size_t>(spec.robot.action_dim), true);

@@ -3,6 +3,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "runtime/policy_service.h"
 #include "shallowpi/base/cli.h"
@@ -42,61 +43,38 @@ QueueOptions queue_options(const ServeOptions& options) {
   return queue;
 }
 
-/// PolicyRunner::infer with the noise that clients did not send.
-class Inference {
- public:
-  Inference(PolicyRunner runner, const ServeOptions& options)
-      : runner_(std::move(runner)),
-        generator_(at::make_generator<at::CPUGeneratorImpl>(options.seed)),
-        noise_scale_(options.noise_scale) {}
-
-  const CheckpointInfo& info() const { return runner_.info(); }
-  const PolicyTransform& transform() const { return runner_.transform(); }
-  std::string fingerprint() const { return runner_.fingerprint(); }
-
-  std::vector<InferResult> operator()(std::vector<InferRequest> requests, const InferOptions& options) {
-    for (InferRequest& request : requests)
-      if (!request.noise_hd.defined())
-        request.noise_hd =
-            torch::randn({info().spec.horizon, info().config.action_dim}, generator_) * noise_scale_;
-    return runner_.infer(requests, options);
-  }
-
-  void warm_up(const ServeOptions& options) {
-    log::info("loaded; warming up");
-    runner_.warm_up(options.steps, options.max_batch, options.default_prompt);
-  }
-
- private:
-  PolicyRunner runner_;
-  at::Generator generator_;
-  double noise_scale_;
-};
-
 }  // namespace
 
 int serve_policy(const ServeOptions& options) {
   const ServerOptions listen = server_options(options);  // its mistakes first: loading takes a while
   check_address(listen.host, listen.port);
-  Inference inference(PolicyRunner::load(options.checkpoint, options.device, options.dtype, options.horizon,
-                                         options.tokenizer, options.engine),
-                      options);
-  inference.warm_up(options);
-  PolicySpec spec = inference.info().spec;
+  PolicyRunner runner = PolicyRunner::load(options.checkpoint, options.device, options.dtype, options.horizon,
+                                           options.tokenizer, options.engine);
+  log::info("loaded; warming up");
+  runner.warm_up(options.steps, options.max_batch, options.default_prompt);
+  PolicySpec spec = runner.info().spec;
   if (!options.default_prompt.empty()) spec.default_prompt = options.default_prompt;
 
   // By these a client knows the policy again, as `shallowpi-eval rollout --server` has to before it goes on.
   Json metadata = policy_metadata(spec);
-  metadata.update({{"fingerprint", inference.fingerprint()},
+  metadata.update({{"fingerprint", runner.fingerprint()},
                    {"euler_steps", options.steps},
                    {"dtype", dtype_name(options.dtype)}});
   if (options.noise_scale != 1) metadata["noise_scale"] = options.noise_scale;
   DecoderOptions decoder{.steps = options.steps, .check = [&](const RobotObservation& observation) {
-                           inference.transform().check_prompt(observation);
+                           runner.transform().check_prompt(observation);
                          }};
   decoder.max_steps = std::max(decoder.max_steps, options.steps);
-  return run_policy_server(listen, ObservationDecoder(spec, inference.info().stats, decoder),
-                           std::ref(inference), queue_options(options), metadata);
+  at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(options.seed);
+  const std::vector<std::int64_t> chunk{spec.horizon, runner.info().config.action_dim};
+  const auto infer = [&](std::vector<InferRequest> requests, const InferOptions& how) {
+    for (InferRequest& request : requests)
+      if (!request.noise_hd.defined())
+        request.noise_hd = torch::randn(chunk, generator) * options.noise_scale;
+    return runner.infer(requests, how);
+  };
+  return run_policy_server(listen, ObservationDecoder(spec, runner.info().stats, decoder), infer,
+                           queue_options(options), metadata);
 }
 
 }  // namespace shallowpi

@@ -1,14 +1,12 @@
 // The command `shallowpi-infer simulate-loop`: options, the loaded policy, the table.
 #include <torch/torch.h>
 
-#include <cmath>
 #include <iostream>
 #include <map>
 #include <tuple>
 
 #include "data/policy_sample.h"
 #include "shallowpi/base/error.h"
-#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/status_line.h"
 #include "shallowpi/base/text.h"
@@ -19,8 +17,6 @@
 
 namespace shallowpi {
 namespace {
-
-constexpr std::int64_t kPaperHorizon = 50;
 
 std::string optional_text(const std::optional<double>& value, int decimals) {
   return value ? fixed(*value, decimals) : "-";
@@ -201,7 +197,7 @@ void run_simulate_loop(const SimulateLoopOptions& options) {
   EpisodePolicy policy;
   if (options.checkpoint.empty()) {
     spec.robot = robot_of(dataset);
-    spec.horizon = options.horizon.value_or(kPaperHorizon);
+    spec.horizon = options.horizon.value_or(spec.horizon);
     policy = demonstration_policy(dataset, spec.horizon);
   } else {
     auto runner =
@@ -221,8 +217,7 @@ void run_simulate_loop(const SimulateLoopOptions& options) {
   }
   const std::vector<LoopReport> reports = simulate_all(dataset, policy, spec, options);
   std::cout << loop_table(reports);
-  if (!options.json.empty())
-    write_file_atomically(options.json, reports_json(reports, spec, options).dump(2) + "\n");
+  if (!options.json.empty()) write_json(options.json, reports_json(reports, spec, options));
 }
 
 }  // namespace shallowpi

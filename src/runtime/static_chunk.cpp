@@ -1,5 +1,6 @@
 #include "runtime/static_chunk.h"
 
+#include <bit>
 #include <numeric>
 
 #include "shallowpi/base/error.h"
@@ -34,12 +35,22 @@ ChunkShape shape_of(const EngineRequest& request) {
 
 EngineRequest pad_to_bucket(const EngineRequest& request) {
   EngineRequest padded = request;
-  const std::int64_t tokens = shape_of(request).prompt;
-  const std::int64_t missing = (kPromptBucket - tokens % kPromptBucket) % kPromptBucket;
+  Observation& observation = padded.observation;
+  const ChunkShape shape = shape_of(request);
+  const std::int64_t missing = (kPromptBucket - shape.prompt % kPromptBucket) % kPromptBucket;
   if (missing > 0) {
-    Observation& observation = padded.observation;
     observation.tokens_bt = torch::constant_pad_nd(observation.tokens_bt, {0, missing}, 0);
     observation.token_mask_bt = torch::constant_pad_nd(observation.token_mask_bt, {0, missing}, false);
+  }
+  const auto batch = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(shape.batch)));
+  if (batch > shape.batch) {
+    const torch::Tensor rows = torch::arange(batch).clamp_max(shape.batch - 1);
+    const auto repeat = [&](const torch::Tensor& tensor) {
+      return tensor.defined() ? tensor.index_select(0, rows) : tensor;
+    };
+    observation = observation.map(repeat);
+    for (torch::Tensor* tensor : {&padded.noise_bhd, &padded.given_bhd, &padded.given_mask_bh})
+      *tensor = repeat(*tensor);
   }
   return padded;
 }

@@ -14,7 +14,8 @@ struct ChunkShape {
 };
 ChunkShape shape_of(const EngineRequest& request);
 
-/// `request` with its prompts padded to a multiple of 32 tokens, so that few shapes serve all of them.
+/// `request` with its prompts padded to a multiple of 32 tokens and its batch, by repeats of the last
+/// observation, to a power of two, so that few shapes serve all of them.
 EngineRequest pad_to_bucket(const EngineRequest& request);
 
 class StaticChunk {
@@ -26,7 +27,7 @@ class StaticChunk {
   void load(const EngineRequest& request);
   /// Computes the result from the buffers: launches only, nothing is read back or sent.
   void run();
-  /// Normalised actions float32 [B, H, 32], on the device.
+  /// Normalised actions float32 [B, H, A], on the device.
   const torch::Tensor& result() const { return actions_bhd_; }
 
  private:

@@ -238,8 +238,10 @@ TEST(RemoveStaleTemporaries, RemovesOnlyThoseOfTheDead) {
   EXPECT_FALSE(fs::exists(folder / own));
   EXPECT_TRUE(fs::exists(folder / live));
   EXPECT_EQ(names_in(folder.path()).size(), 5u);
+  remove_stale_temporaries(folder.path(), /*locked=*/true);  // so its id is another process's by now
+  EXPECT_FALSE(fs::exists(folder / live));
   publish_folder(folder / "out", [&](const fs::path& to) {
-    remove_stale_temporaries(folder.path());  // what is being written stays
+    remove_stale_temporaries(folder.path(), /*locked=*/true);  // what is being written stays
     fill_two(to);
   });
   EXPECT_NO_THROW(verify_manifest(folder / "out"));

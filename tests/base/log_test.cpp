@@ -4,8 +4,6 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 
-#include <cstdlib>
-
 #include "shallowpi/base/status_line.h"
 #include "test_util.h"
 

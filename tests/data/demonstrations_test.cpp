@@ -143,6 +143,11 @@ TEST(OpenDataset, RefusesBadRequests) {
         open_dataset({{quickstart("*.hdf5"), 1.0}, {quickstart("butter.hdf5"), 2.0}}, DataFormat::kLibero);
       },
       "butter.hdf5", "name each file once");
+  expect_error<UsageError>(
+      [] {
+        open_dataset({{quickstart("butter.hdf5"), 1.0}}, DataFormat::kAloha);
+      },
+      "butter.hdf5: data.format is aloha, but the file looks like libero");
 }
 
 TEST(SpreadSamples, TakesEvenlySpacedFrames) {

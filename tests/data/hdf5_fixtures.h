@@ -5,7 +5,6 @@
 #include <hdf5.h>
 #include <turbojpeg.h>
 
-#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <numeric>

@@ -2,7 +2,6 @@
 // sound. SHALLOWPI_HDF5_MUTATIONS=N: files per layout (scripts/test_long.sh asks for more than the default).
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <random>

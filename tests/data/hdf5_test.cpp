@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <fstream>
-#include <thread>
 
 #include "data/hdf5_fixtures.h"
 #include "data/hdf5_rows.h"

@@ -148,6 +148,8 @@ TEST(DistillConfig, ChecksAcrossKeys) {
   EXPECT_NE(problems({"optimizer.end_lr=0.1"}).find("0.1 is above peak_lr, 2.5e-05"), std::string::npos);
   EXPECT_NE(problems({"optimizer.decay_steps=10"}).find("1000 is more than decay_steps, 10"),
             std::string::npos);
+  EXPECT_NE(problems({"train.steps=10", "train.trace_step=11"}).find("11 is beyond train.steps, 10"),
+            std::string::npos);
   EXPECT_NE(problems({"train.keep_every=1500"}).find("1500 is not a multiple of train.save_every, 1000"),
             std::string::npos);
   EXPECT_NE(problems({"loss.task=0", "loss.kd=0", "loss.attn=0"}).find("loss: all weights are 0"),

@@ -121,10 +121,12 @@ TEST(Resume, TakesAFinishedRunAsItIs) {
 TEST(Resume, KeysThatAnOlderProgramDidNotHaveGetTheirDefaults) {
   const TrainingFixture fixture;
   ASSERT_EQ(fixture.run("run"), 0);
-  const fs::path file = fixture / "run/config.yaml";
+  const fs::path checkpoint = fixture / "run/last", file = checkpoint / "training_state/config.yaml";
   const std::string old = std::regex_replace(read_file(file), std::regex("\n *outlier_sigma:[^\n]*"), "");
   ASSERT_NE(old, read_file(file));
   testing::write_text(file, old);
+  fs::remove(checkpoint / "manifest.json");
+  write_manifest(checkpoint);
   expect_error<UsageError>(
       [&] {
         fixture.run("run", {"train.steps=8", "train.outlier_sigma=5"});
@@ -208,11 +210,55 @@ TEST(Resume, AnotherRunsBestIsNotThisOnes) {
   EXPECT_EQ(fs::read_symlink(fixture / "branch/best"), fs::path("checkpoints/step_000012"));
 }
 
-TEST(Resume, ComparesWithTheCheckpointWhereTheRunsConfigurationIsGone) {
+TEST(Resume, ComparesWithTheCheckpointAndNotWithTheRunsOwnConfiguration) {
   const TrainingFixture fixture;
   ASSERT_EQ(fixture.run("run"), 0);
-  fs::remove(fixture / "run/config.yaml");
-  expect_error<UsageError>([&] { fixture.run("run", {"seed=2", "train.steps=9"}); }, "seed: 1 -> 2");
+  const fs::path file = fixture / "run/config.yaml";
+  const std::string edited = std::regex_replace(read_file(file), std::regex("\nseed: 1 "), "\nseed: 2 ");
+  ASSERT_NE(edited, read_file(file));
+  testing::write_text(file, edited);
+  const auto go_on = [&] { run_distill(load_distill_config(file, {"train.steps=9"}), {.quiet = true}); };
+  expect_error<UsageError>(go_on, "seed: 1 -> 2");
+  EXPECT_EQ(read_file(file), edited);
+}
+
+TEST(Resume, RefusesAStartWithOtherWeights) {
+  const TrainingFixture fixture;
+  const fs::path start = fixture / "start";
+  fs::copy(fs::canonical(fixture.teacher()), start, fs::copy_options::recursive);
+  const std::vector<std::string> run = {"student.checkpoint=" + start.string(),
+                                        "optimizer.freeze=[\"*vision_tower*\"]"};
+  ASSERT_EQ(fixture.run("run", run), 0);
+  fs::remove_all(start);
+  ASSERT_EQ(fixture.run("other", {"train.steps=3"}), 0);
+  fs::copy(fs::canonical(fixture / "other/last"), start, fs::copy_options::recursive);
+  expect_error<UsageError>(
+      [&] {
+        fixture.run("run", {run[0], run[1], "train.steps=9"});
+      },
+      "start has other weights than when");
+}
+
+TEST(Resume, KeepsWhatWasLearnedBeforeADamagedFrame) {
+  const TrainingFixture fixture;
+  testing::write_libero(
+      fixture / "damaged.hdf5",
+      {.demos = 4, .steps = 12, .spoil = [](hid_t file) {
+         const hid_t set = testing::checked(H5Dopen2(file, "data/demo_3/obs/agentview_rgb", H5P_DEFAULT));
+         const std::vector<std::uint8_t> junk(40, 0xee);
+         const testing::Dims at = {9, 0, 0, 0};
+         testing::checked(H5Dwrite_chunk(set, H5P_DEFAULT, 0, at.data(), junk.size(), junk.data()));
+         H5Dclose(set);
+       }});
+  const std::vector<std::string> run = {"data.files=" + (fixture / "damaged.hdf5").string(),
+                                        "data.held_out_fraction=0", "train.eval_every=0", "train.steps=50",
+                                        "train.save_every=50"};
+  expect_error<CorruptError>([&] { fixture.run("run", run); }, "damaged.hdf5", "step 9");
+  ASSERT_TRUE(fs::exists(fixture / "run/last")) << "the step before was not saved";
+  EXPECT_NO_THROW(verify_manifest(fixture / "run/last"));
+  const std::int64_t step = read_training_state(fixture / "run/last/training_state").step;
+  EXPECT_GT(step, 0);
+  EXPECT_LT(step, 12) << "each frame is read once in 12 batches of 4";
 }
 
 TEST(Resume, GoesOnWithoutItsConfigurationAndNotWithoutItsLog) {

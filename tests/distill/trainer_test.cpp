@@ -101,6 +101,20 @@ TEST(Trainer, DistilsWithThreeLossesAndOneTower) {
   EXPECT_EQ(student.teacher_fingerprint, weights_fingerprint(read_checkpoint_info(fixture.teacher(), 4)));
 }
 
+TEST(Trainer, RefusesPromptsThatItsTeacherDoesNotUnderstand) {
+  const TrainingFixture fixture;
+  const std::vector<std::string> run = {"teacher.checkpoint=" + fixture.teacher(), "student.layers=2",
+                                        "policy.prompt_mode=pi05_state", "policy.max_token_len=100"};
+  expect_error<UsageError>([&] { fixture.run("run", run); }, "policy.prompt_mode: pi05_state, but",
+                           "was trained with pi05_no_state");
+  expect_error<UsageError>(
+      [&] {
+        fixture.run("run", {run[0], run[1], "policy.prompt_mode=pi0_plain"});
+      },
+      "prompt_mode pi0_plain makes a pi05 policy useless");
+  EXPECT_FALSE(fs::exists(fixture / "run"));
+}
+
 TEST(Trainer, NeedsNoFileOfTheCheckpointThatItStartedFrom) {
   const TrainingFixture fixture;
   const fs::path start = fixture / "start";  // such as one that another run prunes

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <fstream>
-#include <sstream>
 
 #include "data/hdf5_fixtures.h"
 #include "distill/trainer.h"

@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "shallowpi/base/files.h"
 #include "shallowpi/model/checkpoint.h"
 #include "test_util.h"
 

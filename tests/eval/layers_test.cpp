@@ -1,7 +1,5 @@
 #include "shallowpi/eval/layers.h"
 
-#include <cmath>
-
 #include "data/fake_episodes.h"
 #include "eval/open_gates.h"
 #include "shallowpi/base/json.h"

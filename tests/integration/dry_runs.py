@@ -18,6 +18,8 @@ import numpy as np
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 CONFIGS = PROJECT / "configs"
+QUICKSTART = CONFIGS / "quickstart"
+ANY_TEACHER = CONFIGS / "distill_l6.yaml"
 TOKENIZER = PROJECT / "tests" / "data" / "tokenizer" / "small.model"
 DEPTH, VISION_DEPTH, VOCABULARY = 18, 27, 257152
 WIDTH, MLP, EXPERT_WIDTH, EXPERT_MLP, HEADS, HEAD = 2048, 16384, 1024, 4096, 8, 256
@@ -160,7 +162,7 @@ def main():
         for kind in ("pi0", "pi05"):
             write_teacher(scratch / kind, kind)
         configs = sorted(path for path in CONFIGS.rglob("*.yaml")
-                         if "quickstart" not in path.name and path.parent.name != "libero_mini")
+                         if "quickstart" not in path.name and path.parent.name != "libero_mini" and path != ANY_TEACHER)
         assert len(configs) == 27, f"{len(configs)} configs: is the list of checks complete?"
         for config in configs:
             robot = next((name for name in ("aloha", "humanoid") if name in config.name), "libero")
@@ -176,6 +178,19 @@ def main():
                 print(f"{config.relative_to(CONFIGS)}: {check_plan(config, result.stdout)}")
             except (AssertionError, KeyError) as error:
                 raise AssertionError(f"{config}: {error!r}\n{result.stdout}") from error
+        check_own_teacher(binary, scratch)
+
+
+def check_own_teacher(binary, scratch):
+    """A teacher that says all of its settings needs none in the configuration, and other prompts are refused."""
+    options = ["--dry-run", f"teacher.checkpoint={QUICKSTART}/teacher", f"data.files={QUICKSTART}/*.hdf5", f"output_dir={scratch}/own",
+               "device=cpu"]
+    result = subprocess.run([binary, "--config", ANY_TEACHER, *options], capture_output=True, text=True)
+    assert result.returncode == 0 and "prompt" not in result.stderr, result.stderr
+    assert re.search(r"student\s+\|?\s*pi0, 6 layers", result.stdout), result.stdout
+    assert re.search(r"device\s+\|?\s*cpu, float32", result.stdout), result.stdout
+    wrong = subprocess.run([binary, "--config", CONFIGS / "pi05_libero_l6.yaml", *options], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "prompt_mode pi05_no_state makes a pi0 policy useless" in wrong.stderr, wrong.stderr
 
 
 if __name__ == "__main__":

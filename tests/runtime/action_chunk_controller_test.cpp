@@ -5,7 +5,6 @@
 
 #include <future>
 
-#include "shallowpi/data/normalize.h"
 #include "test_util.h"
 
 namespace shallowpi {

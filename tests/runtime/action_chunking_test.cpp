@@ -191,6 +191,34 @@ TEST(ActionChunking, RtcLearnsTheDelayFromAnswersAndEndsThePrefixWithTheChunk) {
   }
 }
 
+TEST(ActionChunking, OneSlowAnswerDoesNotMakeRtcRepeatTheOldPlan) {
+  const auto longest_prefix = [](std::int64_t trained_delay, std::int64_t slow) {
+    ChunkingOptions options = small(ChunkMode::kRtc, 7, 50);
+    options.trained_delay = trained_delay;
+    ActionChunker chunker(options);
+    std::size_t longest = 0;
+    std::optional<ChunkRequest> asked;
+    for (int tick = 0; tick < 400; ++tick) {
+      const bool is_slow = asked && asked->tick > 100 && asked->tick < 107;
+      if (asked && tick - asked->tick == (is_slow ? slow : 4)) {
+        chunker.deliver({asked->id, chunk_of(asked->tick, 50), ""});
+        asked.reset();
+      }
+      if (auto request = chunker.next_request()) {
+        longest = std::max(longest, request->prefix.size());
+        asked = std::move(request);
+      }
+      chunker.tick();
+    }
+    return longest;
+  };
+  EXPECT_EQ(longest_prefix(0, 4), 4u);
+  EXPECT_EQ(longest_prefix(0, 60), 4u) << "a chunk that came too late to be used";
+  EXPECT_EQ(longest_prefix(0, 30), 30u);
+  EXPECT_EQ(longest_prefix(6, 30), 6u) << "what the policy learned to continue";
+  EXPECT_EQ(longest_prefix(0, 48), 43u) << "the next chunk keeps 7 actions of its own";
+}
+
 TEST(ActionChunking, HoldsTheLastActionUntilALateAnswerAndReportsIt) {
   ChunkingOptions options = small(ChunkMode::kReceding, 2, 4);
   options.expected_delay = 1;

@@ -42,6 +42,8 @@ TEST(Bench, MeasuresEveryCombinationOfItsSweeps) {
   BenchOptions options = tiny();
   options.sweeps = {"layers=1,3", "vision-tokens=4,16"};
   options.compare = true;
+  expect_error<UsageError>([&] { run_bench_json(options); }, "--layers and --sweep layers");
+  options.layers.reset();
   const Json report = run_bench_json(options);
   ASSERT_EQ(report["results"].size(), 4u);
   EXPECT_EQ(report["device"]["threads"], torch::get_num_threads());
@@ -72,6 +74,7 @@ TEST(Bench, MeasuresEveryCombinationOfItsSweeps) {
 TEST(Bench, MeasuresCheckpointsAndShallowerOnesOfThem) {
   BenchOptions options = tiny();
   options.checkpoint = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher";
+  options.layers.reset();
   options.sweeps = {"layers=6,18"};
   options.iterations = 1;
   options.warmup = 0;
@@ -118,6 +121,7 @@ TEST(Bench, WritesATimelineOfOnePolicy) {
   const std::string trace = read_json(options.trace).dump();
   for (const char* part : {"traceEvents", "aten::linear", "aten::layer_norm"})
     EXPECT_NE(trace.find(part), std::string::npos) << part;
+  options.layers.reset();
   options.sweeps = {"layers=1,3"};
   expect_error<UsageError>([&] { run_bench_json(options); }, "--trace", "--sweep");
 }

@@ -127,6 +127,7 @@ int main(int argc, char **argv) {
   shallowpi_tick tick;
   float state[kMaxDims] = {0}, action[kMaxDims];
   const float initial[7] = {0, 0, 0, 0, 0, 0, -1};
+  const uint8_t velocities[7] = {1, 1, 1, 1, 1, 1, 0};
   int acting = 0, dim, ticks;
   uint8_t *pixels = malloc(kSide * kSide * 3);
   shallowpi_image images[2];
@@ -145,6 +146,7 @@ int main(int argc, char **argv) {
   CHECK(shallowpi_controller_defaults(policy, &options) == SHALLOWPI_OK);
   CHECK(options.execute >= 1 && options.execute <= shallowpi_policy_horizon(policy));
   options.steps = 2;
+  options.relative_dims = velocities;
   CHECK(shallowpi_controller_create(policy, &options, &controller) == SHALLOWPI_OK);
 
   images[0].camera = "base_0_rgb";

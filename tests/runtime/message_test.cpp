@@ -1,7 +1,5 @@
 #include "runtime/message.h"
 
-#include <cmath>
-
 #include "test_util.h"
 
 namespace shallowpi {

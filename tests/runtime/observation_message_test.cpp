@@ -267,6 +267,8 @@ TEST(ObservationMessage, RefusesBadPrompts) {
   expect_refused(message.set("prompt", {std::int64_t{1}}), "prompt: expected text");
   expect_refused(message.set("prompt", {std::string_view("")}), "prompt: is missing");
   expect_refused(message.remove("prompt"), "prompt: is missing");
+  expect_refused(Message(RobotKind::kLibero).set("num_step", {std::int64_t{1}}),
+                 "\"num_step\": did you mean num_steps?");
   const std::u32string wide = U"gr\u00FC\u00DFe \U0001F916";
   const WireArray array{
       'U', 4 * wide.size(), {}, {reinterpret_cast<const char*>(wide.data()), 4 * wide.size()}};

@@ -43,9 +43,10 @@ void discard_folder(const std::filesystem::path& folder);
 /// time: the caller renames or removes it. What a killed process leaves, remove_stale_temporaries() finds.
 std::filesystem::path temporary_path(const std::filesystem::path& path);
 
-/// Removes the temporary files and folders in `parent` that killed processes
-/// left; those of live processes stay.
-void remove_stale_temporaries(const std::filesystem::path& parent);
+/// Removes the temporary files and folders in `parent` that killed processes left. Those of this process
+/// stay, and, unless the caller holds a lock that keeps others from writing there (`locked`), those whose
+/// writer's process id is alive: it may be another process's by now, or of another machine.
+void remove_stale_temporaries(const std::filesystem::path& parent, bool locked = false);
 
 /// `path` made absolute, or its nearest parent that exists.
 std::filesystem::path nearest_existing(const std::filesystem::path& path);

@@ -14,6 +14,8 @@ using Json = nlohmann::ordered_json;
 Json parse_json(std::string_view text, std::string_view where);
 /// As parse_json, from a file of at most 64 MiB. Throws IoError where it cannot be read.
 Json read_json(const std::filesystem::path& path);
+/// Indented, ending with a newline, by write_file_atomically().
+void write_json(const std::filesystem::path& path, const Json& json);
 
 // T of the two below: bool, std::int64_t, double (from integers too), std::string,
 // Json, or a std::vector of one.

@@ -64,4 +64,8 @@ std::uint64_t sample_seed(const Dataset::Sample& sample, std::uint64_t seed);
 /// `count` of the samples, evenly spread over the list (all where count is 0 or not smaller).
 std::vector<Dataset::Sample> spread_samples(const std::vector<Dataset::Sample>& samples, std::int64_t count);
 
+/// `samples` in their order, `batch_size` (>= 1) at a time; the last batch may be smaller.
+std::vector<std::vector<Dataset::Sample>> batches_of(const std::vector<Dataset::Sample>& samples,
+                                                     std::int64_t batch_size);
+
 }  // namespace shallowpi

@@ -55,7 +55,7 @@ class SamplePipeline {
   const PolicySpec& spec() const { return transform_.spec(); }
   /// The given statistics, cut to the robot's real dims.
   const NormStats& stats() const { return transform_.stats(); }
-  /// Normalised [H, 32] actions back to robot units; `raw_state` is the robot's own state.
+  /// Normalised [H, A] actions back to robot units; `raw_state` is the robot's own state.
   RobotActions to_robot(const torch::Tensor& actions_hd, const std::vector<float>& raw_state) const {
     return transform_.to_robot(actions_hd, raw_state);
   }

@@ -26,7 +26,7 @@ struct RobotObservation {
 /// Actions in robot units, mapped and normalised as the policy's. `raw_state` is the robot's own state.
 RobotActions policy_actions(const PolicySpec& spec, const FeatureStats& action_stats, RobotActions actions,
                             const std::vector<float>& raw_state);
-/// The same as the network reads them: float32 [D, 32], zero-padded; undefined where there are none.
+/// The same as the network reads them: float32 [D, A], zero-padded; undefined where there are none.
 torch::Tensor normalized_actions(const PolicySpec& spec, const FeatureStats& action_stats,
                                  RobotActions actions, const std::vector<float>& raw_state);
 
@@ -60,7 +60,7 @@ class PolicyTransform {
 
   /// Normalised [H, >= action_dim] actions to robot units; `raw_state` is the robot's own state.
   RobotActions to_robot(const torch::Tensor& actions_hd, const std::vector<float>& raw_state) const;
-  /// The inverse: float32 [H, 32], undefined where there are no actions.
+  /// The inverse: float32 [H, A], undefined where there are no actions.
   torch::Tensor from_robot(RobotActions actions, const std::vector<float>& raw_state) const {
     return normalized_actions(spec_, stats_.actions, std::move(actions), raw_state);
   }

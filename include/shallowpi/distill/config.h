@@ -119,7 +119,7 @@ struct TrainConfig {
 struct DistillConfig {
   std::string output_dir;
   std::uint64_t seed = 42;
-  std::string device = "auto";  ///< auto, cpu, cuda:N
+  std::string device = "auto";  ///< as parse_devices takes it: auto, cpu, cuda:N, several, cuda:all
   std::string dtype = "auto";   ///< compute: auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16
   std::int64_t threads = 0;     ///< 0: cores
   TeacherConfig teacher;

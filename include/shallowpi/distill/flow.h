@@ -11,7 +11,7 @@ namespace shallowpi {
 
 /// R draws for each of B samples, rows ordered b*R + r.
 struct FlowDraw {
-  torch::Tensor noise;   ///< float32 [B*R, H, 32] ~ N(0, 1)
+  torch::Tensor noise;   ///< float32 [B*R, H, A] ~ N(0, 1)
   torch::Tensor t;       ///< float32 [B*R] in (0.001, 1], t = 1 is noise
   torch::Tensor x_t;     ///< t * noise + (1 - t) * actions; the actions where they are given
   torch::Tensor target;  ///< noise - actions
@@ -29,7 +29,7 @@ struct FlowDraw {
 /// Throws UsageError where draws, alpha or beta is not positive, or a chunk could be given whole.
 FlowDraw draw_flow(const torch::Tensor& actions_bhd, const FlowConfig& flow, std::uint64_t seed,
                    std::int64_t rtc_training_max_delay = 0);
-/// The same x_t and target from noise [B*R, H, 32], t [B*R] and mask.
+/// The same x_t and target from noise [B*R, H, A], t [B*R] and mask.
 FlowDraw make_flow(const torch::Tensor& actions_bhd, const torch::Tensor& noise, const torch::Tensor& t,
                    const torch::Tensor& given_mask_bh = {});
 

@@ -37,6 +37,8 @@ struct TrainingSetup {
   std::shared_ptr<const SamplePipeline> pipeline;
 
   const DistillConfig& config() const { return resolved.config; }
+  /// Whether a loss asks the teacher.
+  bool teaches() const { return teacher && (config().loss.kd > 0 || config().loss.attn > 0); }
   /// Samples that a device computes at a time.
   std::int64_t micro_batch() const {
     return config().train.batch_size / config().train.accumulate / static_cast<std::int64_t>(devices.size());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,8 @@ struct DemoChoice {
   DataConfig data;                ///< files, their layout, the held-out share, statistics and tokenizer
   bool held_out = false;          ///< only the episodes that a run with `data` and `split_seed` held out
   std::uint64_t split_seed = 42;  ///< the run's `seed`
+  /// The run's `policy.horizon`, where it is set: of its teacher too, whose folder may not say it.
+  std::optional<std::int64_t> horizon;
 };
 
 /// What --data FILE..., --held-out CONFIG and --set key=value mean together. Throws UsageError for a setting

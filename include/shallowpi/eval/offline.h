@@ -31,7 +31,7 @@ struct OfflineOptions {
 };
 
 /// With `batch`: prints {"loss_task": ..., "loss_kd": ..., "loss_attn": ...} (the last two with a teacher;
-/// one such object per label where several checkpoints are given). With `data.files`: prints one table of the
+/// one such object per label where several checkpoints are given). With `demos`: prints one table of the
 /// teacher, each student before and after training, and "repeat last action". Throws UsageError where the
 /// options contradict each other or do not fit the folders and the data.
 void run_offline(const OfflineOptions& options);

@@ -17,6 +17,9 @@ inline constexpr auto kEnumNames<PolicyKind> = std::to_array<EnumName<PolicyKind
     {PolicyKind::kPi05, "pi05"},
 });
 
+/// Periods of the sinusoidal embedding of t (openpi's create_sinusoidal_pos_embedding).
+inline constexpr double kMinPeriod = 4e-3, kMaxPeriod = 4.0;
+
 /// One Gemma stack. Backbone and expert must agree in depth, heads, kv_heads and head_dim.
 struct GemmaConfig {
   std::int64_t depth = 18, width = 2048, mlp = 16384, heads = 8, kv_heads = 1, head_dim = 256;

@@ -69,7 +69,7 @@ struct StepConditioning;
 struct SampleOptions {
   /// Reused from call to call while the weights stay as they are; empty: computed anew.
   std::shared_ptr<const StepConditioning> conditioning;
-  /// float32 [B, H, 32]; where `given_mask_bh` (bool [B, H]) is true, these actions are held at t = 0 through
+  /// float32 [B, H, A]; where `given_mask_bh` (bool [B, H]) is true, these actions are held at t = 0 through
   /// all steps and the others are sampled around them (real-time chunking, trained with such prefixes).
   torch::Tensor given_bhd, given_mask_bh;
   std::function<void()> after_step;  ///< called after every Euler step
@@ -134,7 +134,7 @@ class PolicyImpl : public torch::nn::Module {
   PrefixCache encode(const Observation& observation, const PrefixLayout& layout, AttentionTap* tap = nullptr,
                      const torch::Tensor& image_tokens = {});
 
-  /// Flow velocity float32 [B*R, H, 32] at x_t [B*R, H, 32], state [B, 32], t [B*R]. One cache row serves R
+  /// Flow velocity float32 [B*R, H, A] at x_t [B*R, H, A], state [B, A], t [B*R]. One cache row serves R
   /// consecutive rows of x_t (R flow draws per observation; R = 1 at inference): row b*R + r belongs to
   /// sample b. Where `given_mask_bh` (bool [B*R, H]), x_t holds an action as it is, at t = 0. Throws
   /// UsageError for another policy's cache, for x_t of another shape and, of a pi0 policy, for a state that
@@ -143,7 +143,7 @@ class PolicyImpl : public torch::nn::Module {
                          const torch::Tensor& t, AttentionTap* tap = nullptr,
                          const torch::Tensor& given_mask_bh = {});
 
-  /// `steps` Euler steps from `noise` [B, H, 32] at t = 1 - k/steps. Returns float32 [B, H, 32] normalised
+  /// `steps` Euler steps from `noise_bhd` [B, H, A] at t = 1 - k/steps. Returns float32 [B, H, A] normalised
   /// actions. Throws UsageError as encode and velocity do, and for steps < 1.
   torch::Tensor sample_actions(const Observation& observation, const torch::Tensor& noise_bhd,
                                std::int64_t steps = kEulerSteps);

@@ -47,6 +47,9 @@ struct ChunkingOptions {
   /// late, and rtc conditions on that many actions (or on the longest of the last ten delays, if that is
   /// more). 0: not known.
   std::int64_t expected_delay = 0;
+  /// The actions that the policy learned to continue (PolicySpec::rtc_training_max_delay): rtc gives no more
+  /// after a slow answer. 0: not known; then each chunk keeps at least `execute` actions of its own.
+  std::int64_t trained_delay = 0;
   /// [A] Action dims that are displacements or velocities. They hold still at 0, the others at their last
   /// value. Empty: none.
   std::vector<bool> relative_dims;

@@ -26,8 +26,8 @@ struct BenchOptions {
   std::filesystem::path checkpoint;  ///< empty: random weights of the sizes below
   PolicyKind model = PolicyKind::kPi05;
   BenchSize size = BenchSize::kFull;
-  std::int64_t layers = 18;                      ///< of random weights
-  std::optional<std::int64_t> cameras, horizon;  ///< the checkpoint's; of random weights 2 and 10
+  /// Default: the checkpoint's; of random weights 18, 2 and 10. `layers` is of random weights only.
+  std::optional<std::int64_t> layers, cameras, horizon;
   std::int64_t prompt_tokens = 64, steps = kEulerSteps, batch = 1;
   std::int64_t iterations = 20, warmup = 3;
   /// "layers=4,6,9,18", "vision-tokens=64,128,256": all combinations are measured. Fewer vision tokens means

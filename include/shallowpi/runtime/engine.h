@@ -17,7 +17,7 @@ namespace shallowpi {
 /// What one call of the engine is asked for.
 struct EngineRequest {
   Observation observation;  ///< on the host
-  torch::Tensor noise_bhd;  ///< float32 [B, H, 32]
+  torch::Tensor noise_bhd;  ///< float32 [B, H, A]
   std::int64_t steps = kEulerSteps;
   torch::Tensor given_bhd{};      ///< optional, as in SampleOptions
   torch::Tensor given_mask_bh{};  ///< with given_bhd
@@ -47,7 +47,7 @@ class Engine {
   /// kEager or kGraph: what the next chunk is computed with.
   virtual EngineKind kind() const = 0;
 
-  /// Normalised actions float32 [B, H, 32], on the host. With `times` the eager engine waits for the device
+  /// Normalised actions float32 [B, H, A], on the host. With `times` the eager engine waits for the device
   /// after every stage, which costs a little where it is a GPU. Throws UsageError as Policy does.
   virtual torch::Tensor sample(const EngineRequest& request, StageTimes* times = nullptr) = 0;
 

@@ -66,6 +66,9 @@ typedef struct {
   int32_t steps;           /* Euler steps, 1 to 1000 */
   uint64_t seed;           /* of the noise */
   double noise_scale;      /* times the noise, 0 to 2: at 0 chunks are steadiest */
+  /* [action_dim] 1 where an action is a displacement or a velocity, which is held at 0 when no chunk has an action, and
+   * not at its last value; NULL: as the policy's robot has it (LIBERO's displacements; positions of any other). Copied. */
+  const uint8_t *relative_dims;
 } shallowpi_controller_options;
 
 /* Options that suit the policy. */
