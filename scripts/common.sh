@@ -27,6 +27,16 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 # usage: prints the comment that the script begins with, and ends it.
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$project/scripts/${0##*/}"; exit 0; }
 
+# read_install_option "$@": of a script that takes --no-install and --help only.
+read_install_option() {
+  case ${1:-} in
+    '') ;;
+    --no-install) install=0 ;;
+    -h | --help) usage ;;
+    *) die "unknown option $1 (see --help)" ;;
+  esac
+}
+
 # need_packages PACKAGE...: installs with apt what dpkg does not have.
 need_packages() {
   local missing=() package

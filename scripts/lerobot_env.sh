@@ -3,12 +3,7 @@
 # the path of its python.   usage: scripts/lerobot_env.sh [--no-install]
 #   LEROBOT_TORCH_SITE=DIR   a site-packages folder of the same Python that has torch 2.11.0, instead of downloading it
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in
-  '') ;;
-  --no-install) install=0 ;;
-  -h | --help) usage ;;
-  *) die "unknown option $1 (see --help)" ;;
-esac
+read_install_option "$@"
 env_dir=$cache/lerobot-0.6.1
 
 # LeRobot asks for Python 3.12, but all that it needs of it are two pieces of syntax in four files.

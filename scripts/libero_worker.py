@@ -268,7 +268,6 @@ class Environment:
         self.gate.open = self.always = bool(request["always"])
         self.load(request["suite"], request["task"], request["size"])
         self.size, self.record, self.move = request["size"], request["record"], []
-        self.gate.open = self.always
         self.reset_sampling()
         self.env.seed(request["seed"])
         self.env.reset()

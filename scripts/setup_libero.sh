@@ -4,12 +4,7 @@
 #   LIBERO_BASE_PYTHON=PYTHON   the Python 3.10 or 3.11 to make it from (default: python3, python3.11 or python3.10)
 # A LIBERO that is installed already works too: shallowpi-eval rollout --python .../bin/python
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-case ${1:-} in
-  '') ;;
-  --no-install) install=0 ;;
-  -h | --help) usage ;;
-  *) die "unknown option $1 (see --help)" ;;
-esac
+read_install_option "$@"
 requirements=$project/scripts/libero_requirements.txt
 env_dir=$cache/libero-$(sha256sum "$requirements" | cut -c1-12)
 

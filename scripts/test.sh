@@ -3,11 +3,7 @@
 #   budget:  downloads 3 min | build 15 min | tests 13 min | simulator 4 min | quickstart 5 min
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$project"
-case ${1:-} in
-  '' | --no-install) ;;
-  -h | --help) usage ;;
-  *) die "unknown option $1 (see --help)" ;;
-esac
+read_install_option "$@"
 started=$SECONDS
 ./scripts/build.sh --tests --cpu "$@"
 built=$SECONDS

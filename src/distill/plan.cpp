@@ -66,6 +66,50 @@ void count_teacher(const TrainingSetup& setup, TrainingPlan& plan) {
     plan.weight_bytes += group.parameter.nbytes();
 }
 
+/// Arithmetic, and what a step holds on the device, from passes of this shape.
+void count_passes(const TrainingSetup& setup, const TrainedParts& parts, const PassShape& shape,
+                  TrainingPlan& plan) {
+  const DistillConfig& config = setup.config();
+  ActivationSizes sizes;
+  sizes.tower_trained = parts.tower;
+  sizes.backbone_trained = parts.prefix;
+  sizes.recompute = config.train.activation_checkpointing;
+  sizes.time_per_action = setup.policy.kind == PolicyKind::kPi05 && setup.spec.rtc_training_max_delay > 0;
+  sizes.bytes_per_value = static_cast<std::int64_t>(torch::elementSize(setup.dtype));
+  plan.activation_bytes = training_activation_bytes(setup.policy, shape, sizes);
+
+  const PassCost student = forward_flops(setup.policy, shape);
+  const double micro_batches = static_cast<double>(config.train.batch_size / plan.micro_batch);
+  // A backward pass is two forward passes, and one more to recompute.
+  const double again = sizes.recompute ? 1 : 0;
+  plan.flops =
+      micro_batches * (student.tower * (parts.tower ? 3 + again : 1) +
+                       student.backbone * (parts.prefix ? 3 + again : 1) + student.expert * (3 + again));
+  if (plan.teacher_layers > 0) {
+    const PassCost teacher = forward_flops(setup.teacher->config, shape);
+    plan.flops += micro_batches * (teacher.tower + teacher.backbone + teacher.expert);
+    plan.activation_bytes = std::max(
+        plan.activation_bytes,
+        inference_activation_bytes(setup.teacher->config, shape,
+                                   static_cast<std::int64_t>(torch::elementSize(setup.teacher_dtype))));
+  }
+  plan.activation_bytes =
+      static_cast<std::uint64_t>(static_cast<double>(plan.activation_bytes) * kFragmentation);
+}
+
+/// What lies in main memory.
+void count_host(const TrainingSetup& setup, TrainingPlan& plan) {
+  const DistillConfig& config = setup.config();
+  const auto cameras = static_cast<std::int64_t>(setup.spec.image_keys.size());
+  const std::int64_t image_values = 3 * setup.spec.image_size * setup.spec.image_size;
+  const std::int64_t batches = std::max(config.data.prefetch, config.data.workers) + 2;
+  const auto held_out = static_cast<std::int64_t>(setup.split.held_out.size());
+  const std::int64_t evaluated =
+      config.train.eval_every > 0 ? std::min(config.train.eval_frames, held_out) : 0;
+  const std::int64_t samples = batches * config.train.batch_size + evaluated;
+  plan.host_bytes += static_cast<std::uint64_t>(samples * cameras * image_values * 4);
+}
+
 }  // namespace
 
 std::uint64_t TrainingPlan::peak_bytes() const {
@@ -103,38 +147,8 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   shape.prefix = plan.prefix_tokens;
   shape.horizon = setup.spec.horizon;
   shape.draws = config.flow.draws;
-  ActivationSizes sizes;
-  sizes.tower_trained = parts.tower;
-  sizes.backbone_trained = parts.prefix;
-  sizes.recompute = config.train.activation_checkpointing;
-  sizes.time_per_action = setup.policy.kind == PolicyKind::kPi05 && setup.spec.rtc_training_max_delay > 0;
-  sizes.bytes_per_value = static_cast<std::int64_t>(torch::elementSize(setup.dtype));
-  plan.activation_bytes = training_activation_bytes(setup.policy, shape, sizes);
-
-  const PassCost student = forward_flops(setup.policy, shape);
-  const double micro_batches = static_cast<double>(config.train.batch_size / plan.micro_batch);
-  // A backward pass is two forward passes, and one more to recompute.
-  const double again = sizes.recompute ? 1 : 0;
-  plan.flops =
-      micro_batches * (student.tower * (parts.tower ? 3 + again : 1) +
-                       student.backbone * (parts.prefix ? 3 + again : 1) + student.expert * (3 + again));
-  if (plan.teacher_layers > 0) {
-    const PassCost teacher = forward_flops(setup.teacher->config, shape);
-    plan.flops += micro_batches * (teacher.tower + teacher.backbone + teacher.expert);
-    plan.activation_bytes = std::max(
-        plan.activation_bytes,
-        inference_activation_bytes(setup.teacher->config, shape,
-                                   static_cast<std::int64_t>(torch::elementSize(setup.teacher_dtype))));
-  }
-  plan.activation_bytes =
-      static_cast<std::uint64_t>(static_cast<double>(plan.activation_bytes) * kFragmentation);
-  const std::int64_t image_values = 3 * setup.spec.image_size * setup.spec.image_size;
-  const std::int64_t batches = std::max(config.data.prefetch, config.data.workers) + 2;
-  const auto held_out = static_cast<std::int64_t>(setup.split.held_out.size());
-  const std::int64_t evaluated =
-      config.train.eval_every > 0 ? std::min(config.train.eval_frames, held_out) : 0;
-  const std::int64_t samples = batches * config.train.batch_size + evaluated;
-  plan.host_bytes += static_cast<std::uint64_t>(samples * cameras * image_values * 4);
+  count_passes(setup, parts, shape, plan);
+  count_host(setup, plan);
   plan.most_checkpoints = static_cast<std::uint64_t>(most_checkpoints(config.train));
   return plan;
 }

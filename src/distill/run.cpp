@@ -198,6 +198,20 @@ void check_room(const TrainingPlan& plan, const DistillConfig& config, bool dry_
                  human_bytes(wanted), there > 0 ? " more" : "");
 }
 
+int dry_run(const ResolvedConfig& resolved, const std::string& resume) {
+  Problems problems;
+  StartPoint start;
+  TrainingSetup setup;
+  problems.attempt([&] { start = choose_start(resolved, resume); });
+  problems.attempt([&] { setup = prepare_training(resolved); });
+  problems.attempt([&] { verify_given(setup); });
+  problems.throw_all("problems");
+  const TrainingPlan plan = plan_training(setup);
+  std::cout << plan_text(plan) << start_text(start, resolved.config.train.steps);
+  check_room(plan, resolved.config, true);
+  return static_cast<int>(ExitCode::kDone);
+}
+
 // Where memory runs out on the host, of whatever allocates, says what helps.
 void train(Trainer& trainer, const StopSignal& stop) {
   constexpr const char* kAdvice =
@@ -230,19 +244,7 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const DistillConfig& config = resolved.config;
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   warn_of_settings(config);
-  if (run.dry_run) {
-    Problems problems;
-    StartPoint start;
-    TrainingSetup setup;
-    problems.attempt([&] { start = choose_start(resolved, run.resume); });
-    problems.attempt([&] { setup = prepare_training(resolved); });
-    problems.attempt([&] { verify_given(setup); });
-    problems.throw_all("problems");
-    const TrainingPlan plan = plan_training(setup);
-    std::cout << plan_text(plan) << start_text(start, config.train.steps);
-    check_room(plan, config, true);
-    return static_cast<int>(ExitCode::kDone);
-  }
+  if (run.dry_run) return dry_run(resolved, run.resume);
   const StopSignal stop;
   const fs::path path = config.output_dir;
   // A run folder is locked before anything slow; a new one is made only when everything is known to fit.

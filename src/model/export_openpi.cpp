@@ -50,18 +50,8 @@ The training config must agree with how the policy was trained:
 | relative action dims (`extra_delta_transform`) | @delta@ |
 @notes@)";
 
-}  // namespace
-
-void write_openpi_side_files(const std::filesystem::path& folder, const CheckpointInfo& info,
-                             torch::Dtype store) {
-  const PolicySpec& spec = info.spec;
-  const bool pi05 = info.config.kind == PolicyKind::kPi05;
-  const Json config = {{"action_dim", info.config.action_dim},
-                       {"action_horizon", spec.horizon},
-                       {"paligemma_variant", "gemma_2b"},
-                       {"action_expert_variant", "gemma_300m"},
-                       {"precision", dtype_name(store)}};
-  write_json(folder / "config.json", config);
+/// What this policy does otherwise than openpi.
+std::string notes_on(const PolicySpec& spec) {
   std::string notes;
   if (spec.prompt_mode == PromptMode::kPi05StatePadded32)
     notes +=
@@ -89,6 +79,22 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
     notes +=
         "\nopenpi wants all three cameras: give zeros with `image_mask` False for those that this policy "
         "does not see.\n";
+  return notes;
+}
+
+}  // namespace
+
+void write_openpi_side_files(const std::filesystem::path& folder, const CheckpointInfo& info,
+                             torch::Dtype store) {
+  const PolicySpec& spec = info.spec;
+  const bool pi05 = info.config.kind == PolicyKind::kPi05;
+  const Json config = {{"action_dim", info.config.action_dim},
+                       {"action_horizon", spec.horizon},
+                       {"paligemma_variant", "gemma_2b"},
+                       {"action_expert_variant", "gemma_300m"},
+                       {"precision", dtype_name(store)}};
+  write_json(folder / "config.json", config);
+  const std::vector<std::string> cameras = openpi_cameras(spec.image_keys);
   std::vector<std::size_t> relative;
   for (std::size_t dim = 0; dim < spec.robot.delta_mask.size(); ++dim)
     if (spec.robot.delta_mask[dim]) relative.push_back(dim);
@@ -103,7 +109,7 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
       {"@cameras@", cameras.empty() ? "none" : str("`", join(cameras, "`, `"), "`")},
       {"@asset@", spec.asset_id},
       {"@delta@", relative.empty() ? "none" : join(relative, ", ")},
-      {"@notes@", notes}};
+      {"@notes@", notes_on(spec)}};
   write_file_atomically(folder / "load_shallow.py", fill_template(kLoader, values));
   write_file_atomically(folder / "README.md", fill_template(kReadme, values));
   if (!info.stats) return;
