@@ -27,8 +27,12 @@ std::string frame_name(const Dataset& dataset, const Dataset::Sample& frame) {
   return str(file.path().filename().string(), " ", episode, " step ", frame.step);
 }
 
-SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data) {
+void require_horizon(const CheckpointInfo& info) {
   if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
+}
+
+SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data) {
+  require_horizon(info);
   log_warnings(info);
   std::optional<NormStats> stats = given_stats(data);
   const StatsOrigin origin = stats ? StatsOrigin::kData : StatsOrigin::kPolicy;

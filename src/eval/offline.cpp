@@ -132,6 +132,7 @@ class Comparison {
                              " is called 'teacher' but is not the one of --teacher: name it, as in before=",
                              other.info.folder.string()));
     }
+    require_horizon(named.info);  // before all of its weights are read
     teacher_info_ = named.info;
     teacher_fingerprint_ = weights_fingerprint(named.info);
     teacher_ = load(named, options_);

@@ -3,6 +3,7 @@
 #include "data/fake_episodes.h"
 #include "eval/labelled_path.h"
 #include "eval/open_gates.h"
+#include "model/small_checkpoint.h"
 #include "parity_fixture.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/json.h"
@@ -212,6 +213,20 @@ TEST(LabelledPath, TellsEqualNamesApart) {
   EXPECT_EQ(labels({"/last", "/a/last"}), "last a/last");
   expect_error<UsageError>([&] { labels({"x=a", "x=b"}); }, "two runs are called 'x'");
   expect_error<UsageError>([&] { labels({"runs/a", "runs/a/"}); }, "two runs are called");
+}
+
+TEST(LabelledCheckpoint, TakesTheRunsHorizonWhereTheFolderSaysNone) {
+  TempDir dir;
+  testing::write_weights_file(dir / "openpi", testing::random_weights(testing::small_config()));
+  testing::write_text(dir / "run.yaml", "output_dir: x\npolicy: {horizon: 9}\ndata: {files: demos.hdf5}\n");
+  const std::optional<std::int64_t> of_run = choose_demos({}, (dir / "run.yaml").string()).horizon;
+  const LabelledPath path{"teacher", dir / "openpi"};
+  EXPECT_EQ(of_run, 9);
+  EXPECT_FALSE(read_labelled_checkpoint(path, {}, {}).info.horizon_known);
+  EXPECT_EQ(read_labelled_checkpoint(path, {}, of_run).info.spec.horizon, 9);
+  EXPECT_EQ(read_labelled_checkpoint(path, 5, of_run).info.spec.horizon, 5);
+  testing::write_text(dir / "run.yaml", "output_dir: x\ndata: {files: demos.hdf5}\n");
+  EXPECT_FALSE(choose_demos({}, (dir / "run.yaml").string()).horizon);
 }
 
 TEST_F(OfflineData, RefusesContradictoryOptions) {

@@ -80,8 +80,8 @@ class PolicyRunner {
 
   /// Infers from black images and `prompt` (empty: a short one) what is slow for the first time, on a GPU by
   /// seconds. Where each shape has a graph: up to `largest` observations at once, with all cameras and with
-  /// those that a robot must send (at most three or seven, for few graphs are kept), and one observation with
-  /// given actions.
+  /// those that a robot must send (at most 4, or 64 where those are the same, for few graphs are kept), and
+  /// one observation with given actions.
   void warm_up(std::int64_t steps, std::int64_t largest = 1, const std::string& prompt = "");
 
  private:
