@@ -79,7 +79,7 @@ inline void add_common_options(CLI::App& app, CommonOptions& options) {
       ->type_name("DEVICE");
   app.add_option("--dtype", options.dtype, "auto (bfloat16 on a GPU, float32 on a CPU), float32 or bfloat16")
       ->type_name("DTYPE");
-  app.add_option("--threads", options.threads, "CPU threads; 0: all cores")->type_name("N");
+  app.add_option("--threads", options.threads, "CPU threads; 0 (default): all cores")->type_name("N");
   // CLI11 would take -1 for a huge number.
   app.add_option("--seed", options.seed, "seed of all random draws")
       ->type_name("N")

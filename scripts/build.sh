@@ -5,8 +5,7 @@
 #   --no-install            install nothing; only say what is missing
 # CXX=g++ chooses the compiler of a new build folder (default: clang-19 where it is packaged, which halves the time; else g++).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-tests=0 benchmarks=0 variant=cpu
-if command -v nvcc >/dev/null && command -v nvidia-smi >/dev/null; then variant=cuda; fi
+tests=0 benchmarks=0 variant=
 while [ $# -gt 0 ]; do
   case $1 in
     --tests) tests=1 benchmarks=1 ;;  # so that the benchmarks always compile
@@ -20,8 +19,13 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-if [ $variant = cpu ] && command -v nvidia-smi >/dev/null && ! command -v nvcc >/dev/null; then
-  say "no nvcc: building for the CPU, although there is an NVIDIA driver. For its GPU install the CUDA toolkit 13 first."
+if [ -z "$variant" ]; then
+  variant=cpu
+  if command -v nvidia-smi >/dev/null; then
+    if command -v nvcc >/dev/null; then variant=cuda; else
+      say "no nvcc: building for the CPU, although there is an NVIDIA driver. For its GPU install the CUDA toolkit 13 first."
+    fi
+  fi
 fi
 
 packages=$build_packages

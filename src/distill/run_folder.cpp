@@ -33,14 +33,6 @@ std::optional<std::int64_t> parse_step(std::string_view name) {
   return step;
 }
 
-// All names of a file become the same text. A pattern, or what does not exist, keeps its parts from the first
-// that is not there on.
-fs::path canonical_path(const std::string& path) {
-  std::error_code unreadable;
-  const fs::path settled = fs::weakly_canonical(fs::absolute(path), unreadable);
-  return unreadable ? fs::path(path) : settled;
-}
-
 template <typename Change>
 void change_paths(DistillConfig& config, const Change& change) {
   std::vector<std::string*> paths = {&config.output_dir, &config.teacher.checkpoint,
@@ -100,21 +92,27 @@ std::optional<RunCheckpoint> newest_valid_checkpoint(const fs::path& run_folder)
 
 std::vector<std::string> config_differences(const ResolvedConfig& before, const ResolvedConfig& after) {
   DistillConfig old_values = before.config, new_values = after.config;
-  change_paths(old_values, canonical_path);
-  change_paths(new_values, canonical_path);
+  // Files may have moved: the trainer compares what is in them.
+  const auto name_alone = [](const std::string& path) { return fs::path(path).filename(); };
+  change_paths(old_values, name_alone);
+  change_paths(new_values, name_alone);
   const ConfigTable old_table = distill_table(old_values), new_table = distill_table(new_values);
   const auto value_of = [](const ResolvedConfig& resolved, const ConfigField& field) {
     return field.inherited && !resolved.is_set(field.key) ? "(unset)" : field.write();
+  };
+  // Checkpoints may even have other names.
+  const auto has_moved = [&](const std::string& key) {
+    const auto is_there = [&](const DistillConfig& config) {
+      return !(key == "teacher.checkpoint" ? config.teacher.checkpoint : config.student.checkpoint).empty();
+    };
+    return key.ends_with(".checkpoint") && is_there(before.config) == is_there(after.config);
   };
   std::vector<std::string> differences;
   for (const std::string& key : new_table.keys()) {
     if (may_change(key)) continue;
     const std::string was = value_of(before, *old_table.find(key));
     const std::string is = value_of(after, *new_table.find(key));
-    // A teacher may have moved: the trainer compares its weights.
-    const bool moved = key == "teacher.checkpoint" &&
-                       before.config.teacher.checkpoint.empty() == after.config.teacher.checkpoint.empty();
-    if (was != is && !moved) differences.push_back(str(key, ": ", was, " -> ", is));
+    if (was != is && !has_moved(key)) differences.push_back(str(key, ": ", was, " -> ", is));
   }
   return differences;
 }
@@ -149,8 +147,8 @@ std::int64_t most_checkpoints(const TrainConfig& config) {
 
 RunFolder::RunFolder(const fs::path& path) : path_(path), lock_(path) {
   fs::create_directories(path_ / kCheckpoints);
-  for (const fs::path& folder : {path_, path_ / kCheckpoints})
-    remove_stale_temporaries(folder, /*locked=*/true);
+  remove_stale_temporaries(path_);
+  remove_stale_temporaries(path_ / kCheckpoints, /*locked=*/true);
 }
 
 fs::path RunFolder::checkpoint_path(const fs::path& run_folder, std::int64_t step) {

@@ -95,11 +95,17 @@ void check_language(const TrainingSetup& setup, const NormStats& stats) {
   const PolicySpec &student = setup.spec, &teacher = setup.teacher->spec;
   // What an openpi folder does not say is a guess, which a setting corrects.
   const bool says_prompts = setup.teacher->format != CheckpointFormat::kOpenpi;
-  if (setup.teaches() && says_prompts && student.prompt_mode != teacher.prompt_mode)
+  // Those of pi0 differ in underscores and spaces alone.
+  const bool are_alike = student.prompt_mode == teacher.prompt_mode ||
+                         (is_pi0_prompt(student.prompt_mode) && is_pi0_prompt(teacher.prompt_mode));
+  if (setup.teaches() && says_prompts && !are_alike)
     throw UsageError(str("policy.prompt_mode: ", enum_name(student.prompt_mode), ", but ",
-                         setup.teacher->folder.string(), " was trained with ", enum_name(teacher.prompt_mode),
-                         " and understands no other; remove the key (configs/distill_l6.yaml leaves all of "
-                         "policy.* to the teacher's folder), or set loss.kd and loss.attn to 0"));
+                         setup.teacher->folder.string(), " says ", enum_name(teacher.prompt_mode),
+                         ", and the teacher would not understand another; set ",
+                         enum_name(teacher.prompt_mode),
+                         " (configs/distill_l6.yaml leaves all of policy.* to the teacher's folder), set "
+                         "loss.kd and loss.attn to 0, or, where the folder is wrong, write it anew: "
+                         "shallowpi-distill --init-only OUT teacher.checkpoint=DIR policy.prompt_mode=..."));
   for (const std::string& camera : teacher.image_keys) {
     const bool is_in_data = setup.dataset->files_without(camera).empty();
     if (setup.teaches() && is_in_data && !contains(student.image_keys, camera))

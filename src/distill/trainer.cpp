@@ -32,6 +32,13 @@ std::string data_digest(const TrainingSetup& setup) {
   return sha256(facts);
 }
 
+bool has_frozen(const Policy& student) {
+  const std::vector<ParameterGroup>& groups = student->parameter_groups();
+  return std::any_of(groups.begin(), groups.end(), [](const ParameterGroup& group) {
+    return !group.dead && !group.parameter.requires_grad();
+  });
+}
+
 }  // namespace
 
 Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models, RunFolder& folder,
@@ -50,9 +57,10 @@ Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models,
   }
   if (const CheckpointInfo* origin = setup_.origin()) origin_weights_.emplace(origin->folder);
   const std::string data = data_digest(setup_);
-  const std::string start = setup_.start ? weights_fingerprint(*setup_.start) : "";
+  // What is frozen is taken from there anew when a run goes on.
+  const std::string start =
+      setup_.start && has_frozen(replicas_.student()) ? weights_fingerprint(*setup_.start) : "";
   if (!resume.empty()) restore(resume);
-  // What is frozen is taken from there anew.
   if (!state_.start.empty() && state_.start != start)
     throw UsageError(str(config_.student.checkpoint, " has other weights than when ", resume.string(),
                          " began with it; set student.checkpoint back"));
@@ -64,6 +72,7 @@ Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models,
                          resume.string()));
   state_.data = data;
   state_.start = start;
+  if (config_.train.eval_every > 0) held_out_ = held_out_batches(setup_, config_.train.batch_size);
   metrics_ = std::make_unique<MetricsLog>(folder_.path(), state_.step, state_.metrics_bytes);
   LoaderOptions options;
   options.batch_size = config_.train.batch_size;
@@ -207,7 +216,6 @@ void Trainer::evaluate_if_due() {
 }
 
 Scalars Trainer::held_out_losses() {
-  if (held_out_.empty()) held_out_ = held_out_batches(setup_, config_.train.batch_size);
   replicas_.use_ema();
   std::map<std::string, std::pair<double, double>> sums;  // by term: sum and count
   std::map<std::string, double> weights;
@@ -304,6 +312,9 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
                          " was trained with another policy's settings; set these back in ",
                          setup_.origin() ? setup_.origin()->folder.string() : "the configuration", ":\n  ",
                          join(differences, "\n  ")));
+  if (read_file(checkpoint / checkpoint::kTokenizer) != tokenizer_)
+    throw UsageError(str(setup_.tokenizer.string(), " is another tokenizer than that of ",
+                         checkpoint.string(), "; set data.tokenizer back"));
   const std::map<std::string, torch::Tensor> vectors = replicas_.state();  // overwritten
   read_training_tensors(folder, by_name(vectors));
   replicas_.restore(vectors, state_.updates);

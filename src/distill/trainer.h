@@ -65,7 +65,7 @@ class Trainer {
   // What every checkpoint takes over is kept open: whoever made it may remove it meanwhile.
   const std::string tokenizer_;
   std::optional<SafetensorsFolder> origin_weights_;
-  std::vector<TrainingBatch> held_out_;  // made at the first evaluation
+  std::vector<TrainingBatch> held_out_;  // empty: nothing is evaluated
   std::optional<double> held_out_loss_;  // of this step, where it was evaluated
   std::int64_t saved_step_ = 0;          // whose checkpoint is in the folder; step 0 needs none
   std::unique_ptr<MetricsLog> metrics_;

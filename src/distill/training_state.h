@@ -23,7 +23,7 @@ struct TrainingState {
   std::uint64_t metrics_bytes = 0;  ///< size of metrics.jsonl at this step
   // Empty in states that older programs wrote.
   std::string data;   ///< digest of the demonstrations
-  std::string start;  ///< weights_fingerprint of student.checkpoint; empty: none
+  std::string start;  ///< weights_fingerprint of student.checkpoint; empty: nothing of it is frozen
 };
 
 /// A visitor over all members, for writing and reading alike.

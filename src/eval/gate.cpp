@@ -6,6 +6,7 @@
 #include <iostream>
 
 #include "eval/frames.h"
+#include "eval/labelled_path.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
@@ -46,7 +47,7 @@ void check_options(const GateOptions& options) {
 }
 
 struct Sampled {
-  torch::Tensor actions_nhd;  // normalised, float32 [frames, H, 32]
+  torch::Tensor actions_nhd;  // normalised, float32 [frames, H, A]
   EngineKind engine;          // that ran
 };
 
@@ -157,7 +158,8 @@ std::string number(const Json& value) {
 
 Json run_gate_json(const GateOptions& options) {
   check_options(options);
-  const CheckpointInfo info = read_checkpoint_info(options.checkpoint, options.horizon);
+  const CheckpointInfo info =
+      read_labelled_checkpoint({"", options.checkpoint}, options.horizon, options.demos.horizon).info;
   const Dataset dataset = open_data(options.demos.data);
   const Frames frames = choose_samples(dataset, options.demos, options.frames);
   const SamplePipeline pipeline = make_pipeline(dataset, info, options.demos.data);

@@ -132,7 +132,7 @@ class Comparison {
                              " is called 'teacher' but is not the one of --teacher: name it, as in before=",
                              other.info.folder.string()));
     }
-    require_horizon(named.info);  // before all of its weights are read
+    require_horizon(named.info);
     teacher_info_ = named.info;
     teacher_fingerprint_ = weights_fingerprint(named.info);
     teacher_ = load(named, options_);
@@ -182,6 +182,7 @@ Json comparison_json(const OfflineOptions& options, const std::vector<Dataset::S
 
 void run_on_data(const OfflineOptions& options) {
   const std::vector<LabelledCheckpoint> all = read_all(options);
+  for (const LabelledCheckpoint& named : all) require_horizon(named.info);  // before any weights are read
   const Dataset dataset = open_data(options.demos.data);
   const std::vector<Dataset::Sample> samples = choose_samples(dataset, options.demos, options.frames);
   Comparison comparison(options, dataset, samples);

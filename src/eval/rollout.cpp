@@ -92,8 +92,7 @@ class Rollout {
         policy_(policy),
         settings_(resolve_settings(options, policy.demo_image_size())),
         lock_(prepared(options.out)) {
-    for (const fs::path& folder : {options.out, options.out / "videos"})
-      remove_stale_temporaries(folder, /*locked=*/true);
+    for (const fs::path& folder : {options.out, options.out / "videos"}) remove_stale_temporaries(folder);
     settings_.needs_images = policy.needs_images();
     if (settings_.image_size == policy.demo_image_size())
       log::info("images of ", settings_.image_size, " pixels, as in the policy's demonstrations");

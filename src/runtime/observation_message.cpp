@@ -3,6 +3,7 @@
 #include <c10/util/Half.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstring>
 
@@ -282,13 +283,21 @@ void check_aloha_cameras(const WireMap& map, const PolicySpec& spec) {
       refuse("images", str("unknown camera ", in_quotes(name), "; known are ", join(known, ", ")));
 }
 
-/// Other keys are nobody's; one that was meant to be ours would go unnoticed.
+/// The letters of a key, in lower case, without an s at its end: num_step, numSteps and num-steps are alike.
+std::string bare(std::string_view key) {
+  std::string letters;
+  for (const char c : key)
+    if (std::isalpha(static_cast<unsigned char>(c)) != 0)
+      letters += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (letters.ends_with('s')) letters.pop_back();
+  return letters;
+}
+
+/// Other keys are nobody's, but one that was meant to be ours must not go unnoticed.
 void check_extras(const WireMap& map) {
-  static const std::vector<std::string> kExtras = {"noise", "num_steps", "prefix_actions", "timestamp"};
-  for (const auto& [key, value] : map) {
-    const std::string meant = nearest(key, kExtras);
-    if (!meant.empty() && meant != key) refuse(in_quotes(key), str("did you mean ", meant, "?"));
-  }
+  for (const auto& [key, value] : map)
+    for (const char* ours : {"noise", "num_steps", "prefix_actions", "timestamp"})
+      if (key != ours && bare(key) == bare(ours)) refuse(in_quotes(key), str("did you mean ", ours, "?"));
 }
 
 }  // namespace

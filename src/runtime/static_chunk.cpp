@@ -46,7 +46,8 @@ EngineRequest pad_to_bucket(const EngineRequest& request) {
   if (batch > shape.batch) {
     const torch::Tensor rows = torch::arange(batch).clamp_max(shape.batch - 1);
     const auto repeat = [&](const torch::Tensor& tensor) {
-      return tensor.defined() ? tensor.index_select(0, rows) : tensor;
+      const bool fits = tensor.defined() && tensor.size(0) == shape.batch;  // load() refuses what does not
+      return fits ? tensor.index_select(0, rows.to(tensor.device())) : tensor;
     };
     observation = observation.map(repeat);
     for (torch::Tensor* tensor : {&padded.noise_bhd, &padded.given_bhd, &padded.given_mask_bh})

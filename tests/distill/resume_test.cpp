@@ -239,6 +239,26 @@ TEST(Resume, RefusesAStartWithOtherWeights) {
       "start has other weights than when");
 }
 
+TEST(Resume, GoesOnWhereTheStartHasGoneOnAndNothingOfItIsFrozen) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("first", {"train.steps=3"}), 0);
+  const std::vector<std::string> run = {"student.checkpoint=" + (fixture / "first/last").string()};
+  ASSERT_EQ(fixture.run("second", run), 0);
+  ASSERT_EQ(fixture.run("first", {"train.steps=6"}), 0);
+  EXPECT_EQ(fixture.run("second", {run[0], "train.steps=9"}), 0);
+}
+
+TEST(Resume, GoesOnWithDemonstrationsThatHaveMoved) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run"), 0);
+  fs::create_directory(fixture / "moved");
+  fs::rename(fixture / "demos.hdf5", fixture / "moved/demos.hdf5");
+  const std::string moved = "data.files=" + (fixture / "moved/demos.hdf5").string();
+  EXPECT_EQ(fixture.run("run", {moved, "train.steps=9"}), 0);
+  testing::write_libero(fixture / "moved/demos.hdf5", {.demos = 5, .steps = 12});
+  expect_error<UsageError>([&] { fixture.run("run", {moved, "train.steps=12"}); }, "not the demonstrations");
+}
+
 TEST(Resume, KeepsWhatWasLearnedBeforeADamagedFrame) {
   const TrainingFixture fixture;
   testing::write_libero(

@@ -106,7 +106,7 @@ TEST(Trainer, RefusesPromptsThatItsTeacherDoesNotUnderstand) {
   const std::vector<std::string> run = {"teacher.checkpoint=" + fixture.teacher(), "student.layers=2",
                                         "policy.prompt_mode=pi05_state", "policy.max_token_len=100"};
   expect_error<UsageError>([&] { fixture.run("run", run); }, "policy.prompt_mode: pi05_state, but",
-                           "was trained with pi05_no_state");
+                           "says pi05_no_state, and the teacher would not understand another");
   expect_error<UsageError>(
       [&] {
         fixture.run("run", {run[0], run[1], "policy.prompt_mode=pi0_plain"});

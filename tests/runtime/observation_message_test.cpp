@@ -267,6 +267,10 @@ TEST(ObservationMessage, RefusesBadPrompts) {
   expect_refused(message.set("prompt", {std::int64_t{1}}), "prompt: expected text");
   expect_refused(message.set("prompt", {std::string_view("")}), "prompt: is missing");
   expect_refused(message.remove("prompt"), "prompt: is missing");
+  for (const char* other : {"timestep", "max_steps", "timestamp_ns", "prev_actions"})
+    EXPECT_NO_THROW(decode(Message(RobotKind::kLibero).set(other, {std::int64_t{1}})));
+  expect_refused(Message(RobotKind::kLibero).set("prefixAction", {std::int64_t{1}}),
+                 "\"prefixAction\": did you mean prefix_actions?");
   expect_refused(Message(RobotKind::kLibero).set("num_step", {std::int64_t{1}}),
                  "\"num_step\": did you mean num_steps?");
   const std::u32string wide = U"gr\u00FC\u00DFe \U0001F916";

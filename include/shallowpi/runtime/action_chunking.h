@@ -44,8 +44,8 @@ struct ChunkingOptions {
   /// ACT's m: the i-th chunk, oldest first, weighs exp(-m i); below 0 the newest weighs most.
   double ensemble_decay = 0.01;
   /// Ticks from a request to its answer. Chunks too short for it are refused, later answers are counted as
-  /// late, and rtc conditions on that many actions (or on the longest of the last ten delays, if that is
-  /// more). 0: not known.
+  /// late, and rtc conditions on that many actions (or on the longest of the episode's last ten delays, if
+  /// that is more, up to what `trained_delay` allows). 0: not known.
   std::int64_t expected_delay = 0;
   /// The actions that the policy learned to continue (PolicySpec::rtc_training_max_delay): rtc gives no more
   /// after a slow answer. 0: not known; then each chunk keeps at least `execute` actions of its own.
