@@ -21,10 +21,10 @@ done
 
 if [ -z "$variant" ]; then
   variant=cpu
-  if command -v nvidia-smi >/dev/null; then
-    if command -v nvcc >/dev/null; then variant=cuda; else
-      say "no nvcc: building for the CPU, although there is an NVIDIA driver. For its GPU install the CUDA toolkit 13 first."
-    fi
+  if command -v nvcc >/dev/null && command -v nvidia-smi >/dev/null; then
+    variant=cuda
+  elif command -v nvidia-smi >/dev/null; then
+    say "no nvcc: building for the CPU, although there is an NVIDIA driver. For its GPU install the CUDA toolkit 13 first."
   fi
 fi
 

@@ -33,6 +33,21 @@ void hold_out(std::vector<Episode> group, double fraction, Random random, std::s
   }
 }
 
+/// In the layout that it has; in `format`'s, unless that is kAuto. Throws as the readers do, and UsageError
+/// where another layout than `format` would do.
+std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path, DataFormat format,
+                                           const LiberoOptions& options) {
+  const DataFormat layout = format == DataFormat::kAuto ? detect_layout(path) : format;
+  try {
+    return layout == DataFormat::kLibero ? open_libero(path, options) : open_aloha(path);
+  } catch (const CorruptError&) {
+    const DataFormat found = format == DataFormat::kAuto ? format : detect_layout(path);
+    if (found == format) throw;
+    throw UsageError(str(path.string(), ": data.format is ", enum_name(format), ", but the file looks like ",
+                         enum_name(found), "; leave data.format out"));
+  }
+}
+
 }  // namespace
 
 Dataset::Dataset(std::vector<Source> sources) : sources_(std::move(sources)) {
@@ -120,25 +135,6 @@ Dataset::Split Dataset::split(double held_out_fraction, std::uint64_t seed) cons
   }
   return split;
 }
-
-namespace {
-
-/// In the layout that it has; in `format`'s, unless that is kAuto. Throws as the readers do, and UsageError
-/// where another layout than `format` would do.
-std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path, DataFormat format,
-                                           const LiberoOptions& options) {
-  const DataFormat layout = format == DataFormat::kAuto ? detect_layout(path) : format;
-  try {
-    return layout == DataFormat::kLibero ? open_libero(path, options) : open_aloha(path);
-  } catch (const CorruptError&) {
-    const DataFormat found = format == DataFormat::kAuto ? format : detect_layout(path);
-    if (found == format) throw;
-    throw UsageError(str(path.string(), ": data.format is ", enum_name(format), ", but the file looks like ",
-                         enum_name(found), "; leave data.format out"));
-  }
-}
-
-}  // namespace
 
 Dataset open_dataset(const std::vector<DataFile>& files, DataFormat format, const LiberoOptions& options) {
   std::map<std::filesystem::path, std::string> pattern_of;

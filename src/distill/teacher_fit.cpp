@@ -30,10 +30,6 @@ void check_sizes(const PolicyConfig& student, const PolicyConfig& teacher, bool 
                          "; one cannot teach the other"));
 }
 
-bool contains(const std::vector<std::string>& names, const std::string& name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
 /// Whether all of `some` are in `all`, in the same order.
 bool are_in_order(const std::vector<std::string>& some, const std::vector<std::string>& all) {
   auto next = all.begin();
@@ -107,8 +103,8 @@ void check_language(const TrainingSetup& setup, const NormStats& stats) {
                          "loss.kd and loss.attn to 0, or, where the folder is wrong, write it anew: "
                          "shallowpi-distill --init-only OUT teacher.checkpoint=DIR policy.prompt_mode=..."));
   for (const std::string& camera : teacher.image_keys) {
-    const bool is_in_data = setup.dataset->files_without(camera).empty();
-    if (setup.teaches() && is_in_data && !contains(student.image_keys, camera))
+    const bool is_left_out = std::ranges::count(student.image_keys, camera) == 0;
+    if (setup.teaches() && is_left_out && setup.dataset->files_without(camera).empty())
       log::warning("camera ", camera,
                    " is in the demonstrations and the teacher was trained with it, but "
                    "policy.image_keys leaves it out: both will act without it");

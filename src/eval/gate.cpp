@@ -163,7 +163,6 @@ Json run_gate_json(const GateOptions& options) {
   const Dataset dataset = open_data(options.demos.data);
   const Frames frames = choose_samples(dataset, options.demos, options.frames);
   const SamplePipeline pipeline = make_pipeline(dataset, info, options.demos.data);
-  verify_files(info, OptionalFiles::kUnchecked);
   if (!options.quiet) log::info("sampling ", frames.size(), " chunks in float32, then on the faster path");
   const torch::Tensor reference_nhd =
       sample_all(options, info, pipeline, frames, torch::kFloat32, EngineKind::kEager).actions_nhd;

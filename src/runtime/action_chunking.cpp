@@ -74,8 +74,9 @@ std::optional<ChunkRequest> ActionChunker::next_request() {
 RobotActions ActionChunker::prefix() const {
   std::int64_t delay = options_.expected_delay;
   for (std::int64_t seen : delays_) delay = std::max(delay, seen);
-  const std::int64_t learned = std::max(options_.trained_delay, options_.expected_delay);
-  const std::int64_t most = options_.trained_delay > 0 ? learned : options_.horizon - options_.execute;
+  const std::int64_t most = options_.trained_delay > 0
+                                ? std::max(options_.trained_delay, options_.expected_delay)
+                                : options_.horizon - options_.execute;
   RobotActions actions;
   for (std::int64_t i = 0; i < std::min(delay, most); ++i) {
     Action action = planned(now_ + i);

@@ -295,9 +295,11 @@ std::string bare(std::string_view key) {
 
 /// Other keys are nobody's, but one that was meant to be ours must not go unnoticed.
 void check_extras(const WireMap& map) {
-  for (const auto& [key, value] : map)
+  for (const auto& [key, value] : map) {
+    const std::string letters = bare(key);
     for (const char* ours : {"noise", "num_steps", "prefix_actions", "timestamp"})
-      if (key != ours && bare(key) == bare(ours)) refuse(in_quotes(key), str("did you mean ", ours, "?"));
+      if (key != ours && letters == bare(ours)) refuse(in_quotes(key), str("did you mean ", ours, "?"));
+  }
 }
 
 }  // namespace
