@@ -131,7 +131,7 @@ inline CLI::Option* add_horizon(CLI::App& app, std::optional<std::int64_t>& valu
 
 inline CLI::Option* add_tokenizer(
     CLI::App& app, std::string& value,
-    const std::string& help = "tokenizer.model, where the checkpoint has none") {
+    const std::string& help = "tokenizer.model instead of the checkpoint's own, or where it has none") {
   return app.add_option("--tokenizer", value, help)->type_name("FILE");
 }
 

@@ -92,6 +92,8 @@ int main(int argc, char** argv) {
                  "auto: go on with the run in output_dir; never; or a folder to start from")
       ->type_name("auto|never|DIR");
   add_common_options(app, options.common);
+  app.get_option("--device")
+      ->description("auto (a GPU where there is one), cpu, cuda:N, cuda:all, or several with commas");
 
   CLI::App* exporter =
       app.add_subcommand("export", "write a checkpoint as a folder that openpi or LeRobot loads");

@@ -50,6 +50,7 @@ for model in pi0 pi05; do
 done
 measure pi05-vision-tokens pi05 --sweep layers=6,18 --sweep "vision-tokens=$vision_tokens"
 for engine in "${engines[@]}"; do  # its verdict is a result, as good as a time: that it has one is what counts here
+  rm -f "$out/gate-$engine.json"
   "$build/bin/shallowpi-infer" gate --checkpoint configs/quickstart/teacher --data configs/quickstart/*.hdf5 \
     --device "$device" --engine "$engine" --dtype bfloat16 --frames "${FRAMES:-64}" --json "$out/gate-$engine.json" || true
   [[ -s $out/gate-$engine.json ]] || failed=1

@@ -405,6 +405,8 @@ def parse_arguments():
     args = parser.parse_args()
     if args.policy and (args.missed or args.check):
         parser.error("--policy goes with neither --missed nor --check")
+    if args.json and not args.check:
+        parser.error("--json goes with --check")
     if args.led_at_least and not args.policy:
         parser.error("--led-at-least goes with --policy")
     for name in ("episodes", "workers", "render_every"):

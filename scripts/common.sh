@@ -12,12 +12,13 @@ torch_cpu_needs="nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85"
 build_packages="build-essential cmake ninja-build ccache pkg-config git python3 python3-pip python3-venv
   libyaml-cpp-dev libspdlog-dev libcli11-dev nlohmann-json3-dev libhdf5-dev libsentencepiece-dev libturbojpeg0-dev
   libdeflate-dev libssl-dev libboost-dev libmsgpack-cxx-dev"
-# Ubuntu 22.04 has another name for it.
-if grep -qs 'VERSION_ID="22.04"' /etc/os-release; then
-  build_packages=${build_packages/libmsgpack-cxx-dev/libmsgpack-dev}
-fi
 test_packages="libgtest-dev ffmpeg"
 libero_packages="libosmesa6 libegl1 libgl1-mesa-dri libgl1 libgles2 libglib2.0-0 ffmpeg"
+# Ubuntu has other names for two of them.
+case $(grep -s '^VERSION_ID=' /etc/os-release) in
+  *22.04*) build_packages=${build_packages/libmsgpack-cxx-dev/libmsgpack-dev} ;;
+  *24.04*) libero_packages=${libero_packages/libglib2.0-0/libglib2.0-0t64} ;;
+esac
 
 # LibTorch's headers compile in half the time with a recent clang. CXX overrides.
 clang=clang-19

@@ -66,6 +66,10 @@ class Dataset:
     def __init__(self, root):
         self.root = root
         info_path = root / "meta" / "info.json"
+        if not root.exists():
+            hub = "; if it is one of the Hub, download it first: hf download --repo-type dataset " \
+                  f"{root} --local-dir {root.name}" if len(root.parts) == 2 and not root.is_absolute() else ""
+            fail(f"{root}: there is no such folder{hub}")
         if not info_path.is_file():
             fail(f"{root} is no LeRobotDataset: it has no meta/info.json")
         self.info = read(info_path, lambda path: json.loads(path.read_text()))
@@ -308,7 +312,8 @@ def name_cameras(found, given):
         cameras[key] = (names.get(key, CAMERA_NAMES.get(short, short)).replace("/", "_"), *shape)
     used = [camera[0] for camera in cameras.values()]
     if not used or len(set(used)) != len(used):
-        fail(f"cameras would be named {', '.join(used) or 'nothing'}; give each its own name with --camera")
+        fail(f"cameras would be named {', '.join(used) or 'nothing'}; give each its own name with --camera, the names that the "
+             "policy has (shallowpi-infer inspect lists them)")
     return cameras
 
 
@@ -316,8 +321,6 @@ def claim(args, keys, cameras):
     """One source and one way of converting per folder; --episodes may differ."""
     if not any(args.out.glob("episode_*.hdf5")):
         (args.out / "conversion.json").unlink(missing_ok=True)  # nothing came of it
-    elif not (args.out / "conversion.json").exists():
-        fail(f"{args.out} holds episodes, but no conversion.json that says what they come from: choose another --out")
     settings = {"dataset": str(args.dataset.resolve()), "state": keys[0], "action": keys[1], "frames": args.frames,
                 "cameras": [f"{key}={camera[0]}" for key, camera in cameras.items()]}
     if problem := libero_demos.claim_folder(args.out, settings, "conversion"):
@@ -358,8 +361,12 @@ def main():
         progress.advance()
     for reader in readers.values():
         reader.close()
-    print(f"{args.out}: {len(todo)} episodes, {frames} frames, cameras {', '.join(c[0] for c in cameras.values())}")
+    print(f"{args.out}: {len(episodes)} episodes, {len(todo)} of them ({frames} frames) new, "
+          f"cameras {', '.join(c[0] for c in cameras.values())}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted: finished episodes are kept, and the same command goes on")

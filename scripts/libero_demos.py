@@ -203,7 +203,7 @@ class TaskFile:
 
 def claim_folder(out, settings, kind="collection"):
     """Keeps other processes out of the folder until this one ends, and writes `settings` to OUT/KIND.json. Returns what is
-    wrong where another process is at work or other settings are there already, or None."""
+    wrong where another process is at work, or other settings or demonstrations of somebody else are there already, or None."""
     global lock
     path = pathlib.Path(out) / f"{kind}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -213,6 +213,8 @@ def claim_folder(out, settings, kind="collection"):
     except OSError:
         return f"another {kind} is under way in {out}"
     if not path.exists():
+        if any(path.parent.glob("*.hdf5")):
+            return f"{out} holds demonstrations, but no {path.name} that says what they come from: choose another --out"
         with Replaced(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
         return None

@@ -25,6 +25,8 @@ cells=(teacher.official_steady l6.official_steady l6_task.official_steady l9.off
   teacher.official l6.official l6_task.official l9.official replay.official mean_action.official
   teacher.latency110 teacher.latency364 l6.latency110
   l6_half.official_steady l6_half.latency110_steady l6_seed2.official_steady
+  l6_short.official_steady l6_short_task.official_steady l6_short_kd.official_steady l6_short_attn.official_steady
+  l6_short_first.official_steady l6_short_last.official_steady l6_short_queries.official_steady
   teacher_first.official teacher_round1.official teacher_round2.official teacher_pi05.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states. NAME_steady: chunks start from no noise;
@@ -83,11 +85,8 @@ choose() {
   ln -sfn checkpoints/step_"$chosen" "$folder/chosen"
 }
 
-# The teacher's demonstrations where they are, that is where it was trained; otherwise others into which it leads.
-collect_for_students() {
-  collect
-  [ -d "${demos}_led/round2" ] || collect_led "${demos}_led/students" 4000 50 configs/quickstart/teacher
-}
+# Those of the teacher's first part, and others into which the teacher leads.
+collect_for_students() { collect; collect_led "${demos}_led/students" 4000 50 configs/quickstart/teacher; }
 
 train() { $distill --config "configs/libero_mini/$1.yaml" "${@:2}"; }
 
@@ -122,6 +121,13 @@ make_model() {
     l6 | l6_task | l9) student "$1" "$1" 4000 ;;
     l6_half) student "$1" l6 2000 ;;
     l6_seed2) student "$1" l6 4000 seed=8 ;;
+    # A quarter of the steps, where students are far from the ceiling and what a loss is worth can show (the paper's Table 1).
+    l6_short) student "$1" l6 1000 ;;
+    l6_short_task) student "$1" l6_task 1000 ;;
+    l6_short_kd) student "$1" l6 1000 loss.attn=0 ;;
+    l6_short_attn) student "$1" l6 1000 loss.kd=0 ;;
+    l6_short_first | l6_short_last) student "$1" l6 1000 "loss.attn_placement=${1##*_}" ;;
+    l6_short_queries) student "$1" l6 1000 loss.attn_queries=all ;;
     skip_*) skip_layers "$1" ;;
     *) die "unknown model $1" ;;
   esac
@@ -185,11 +191,11 @@ list_cells() {
   local cell episodes
   for cell in "${cells[@]}"; do
     if is_done "$cell"; then
-      printf '%-28s %4d episodes, done\n' "$cell" "$(played_episodes "$cell")"
+      printf '%-33s %4d episodes, done\n' "$cell" "$(played_episodes "$cell")"
       continue
     fi
     episodes=$(wanted_episodes "$cell")
-    printf '%-28s %4d episodes, about %2d min on two cores\n' "$cell" "$episodes" $((episodes * 4 / 60))
+    printf '%-33s %4d episodes, about %2d min on two cores\n' "$cell" "$episodes" $((episodes * 4 / 60))
   done
   echo "before the first of each: demonstrations 20 min, those where the teacher has led 20 to 30 min, a student 40 to 70 min;"
   echo "teacher_first, teacher_round1 and teacher_round2 together 80 to 140 min, and 20 min for choosing their checkpoints"

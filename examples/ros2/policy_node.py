@@ -3,75 +3,23 @@
 
 Subscribes to two camera topics (sensor_msgs/Image, rgb8 or bgr8) and to /joint_states, asks the policy server
 through openpi's client on a thread of its own, and publishes std_msgs/Float32MultiArray on ~/action at the control
-rate. The next chunk is requested after `execute` actions while the old one goes on; where the server is late, fails or
-is away, nothing is published, so that the robot's own controller holds its position, until a new connection is made.
+rate. Where the server is late, fails or is away, or a topic has died, nothing is published, so that the robot's own
+controller holds its position.
 
     pip install openpi-client
     python3 policy_node.py --ros-args -p host:=127.0.0.1 -p prompt:="pick up the cup" -p control_hz:=30.0
 """
 
-import threading
+import pathlib
+import sys
 import time
 
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from policy_loop import PolicyLoop, Server  # noqa: E402
+
 KEYS = {"image": "observation/image", "wrist": "observation/wrist_image", "state": "observation/state"}
-
-
-class Chunks:
-    """Which action belongs to which tick: action i of a chunk requested at tick s belongs to tick s + i."""
-
-    def __init__(self, execute):
-        self.execute = execute
-        self.tick = 0
-        self.start = 0
-        self.actions = None
-        self.asked_at = None  # the tick of the request under way
-        self.next_request = 0
-
-    def wants_request(self):
-        if self.asked_at is not None or self.tick < self.next_request:
-            return False
-        self.asked_at = self.tick
-        self.next_request = self.tick + self.execute
-        return True
-
-    def answer(self, actions):
-        """`actions` [H, A], or None where inference failed: then the old chunk goes on and the next tick asks anew."""
-        if actions is not None and np.all(np.isfinite(actions)):
-            self.start, self.actions = self.asked_at, actions
-        else:
-            self.next_request = self.tick
-        self.asked_at = None
-
-    def step(self):
-        """The action of this tick, or None where no chunk has one."""
-        i = self.tick - self.start
-        self.tick += 1
-        return self.actions[i] if self.actions is not None and i < len(self.actions) else None
-
-
-class Server:
-    """The policy server. `connect` makes openpi's client; it is made anew after everything but an error that the server
-    itself answers."""
-
-    def __init__(self, connect, pause=1.0):
-        self.connect = connect
-        self.pause = pause
-        self.client = None
-
-    def infer(self, observation):
-        """The actions [H, A]; waits, and raises what the client raises: not for the control loop's thread."""
-        try:
-            if self.client is None:
-                self.client = self.connect()
-            return np.asarray(self.client.infer(observation)["actions"])
-        except RuntimeError:  # the server's own words
-            raise
-        except Exception:
-            self.client = None
-            time.sleep(self.pause)  # a server that is away is not called at the control rate
-            raise
 
 
 def image_array(message):
@@ -81,6 +29,11 @@ def image_array(message):
     rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
     image = rows[:, : message.width * 3].reshape(message.height, message.width, 3)
     return image if message.encoding == "rgb8" else image[..., ::-1]
+
+
+def stale(latest, now, max_age):
+    """The names of which nothing has come for `max_age` seconds: a robot must not act on a camera that has died."""
+    return [name for name in KEYS if name not in latest or now - latest[name][1] > max_age]
 
 
 def main():
@@ -96,51 +49,46 @@ def main():
             super().__init__("shallowpi")
             value = lambda name, default: self.declare_parameter(name, default).value
             self.prompt = value("prompt", "")
-            self.chunks = Chunks(value("execute", 7))
-            self.lock = threading.Lock()
-            self.latest = {}
+            self.latest = {}  # by name: the message and when it came
+            self.max_age = value("max_age_ms", 500.0) / 1e3
             address = value("host", "127.0.0.1"), value("port", 8000), value("api_key", "") or None
-            self.server = Server(lambda: WebsocketClientPolicy(*address))
+            self.loop = PolicyLoop(Server(lambda: WebsocketClientPolicy(*address)), value("execute", 7),
+                                   self.get_logger().error)
             self.actions = self.create_publisher(Float32MultiArray, "~/action", 1)
             for name, topic in (("image", "camera/image_raw"), ("wrist", "wrist_camera/image_raw")):
                 self.create_subscription(
                     Image,
                     value(f"{name}_topic", topic),
-                    lambda message, name=name: self.latest.__setitem__(name, message),
+                    lambda message, name=name: self.receive(name, message),
                     qos_profile_sensor_data,
                 )
             self.create_subscription(
                 JointState,
                 value("state_topic", "joint_states"),
-                lambda message: self.latest.__setitem__("state", message),
+                lambda message: self.receive("state", message),
                 qos_profile_sensor_data,
             )
             self.create_timer(1.0 / value("control_hz", 30.0), self.tick)
 
+        def receive(self, name, message):
+            self.latest[name] = message, time.monotonic()
+
         def tick(self):
-            if len(self.latest) < len(KEYS):
-                return
-            with self.lock:
-                if self.chunks.wants_request():
-                    threading.Thread(target=self.infer, args=(dict(self.latest),), daemon=True).start()
-                action = self.chunks.step()
+            missing = stale(self.latest, time.monotonic(), self.max_age)
+            if missing:
+                self.get_logger().warning(f"nothing new from {', '.join(missing)}", throttle_duration_sec=5.0)
+            seen = {name: message for name, (message, _) in self.latest.items()}
+            action = self.loop.tick(None if missing else lambda: self.observation(seen))
             if action is not None:
                 self.actions.publish(Float32MultiArray(data=[float(x) for x in action]))
 
-        def infer(self, messages):
-            actions = None
-            try:
-                observation = {
-                    KEYS["image"]: image_array(messages["image"]),
-                    KEYS["wrist"]: image_array(messages["wrist"]),
-                    KEYS["state"]: np.asarray(messages["state"].position, np.float32),
-                    "prompt": self.prompt,
-                }
-                actions = self.server.infer(observation)
-            except Exception as error:  # the loop goes on whatever the server says
-                self.get_logger().error(f"inference failed: {error}")
-            with self.lock:
-                self.chunks.answer(actions)
+        def observation(self, seen):
+            return {
+                KEYS["image"]: image_array(seen["image"]),
+                KEYS["wrist"]: image_array(seen["wrist"]),
+                KEYS["state"]: np.asarray(seen["state"].position, np.float32),
+                "prompt": self.prompt,
+            }
 
     rclpy.init()
     try:

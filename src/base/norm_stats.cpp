@@ -57,7 +57,12 @@ Json feature_json(const FeatureStats& stats) {
 }  // namespace
 
 NormStats read_norm_stats(const std::filesystem::path& path) {
-  const auto features = json_get<Json>(read_json(path), "norm_stats", path.string());
+  const Json json = read_json(path);
+  if (json.contains("observation.state") || json.contains("action"))
+    throw UsageError(path.string() +
+                     ": is LeRobot's stats.json; wanted is a norm_stats.json as openpi and "
+                     "shallowpi-distill write it");
+  const auto features = json_get<Json>(json, "norm_stats", path.string());
   return {read_feature(features, "state", path.string()), read_feature(features, "actions", path.string())};
 }
 

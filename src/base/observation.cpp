@@ -15,6 +15,13 @@ Observation Observation::map(const std::function<torch::Tensor(const torch::Tens
   return result;
 }
 
+void Observation::pad_prompts(std::int64_t tokens) {
+  const std::int64_t missing = tokens - tokens_bt.size(1);
+  if (missing <= 0) return;
+  tokens_bt = torch::constant_pad_nd(tokens_bt, {0, missing}, 0);
+  token_mask_bt = torch::constant_pad_nd(token_mask_bt, {0, missing}, false);
+}
+
 Observation Observation::to(torch::Device device) const {
   // To the host it must block: nobody waits for the device before the tensors are read there.
   return map(

@@ -65,6 +65,10 @@ SafetensorsFile::SafetensorsFile(const fs::path& path) : file_(open_file(path, O
   std::uint64_t header_bytes = 0;
   if (file_bytes < kLengthBytes || !file_.read_at(&header_bytes, kLengthBytes, 0))
     throw CorruptError(str(path.string(), ": too short for a safetensors file (", file_bytes, " bytes)"));
+  if (std::memcmp(&header_bytes, "version ", kLengthBytes) == 0)
+    throw CorruptError(str(path.string(),
+                           ": is a Git LFS pointer and not the weights; run `git lfs pull` in its "
+                           "repository, or download the file itself"));
   if (header_bytes > kMaxSafetensorsHeader)
     throw CorruptError(str(path.string(), ": the header claims ", header_bytes,
                            " bytes, more than the 100 MB that the format allows; not a safetensors file?"));

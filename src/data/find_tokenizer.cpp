@@ -52,15 +52,15 @@ fs::path find_tokenizer(const std::string& explicit_path, const fs::path& checkp
   for (const fs::path& candidate : candidates)
     if (fs::is_regular_file(candidate, error)) return candidate;
   const fs::path target = openpi_cache_file();
-  throw UsageError(
-      str("no tokenizer found: neither the checkpoint nor the caches of openpi and Hugging Face have "
-          "PaliGemma's; fetch it (4 MB) with\n  mkdir -p ",
-          target.parent_path().string(), " && curl -fL -o ", target.string(),
-          " https://storage.googleapis.com/big_vision/paligemma_tokenizer.model\nor with\n  gsutil cp "
-          "gs://big_vision/paligemma_tokenizer.model ",
-          target.string(),
-          "\nor name a file, as the command takes it: --tokenizer FILE, data.tokenizer=FILE or --set "
-          "data.tokenizer=FILE"));
+  throw UsageError(str(
+      "no tokenizer found: neither the checkpoint nor the caches of openpi and Hugging Face have "
+      "PaliGemma's; fetch it (4 MB) with\n  mkdir -p ",
+      target.parent_path().string(), " && curl -fL -o ", target.string(),
+      " https://storage.googleapis.com/big_vision/paligemma_tokenizer.model\nor with\n  gsutil cp "
+      "gs://big_vision/paligemma_tokenizer.model ",
+      target.string(),
+      "\nor name a file: data.tokenizer=FILE (shallowpi-distill), --set data.tokenizer=FILE (where --data or "
+      "--held-out are given, too), else --tokenizer FILE"));
 }
 
 }  // namespace shallowpi

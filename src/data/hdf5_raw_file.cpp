@@ -10,6 +10,16 @@ namespace {
 
 FileDescriptor open_regular(const std::filesystem::path& path) {
   std::error_code ignored;
+  if (std::filesystem::exists(path / "meta/info.json", ignored))
+    throw UsageError(str(path.string(),
+                         ": is a LeRobot dataset; convert it, and name what comes of it: "
+                         "scripts/convert_lerobot.py ",
+                         path.string(), " --out FOLDER, then FOLDER/*.hdf5"));
+  if (path.extension() == ".parquet")
+    throw UsageError(str(
+        path.string(),
+        ": is a file of a LeRobot dataset; convert the folder that meta/ lies in, "
+        "and name what comes of it: scripts/convert_lerobot.py DATASET --out FOLDER, then FOLDER/*.hdf5"));
   if (std::filesystem::is_directory(path, ignored))
     throw UsageError(str(path.string(), ": is a folder; name its files, as in ", (path / "*.hdf5").string()));
   if (!std::filesystem::is_regular_file(path, ignored))

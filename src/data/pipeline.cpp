@@ -19,6 +19,11 @@ bool is_wrist(const std::string& camera) {
   return camera.find("wrist") != std::string::npos;
 }
 
+constexpr const char* kHowToName =
+    "; convert the data into another folder, where cameras have the policy's names "
+    "(scripts/convert_lerobot.py "
+    "--camera KEY=NAME), or, where no policy is given, set policy.image_keys";
+
 // The spec with image_keys narrowed to the cameras that the data has.
 PolicySpec fit_to_data(const Dataset& dataset, PolicySpec spec) {
   check_robot(dataset, spec);
@@ -40,10 +45,16 @@ PolicySpec fit_to_data(const Dataset& dataset, PolicySpec spec) {
   }
   if (used.empty())
     throw UsageError(str("none of the policy's cameras (", join(spec.image_keys, ", "),
-                         ") is in the data, which has ", join(available, ", "), "; set policy.image_keys"));
-  if (!missing.empty())
-    log::warning("the data has no camera ", join(missing, ", "), "; the policy runs without it, on ",
-                 join(used, ", "));
+                         ") is in the data, which has ", join(available, ", "), kHowToName));
+  if (!missing.empty()) {
+    std::vector<std::string> spare;
+    for (const std::string& camera : available)
+      if (camera != "cam_low" && std::ranges::count(used, camera) == 0) spare.push_back(camera);
+    log::warning(
+        "the data has no camera ", join(missing, ", "), "; the policy runs without it, on ", join(used, ", "),
+        spare.empty() ? ""
+                      : str(". Nothing reads the data's ", join(spare, ", "), ": if that is it", kHowToName));
+  }
   spec.image_keys = std::move(used);
   return spec;
 }
@@ -75,6 +86,51 @@ void check_constant_dims(const Dataset& dataset, PolicySpec spec, const NormStat
     check(stats.state, state_dims, "state", raw.state);
     for (const std::vector<float>& action : raw.actions) check(stats.actions, action_dims, "action", action);
   }
+}
+
+// Where the values of one dim lie, normalised.
+struct DimRange {
+  float low = INFINITY, high = -INFINITY;
+  std::int64_t values = 0, outside = 0;
+
+  void add(float value, float limit) {
+    low = std::min(low, value);
+    high = std::max(high, value);
+    ++values;
+    outside += !(std::abs(value) <= limit);
+  }
+};
+
+// Statistics of another robot, of other units or of absolute instead of relative actions spoil everything,
+// and nothing else would show it.
+void warn_of_other_statistics(const Dataset& dataset, const PolicySpec& spec, const NormStats& stats) {
+  constexpr std::int64_t kFrames = 512;
+  constexpr double kTooMany =
+      0.25;  // of computed ones 2 % are outside of quantiles, and 4 % of 5 sigma at most
+  const float limit = uses_quantiles(spec.norm_mode) ? 1.5f : 5.0f;
+  std::vector<DimRange> state(static_cast<std::size_t>(spec.robot.state_dim)),
+      actions(static_cast<std::size_t>(spec.robot.action_dim));
+  const auto add = [&](const FeatureStats& of, std::vector<float> values, std::vector<DimRange>& ranges) {
+    normalize(of, spec.norm_mode, values);
+    for (std::size_t dim = 0; dim < ranges.size(); ++dim) ranges[dim].add(values[dim], limit);
+  };
+  for (const Dataset::Sample& sample : spread_samples(dataset.split(0, 0).train, kFrames)) {
+    const PolicySample raw = policy_sample(dataset, sample, spec);
+    add(stats.state, raw.state, state);
+    for (const std::vector<float>& action : raw.actions) add(stats.actions, action, actions);
+  }
+  std::vector<std::string> foreign;
+  for (const auto& [name, ranges] : {std::pair{"state", &state}, {"action", &actions}})
+    for (std::size_t dim = 0; dim < ranges->size(); ++dim)
+      if (const DimRange& range = (*ranges)[dim];
+          static_cast<double>(range.outside) > kTooMany * static_cast<double>(range.values))
+        foreign.push_back(
+            str(name, " dim ", dim, " lies at ", fixed(range.low, 1), " to ", fixed(range.high, 1)));
+  if (!foreign.empty())
+    log::warning(
+        "normalised, the data is far from the usual -1 to 1: ", join(foreign, ", "),
+        ". These statistics seem to be of other data: another robot, other units, or relative actions "
+        "instead of absolute ones");
 }
 
 bool lacks_prompt(const EpisodeInfo& episode) {
@@ -125,6 +181,7 @@ SamplePipeline::SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStat
     check_ranges(this->stats().state, this->spec().norm_mode, "state");
     check_ranges(this->stats().actions, this->spec().norm_mode, "actions");
   }
+  warn_of_other_statistics(dataset, this->spec(), this->stats());
   for (const Dataset::Source& source : dataset.sources()) {
     for (const EpisodeInfo& episode : source.file->episodes())
       if (lacks_prompt(episode) && this->spec().default_prompt.empty())

@@ -151,6 +151,12 @@ void PolicyTransform::check_prompt(const RobotObservation& observation) const {
     throw UsageError(str("prompt: ", tokens.size(), " tokens, at most ", spec_.max_token_len));
 }
 
+std::int64_t PolicyTransform::longest_prompt(const RobotObservation& observation) const {
+  const std::vector<float> highest(observation.state.size(), 1.0f);  // as many digits as there can be
+  const auto tokens = encode_prompt(*tokenizer_, spec_, prompt_of(observation), highest);
+  return std::min<std::int64_t>(std::ssize(tokens), spec_.max_token_len);
+}
+
 Observation PolicyTransform::prepare(const std::vector<const RobotObservation*>& observations) const {
   return prepare_each(
       static_cast<std::int64_t>(observations.size()),

@@ -2,11 +2,14 @@
 
 #include "distill/config_table.h"
 #include "distill/run_folder.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 
 namespace shallowpi {
 namespace {
 
+const std::string kDumpHeader =
+    "# A configuration of shallowpi-distill; it repeats the run with: shallowpi-distill --config THIS_FILE\n";
 const std::string kPolicyPrefix = "policy.";
 
 // Defaults that depend on other keys.
@@ -49,9 +52,11 @@ ResolvedConfig load_distill_config(const std::filesystem::path& file,
 
 std::string dump_config(const ResolvedConfig& resolved) {
   DistillConfig config = resolved.config;
-  return "# A configuration of shallowpi-distill; it repeats the run with: shallowpi-distill --config "
-         "THIS_FILE\n" +
-         config_yaml(distill_table(config), resolved.set_keys);
+  return kDumpHeader + config_yaml(distill_table(config), resolved.set_keys);
+}
+
+bool is_dump(const std::filesystem::path& file) {
+  return std::filesystem::is_regular_file(file) && read_file(file).starts_with(kDumpHeader);
 }
 
 std::string config_help() {

@@ -145,9 +145,6 @@ class Checker {
             " is more than decay_steps, ", optimizer.decay_steps);
     require(train.trace_step <= train.steps, "train.trace_step", train.trace_step, " is beyond train.steps, ",
             train.steps);
-    if (resolved_.is_set("train.keep_every"))
-      require(train.keep_every % train.save_every == 0, "train.keep_every", train.keep_every,
-              " is not a multiple of train.save_every, ", train.save_every, "; those steps are not saved");
   }
 
   const ResolvedConfig& resolved_;

@@ -70,11 +70,13 @@ Distiller::Distiller(Policy student, Policy teacher, const LossConfig& config,
 }
 
 void Distiller::share_tower() {
-  if (!can_share_tower(student_, teacher_))
-    throw UsageError(
-        "student and teacher cannot share one run of the vision tower: the student's tower and projector "
-        "must be frozen (optimizer.freeze) and equal the teacher's bit for bit");
+  if (teacher_.is_empty()) return;
   const auto ours = tower_groups(student_), theirs = tower_groups(teacher_);
+  const auto is_shareable = [](const ParameterGroup& our, const ParameterGroup& their) {
+    const torch::Tensor &a = our.parameter, &b = their.parameter;
+    return !a.requires_grad() && a.scalar_type() == b.scalar_type() && at::equal(a, b);
+  };
+  if (!std::equal(ours.begin(), ours.end(), theirs.begin(), theirs.end(), is_shareable)) return;
   for (std::size_t i = 0; i < ours.size(); ++i) {
     torch::Tensor parameter = ours[i].parameter;
     parameter.set_data(theirs[i].parameter.detach());
@@ -124,16 +126,6 @@ LossTerms Distiller::losses(const TrainingBatch& batch, const FlowDraw& draw) {
                      attention_loss(teacher.tap, student.tap, config_.attn_queries == AttentionQueries::kAll,
                                     unknown_b)});
   return terms;
-}
-
-bool can_share_tower(Policy& student, Policy& teacher) {
-  const auto ours = tower_groups(student), theirs = tower_groups(teacher);
-  if (ours.size() != theirs.size()) return false;
-  for (std::size_t i = 0; i < ours.size(); ++i) {
-    const torch::Tensor &a = ours[i].parameter, &b = theirs[i].parameter;
-    if (a.requires_grad() || a.scalar_type() != b.scalar_type() || !at::equal(a, b)) return false;
-  }
-  return true;
 }
 
 }  // namespace shallowpi

@@ -9,6 +9,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/memory.h"
+#include "shallowpi/base/norm_stats.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
@@ -97,6 +98,15 @@ void count_passes(const TrainingSetup& setup, const TrainedParts& parts, const P
       static_cast<std::uint64_t>(static_cast<double>(plan.activation_bytes) * kFragmentation);
 }
 
+std::string statistics_origin(const TrainingSetup& setup) {
+  const std::string& named = setup.config().data.norm_stats;
+  const CheckpointInfo* origin = setup.origin();
+  if (named.empty() && origin != nullptr && origin->stats &&
+      norm_stats_json(setup.pipeline->stats()) == norm_stats_json(*origin->stats))
+    return origin->folder.string();
+  return named.empty() || named == kComputeStats ? "computed from the data" : named;
+}
+
 /// What lies in main memory.
 void count_host(const TrainingSetup& setup, TrainingPlan& plan) {
   const DistillConfig& config = setup.config();
@@ -132,7 +142,10 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   plan.free_disk_bytes = free_disk_bytes(config.output_dir);
   plan.training_frames = setup.split.train.size();
   plan.held_out_frames = setup.split.held_out.size();
-  plan.cameras = setup.spec.image_keys;
+  plan.spec = setup.spec;
+  plan.statistics = statistics_origin(setup);
+  plan.steps = config.train.steps;
+  plan.batch_size = config.train.batch_size;
   const TrainedParts parts = count_student(setup, plan);
   if (plan.trained == 0)
     throw UsageError("optimizer.freeze: freezes every parameter; there is nothing left to train");
@@ -164,7 +177,17 @@ std::string plan_text(const TrainingPlan& plan) {
   row("  dead (no output depends on them)", count(plan.dead));
   row("teacher in the loop", plan.teacher_layers > 0 ? str(plan.teacher_layers, " layers") : "none");
   row("data", str(plan.training_frames, " frames to train on, ", plan.held_out_frames, " held out"));
-  row("  cameras", join(plan.cameras, ", "));
+  row("  passes over them", fixed(static_cast<double>(plan.steps * plan.batch_size) /
+                                      static_cast<double>(std::max<std::size_t>(plan.training_frames, 1)),
+                                  1));
+  row("  cameras", join(plan.spec.image_keys, ", "));
+  const RobotSpec& robot = plan.spec.robot;
+  row("  robot", str(enum_name(robot.kind), ", ", robot.state_dim, " state dims, ", robot.action_dim,
+                     " action dims", robot.delta_mask.empty() ? "" : ", relative actions"));
+  row("  chunk", str(plan.spec.horizon, " actions"));
+  row("  prompt mode",
+      str(enum_name(plan.spec.prompt_mode), ", at most ", plan.spec.max_token_len, " tokens"));
+  row("  statistics", plan.statistics);
   row("  prefix tokens per sample", str(plan.prefix_tokens));
   row("device", plan.place);
   if (plan.devices > 1)

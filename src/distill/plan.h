@@ -38,7 +38,9 @@ struct TrainingPlan {
   std::size_t training_frames = 0, held_out_frames = 0;
   std::int64_t micro_batch = 0;    ///< samples that a device computes at a time
   std::int64_t prefix_tokens = 0;  ///< of a sample: cameras and prompt
-  std::vector<std::string> cameras;
+  PolicySpec spec;
+  std::string statistics;  ///< where they come from
+  std::int64_t steps = 0, batch_size = 0;
 };
 
 /// Reads no weights; looks at one sample for its prompt's length. Throws UsageError where optimizer.freeze

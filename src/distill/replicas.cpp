@@ -52,7 +52,7 @@ Replicas::Replica::Replica(const TrainingSetup& setup, std::size_t index, Traini
       distiller(student, models.teacher, setup.config().loss, setup.kept_layers, loss_dims(setup),
                 teacher_continues(setup)) {
   if (setup.config().optimizer.ema_decay > 0) ema = share(parameters.master()).clone();
-  if (!models.teacher.is_empty() && can_share_tower(student, models.teacher)) distiller.share_tower();
+  distiller.share_tower();
 }
 
 Replicas::Replicas(const TrainingSetup& setup, const std::vector<TrainingModels>& models)

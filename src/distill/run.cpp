@@ -22,12 +22,6 @@ namespace shallowpi {
 namespace fs = std::filesystem;
 namespace {
 
-// Where a run starts: a checkpoint's folder, or empty for step 0.
-struct StartPoint {
-  fs::path checkpoint;
-  TrainingState state;
-};
-
 // `instead`: what to do where the values shall stay as they are now.
 void check_same_config(const fs::path& old_config, const ResolvedConfig& resolved, const std::string& whose,
                        const std::string& instead) {
@@ -38,8 +32,8 @@ void check_same_config(const fs::path& old_config, const ResolvedConfig& resolve
                          join(differences, "\n  ")));
 }
 
-StartPoint start_point(const fs::path& checkpoint) {
-  return {checkpoint, read_training_state(checkpoint / kTrainingState)};
+StartPoint start_point(const fs::path& checkpoint, bool is_own) {
+  return {checkpoint, read_training_state(checkpoint / kTrainingState), is_own};
 }
 
 // The checkpoint that --resume DIR means: DIR itself, or the newest valid one of the run DIR.
@@ -60,13 +54,16 @@ fs::path given_checkpoint(const fs::path& folder) {
 
 // What lies in a folder that is not a run's, hidden files apart.
 std::vector<std::string> other_files(const fs::path& folder) {
-  if (!fs::is_directory(folder) || fs::exists(folder / kConfigFile) || fs::exists(folder / kCheckpoints))
+  if (!fs::is_directory(folder) || is_dump(folder / kConfigFile) || !run_checkpoints(folder).empty())
     return {};
+  // Of a disk of its own, and of a run that was killed before it had written anything.
+  const auto is_nothing = [](const fs::path& path) {
+    const std::string name = path.filename();
+    return name.starts_with('.') || name == "lost+found" || (name == kCheckpoints && fs::is_empty(path));
+  };
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder))
-    if (std::string name = entry.path().filename().string();
-        !name.starts_with('.') && name != "lost+found")  // of a disk of its own
-      names.push_back(std::move(name));
+    if (!is_nothing(entry.path())) names.push_back(entry.path().filename());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -113,16 +110,16 @@ StartPoint choose_start(const ResolvedConfig& resolved, const std::string& resum
     // Not with the run's own copy, which may have been edited and be what `resolved` was read from.
     check_same_config(newest->folder / kTrainingState / kConfigFile, resolved, run_folder.string(),
                       "choose another output_dir");
-    if (resume != "auto" && !fs::equivalent(given_checkpoint(resume), newest->folder))
+    if (resume != "auto")
       log::warning("--resume ", resume, " is not used: ", run_folder.string(), " has checkpoints of its own");
-    return start_point(newest->folder);
+    return start_point(newest->folder, true);
   }
   if (resume == "auto") return {};
   const fs::path given = given_checkpoint(resume);
   check_same_config(
       given / kTrainingState / kConfigFile, resolved, given.string(),
       str("start from its weights with student.checkpoint=", given.string(), " instead of --resume"));
-  return start_point(given);
+  return start_point(given, false);
 }
 
 // A run goes on with its log, as it was when the checkpoint was taken.
@@ -164,8 +161,14 @@ void warn_of_a_rare_best(const TrainConfig& train) {
 }
 
 // Legal settings that are rarely meant.
-void warn_of_settings(const DistillConfig& config) {
+void warn_of_settings(const ResolvedConfig& resolved) {
+  const DistillConfig& config = resolved.config;
   warn_of_a_rare_best(config.train);
+  const TrainConfig& train = config.train;
+  if (resolved.is_set("train.keep_every") && train.keep_every % train.save_every != 0)
+    log::warning("of the steps that train.keep_every ", train.keep_every, " keeps, train.save_every ",
+                 train.save_every, " saves only every ", std::lcm(train.keep_every, train.save_every),
+                 "th; make one a multiple of the other");
   const OptimizerConfig& optimizer = config.optimizer;
   if (optimizer.warmup_steps > 0 && optimizer.warmup_steps >= config.train.steps)
     log::warning("the learning rate rises for optimizer.warmup_steps ", optimizer.warmup_steps,
@@ -206,6 +209,7 @@ int dry_run(const ResolvedConfig& resolved, const std::string& resume) {
   problems.attempt([&] { setup = prepare_training(resolved); });
   problems.attempt([&] { verify_given(setup); });
   problems.throw_all("problems");
+  if (!start.checkpoint.empty()) check_same_inputs(start, setup, read_run_inputs(setup));
   const TrainingPlan plan = plan_training(setup);
   std::cout << plan_text(plan) << start_text(start, resolved.config.train.steps);
   check_room(plan, resolved.config, true);
@@ -243,37 +247,39 @@ void check_place_of_run(const fs::path& config, const fs::path& output_dir) {
 int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const DistillConfig& config = resolved.config;
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
-  warn_of_settings(config);
+  warn_of_settings(resolved);
   if (run.dry_run) return dry_run(resolved, run.resume);
   const StopSignal stop;
   const fs::path path = config.output_dir;
   // A run folder is locked before anything slow; a new one is made only when everything is known to fit.
   std::unique_ptr<RunFolder> folder;
-  if (fs::exists(path / kConfigFile) || !run_checkpoints(path).empty())
+  if (is_dump(path / kConfigFile) || !run_checkpoints(path).empty())
     folder = std::make_unique<RunFolder>(path);
   const StartPoint start = choose_start(resolved, run.resume);
-  const bool is_own = folder && !start.checkpoint.empty() &&
-                      fs::equivalent(start.checkpoint.parent_path(), path / kCheckpoints);
-  const bool is_adopted = !is_own && !start.checkpoint.empty();
+  const bool is_adopted = !start.is_own && !start.checkpoint.empty();
   const std::string adopted_metrics = is_adopted ? metrics_until(start) : "";
-  if (is_own) require_metrics(path / kMetricsFile, start);
-  if (is_own) folder->settle(start.state.step, start.state.best_step, config.train);
-  if (is_own && start.state.step >= config.train.steps) {
-    log::info("nothing to do: ", path.string(), " is complete after ", start.state.step, " steps");
-    return static_cast<int>(ExitCode::kDone);
+  if (start.is_own) {
+    require_metrics(path / kMetricsFile, start);
+    folder->settle(start.state.step, start.state.best_step, config.train);
+    if (start.state.step >= config.train.steps) {
+      log::info("nothing to do: ", path.string(), " is complete after ", start.state.step, " steps");
+      return static_cast<int>(ExitCode::kDone);
+    }
   }
   TrainingSetup setup = prepare_training(resolved);
   divide_threads(setup);
   check_room(plan_training(setup), config, false);
+  RunInputs inputs = read_run_inputs(setup);
+  if (!start.checkpoint.empty()) check_same_inputs(start, setup, inputs);
   setup.resolved = with_absolute_paths(resolved);  // of what is saved; messages name paths as they were given
   const std::vector<TrainingModels> models = load_models(setup);
   if (!folder) folder = std::make_unique<RunFolder>(path);
-  if (!is_own && !run_checkpoints(path).empty())
+  if (!start.is_own && !run_checkpoints(path).empty())
     throw UsageError(
         str("output_dir: another process has trained in ", path.string(), " meanwhile; run again to go on"));
   write_file_atomically(path / kConfigFile, dump_config(setup.resolved));
   if (is_adopted) write_file_atomically(path / kMetricsFile, adopted_metrics);
-  Trainer trainer(std::move(setup), models, *folder, start.checkpoint, run.quiet);
+  Trainer trainer(std::move(setup), models, std::move(inputs), *folder, start, run.quiet);
   train(trainer, stop);
   if (const std::int64_t skipped = trainer.state().guard.skipped; skipped > 0)
     log::warning(skipped, " of ", trainer.state().step, " steps were skipped");

@@ -92,27 +92,21 @@ std::optional<RunCheckpoint> newest_valid_checkpoint(const fs::path& run_folder)
 
 std::vector<std::string> config_differences(const ResolvedConfig& before, const ResolvedConfig& after) {
   DistillConfig old_values = before.config, new_values = after.config;
-  // Files may have moved: the trainer compares what is in them.
-  const auto name_alone = [](const std::string& path) { return fs::path(path).filename(); };
-  change_paths(old_values, name_alone);
-  change_paths(new_values, name_alone);
+  for (DistillConfig* config : {&old_values, &new_values}) {
+    change_paths(*config, [](const std::string& path) { return fs::path(path).filename(); });
+    for (std::string* checkpoint : {&config->teacher.checkpoint, &config->student.checkpoint})
+      if (!checkpoint->empty()) *checkpoint = "(given)";
+  }
   const ConfigTable old_table = distill_table(old_values), new_table = distill_table(new_values);
   const auto value_of = [](const ResolvedConfig& resolved, const ConfigField& field) {
     return field.inherited && !resolved.is_set(field.key) ? "(unset)" : field.write();
-  };
-  // Checkpoints may even have other names.
-  const auto has_moved = [&](const std::string& key) {
-    const auto is_there = [&](const DistillConfig& config) {
-      return !(key == "teacher.checkpoint" ? config.teacher.checkpoint : config.student.checkpoint).empty();
-    };
-    return key.ends_with(".checkpoint") && is_there(before.config) == is_there(after.config);
   };
   std::vector<std::string> differences;
   for (const std::string& key : new_table.keys()) {
     if (may_change(key)) continue;
     const std::string was = value_of(before, *old_table.find(key));
     const std::string is = value_of(after, *new_table.find(key));
-    if (was != is && !has_moved(key)) differences.push_back(str(key, ": ", was, " -> ", is));
+    if (was != is) differences.push_back(str(key, ": ", was, " -> ", is));
   }
   return differences;
 }
@@ -170,8 +164,17 @@ void RunFolder::settle(std::int64_t step, std::int64_t best_step, const TrainCon
     if (checkpoint.step <= step) steps.push_back(checkpoint.step);
   const auto keep = steps_to_keep(steps, config, best_step);
   for (std::int64_t old : steps)
-    if (!keep.contains(old)) discard_folder(checkpoint_path(path_, old));
+    if (!keep.contains(old)) discard(checkpoint_path(path_, old));
   if (const fs::path best = path_ / "best"; fs::is_symlink(best) && !fs::exists(best)) fs::remove(best);
+}
+
+// One that stays, such as on a network's file system while somebody reads it, is no reason to stop training.
+void RunFolder::discard(const fs::path& checkpoint) {
+  try {
+    discard_folder(checkpoint);
+  } catch (const IoError& error) {
+    log::warning(error.what(), "; the next start of the run tries again");
+  }
 }
 
 void RunFolder::link(const std::string& name, std::int64_t step) {

@@ -34,8 +34,8 @@ std::optional<RunCheckpoint> newest_valid_checkpoint(const std::filesystem::path
 
 /// Keys whose values differ between two configurations, as "key: OLD -> NEW", leaving out those that may
 /// change when a run goes on: its length, logging, saving, machine and workers. A value that a checkpoint
-/// decides is "(unset)". Paths are compared, and named, as absolute ones without links, so that two names of
-/// one file are equal.
+/// decides is "(unset)". Of files only the names count, of checkpoints only whether there is one: they may
+/// have moved, and check_same_inputs() compares what is in them.
 std::vector<std::string> config_differences(const ResolvedConfig& before, const ResolvedConfig& after);
 
 /// With absolute paths, links kept, patterns too: so a run's folder saves it, for use from everywhere.
@@ -66,11 +66,13 @@ class RunFolder {
                const std::function<void(const std::filesystem::path&)>& fill);
 
   /// The part of publish() after the checkpoint is durable; for a run that was killed in between. Checkpoints
-  /// newer than `step` (they did not verify) are left alone. Throws IoError.
+  /// newer than `step` (they did not verify) are left alone. An old one that cannot be removed is warned of.
+  /// Throws IoError.
   void settle(std::int64_t step, std::int64_t best_step, const TrainConfig& config);
 
  private:
   void link(const std::string& name, std::int64_t step);
+  static void discard(const std::filesystem::path& checkpoint);
 
   std::filesystem::path path_;
   FolderLock lock_;

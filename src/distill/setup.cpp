@@ -161,6 +161,8 @@ std::optional<NormStats> given_stats(const DataConfig& data) {
   if (data.norm_stats.empty() || data.norm_stats == kComputeStats) return {};
   if (!std::filesystem::exists(data.norm_stats))
     throw UsageError(str("data.norm_stats: there is no file ", data.norm_stats));
+  if (std::filesystem::is_directory(data.norm_stats))
+    throw UsageError(str("data.norm_stats: ", data.norm_stats, " is a folder; name its norm_stats.json"));
   return read_norm_stats(data.norm_stats);
 }
 
@@ -179,7 +181,8 @@ PolicySpec student_spec(const ResolvedConfig& resolved, PolicySpec spec, const P
         str("robot.delta_mask covers ", mask, " dims, but robot.action_dim is ", spec.robot.action_dim));
   if (is_pi0_prompt(spec.prompt_mode) != (sizes.kind == PolicyKind::kPi0))
     problems.push_back(str("prompt_mode ", enum_name(spec.prompt_mode), " makes a ", enum_name(sizes.kind),
-                           " policy useless"));
+                           " policy useless; remove policy.prompt_mode, or begin with a configuration for ",
+                           enum_name(sizes.kind), " (configs/", enum_name(sizes.kind), "_libero_l6.yaml)"));
   if (!problems.empty()) throw UsageError(str("policy: ", join(problems, "; ")));
   return spec;
 }

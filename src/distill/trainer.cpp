@@ -3,14 +3,11 @@
 #include <algorithm>
 #include <limits>
 
-#include "base/json_differences.h"
 #include "distill/batches.h"
 #include "distill/schedule.h"
-#include "model/checkpoint_internal.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
-#include "shallowpi/base/manifest.h"
 #include "shallowpi/base/memory.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/base/trace.h"
@@ -22,56 +19,20 @@ namespace {
 // Apart from the streams of the loader, which is seeded with the same number.
 constexpr std::uint64_t kTrainFlow = 0x7261696e, kHeldOutFlow = 0x6576616c;
 
-/// Changes where other frames would be trained on or held out, or be normalised otherwise.
-std::string data_digest(const TrainingSetup& setup) {
-  std::string facts = str(setup.split.train.size(), norm_stats_json(setup.pipeline->stats()));
-  for (const Dataset::Source& source : setup.dataset->sources()) {
-    facts += "\n";
-    for (const EpisodeInfo& episode : source.file->episodes()) facts += str(" ", episode.length);
-  }
-  return sha256(facts);
-}
-
-bool has_frozen(const Policy& student) {
-  const std::vector<ParameterGroup>& groups = student->parameter_groups();
-  return std::any_of(groups.begin(), groups.end(), [](const ParameterGroup& group) {
-    return !group.dead && !group.parameter.requires_grad();
-  });
-}
-
 }  // namespace
 
-Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models, RunFolder& folder,
-                 const std::filesystem::path& resume, bool quiet)
+Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models, RunInputs inputs,
+                 RunFolder& folder, const StartPoint& start, bool quiet)
     : setup_(std::move(setup)),
       config_(setup_.resolved.config),
+      inputs_(std::move(inputs)),
       folder_(folder),
       replicas_(setup_, models),
-      tokenizer_(read_file(setup_.tokenizer)),
       progress_(config_.train.steps, quiet) {
-  if (setup_.teacher) {
-    teacher_fingerprint_ = setup_.teacher_fingerprint.empty() ? weights_fingerprint(*setup_.teacher)
-                                                              : setup_.teacher_fingerprint;
-  } else if (setup_.start) {
-    teacher_fingerprint_ = setup_.start->teacher_fingerprint;
-  }
   if (const CheckpointInfo* origin = setup_.origin()) origin_weights_.emplace(origin->folder);
-  const std::string data = data_digest(setup_);
-  // What is frozen is taken from there anew when a run goes on.
-  const std::string start =
-      setup_.start && has_frozen(replicas_.student()) ? weights_fingerprint(*setup_.start) : "";
-  if (!resume.empty()) restore(resume);
-  if (!state_.start.empty() && state_.start != start)
-    throw UsageError(str(config_.student.checkpoint, " has other weights than when ", resume.string(),
-                         " began with it; set student.checkpoint back"));
-  if (!state_.data.empty() && state_.data != data)
-    throw UsageError(str("data: these are not the demonstrations, or not the statistics, that ",
-                         resume.string(),
-                         " was trained with; set them back, or start from its weights in another output_dir "
-                         "with student.checkpoint=",
-                         resume.string()));
-  state_.data = data;
-  state_.start = start;
+  if (!start.checkpoint.empty()) restore(start);
+  state_.demonstrations = inputs_.demonstrations;
+  state_.start = inputs_.start;
   if (config_.train.eval_every > 0) held_out_ = held_out_batches(setup_, config_.train.batch_size);
   metrics_ = std::make_unique<MetricsLog>(folder_.path(), state_.step, state_.metrics_bytes);
   LoaderOptions options;
@@ -266,26 +227,12 @@ void Trainer::save() {
   weights.merge(replicas_.student()->named_tensors(/*with_dead=*/true));
   writer_.start([this, weights = std::move(weights), tensors = by_name(copies), state = state_] {
     folder_.publish(state.step, state.best_step, config_.train, [&](const std::filesystem::path& folder) {
-      write_checkpoint_files(folder, contents(), weights, torch::kBFloat16,
+      write_checkpoint_files(folder, inputs_.contents, weights, torch::kBFloat16,
                              origin_weights_ ? &*origin_weights_ : nullptr);
       std::filesystem::create_directory(folder / kTrainingState);
       write_training_state(folder / kTrainingState, state, dump_config(setup_.resolved), tensors);
     });
   });
-}
-
-CheckpointContents Trainer::contents() const {
-  CheckpointContents contents;
-  contents.config = setup_.policy;
-  contents.spec = setup_.spec;
-  contents.stats = setup_.pipeline->stats();
-  contents.tokenizer = tokenizer_;
-  contents.kept_layers = setup_.kept_layers;
-  contents.teacher_fingerprint = teacher_fingerprint_;
-  contents.card =
-      str("Trained with shallowpi-distill; `training_state/config.yaml` repeats the run. The weights are ",
-          replicas_.has_ema() ? "the moving average (EMA) over the run." : "those of the last step.", "\n");
-  return contents;
 }
 
 NamedTensors Trainer::by_name(const std::map<std::string, torch::Tensor>& vectors) const {
@@ -295,33 +242,12 @@ NamedTensors Trainer::by_name(const std::map<std::string, torch::Tensor>& vector
   return tensors;
 }
 
-void Trainer::restore(const std::filesystem::path& checkpoint) {
-  const std::filesystem::path folder = checkpoint / kTrainingState;
-  state_ = read_training_state(folder);
-  if (read_checkpoint_info(checkpoint).teacher_fingerprint != teacher_fingerprint_)
-    throw UsageError(str(checkpoint.string(), " had another teacher than ",
-                         setup_.teacher ? config_.teacher.checkpoint : config_.student.checkpoint,
-                         " is or had; set it back"));
-  // What the configuration does not set comes from the teacher's or the start's folder, which may have
-  // changed.
-  const std::vector<std::string> differences =
-      json_differences(read_json(checkpoint / checkpoint::kOwnConfig),
-                       parse_json(checkpoint::own_config_json(contents()), checkpoint::kOwnConfig));
-  if (!differences.empty())
-    throw UsageError(str(checkpoint.string(),
-                         " was trained with another policy's settings; set these back in ",
-                         setup_.origin() ? setup_.origin()->folder.string() : "the configuration", ":\n  ",
-                         join(differences, "\n  ")));
-  if (read_file(checkpoint / checkpoint::kTokenizer) != tokenizer_)
-    throw UsageError(str(setup_.tokenizer.string(), " is another tokenizer than that of ",
-                         checkpoint.string(), "; set data.tokenizer back"));
+void Trainer::restore(const StartPoint& start) {
+  state_ = start.state;
   const std::map<std::string, torch::Tensor> vectors = replicas_.state();  // overwritten
-  read_training_tensors(folder, by_name(vectors));
+  read_training_tensors(start.checkpoint / kTrainingState, by_name(vectors));
   replicas_.restore(vectors, state_.updates);
-  std::error_code missing;  // another run's checkpoint is not in this folder
-  const bool is_own = std::filesystem::equivalent(
-      checkpoint, RunFolder::checkpoint_path(folder_.path(), state_.step), missing);
-  saved_step_ = is_own ? state_.step : -1;
+  saved_step_ = start.is_own ? state_.step : -1;
   // The best of another run, or one that was not kept, is not in this folder: the next one is its best. A run
   // that has nothing left to do is saved as it is.
   const bool has_best = std::filesystem::exists(RunFolder::checkpoint_path(folder_.path(), state_.best_step));
@@ -329,7 +255,7 @@ void Trainer::restore(const std::filesystem::path& checkpoint) {
     state_.best_step = -1;
     state_.best_loss = std::numeric_limits<double>::infinity();
   }
-  log::info("going on from ", checkpoint.string(), " after ", state_.step, " steps");
+  log::info("going on from ", start.checkpoint.string(), " after ", state_.step, " steps");
 }
 
 }  // namespace shallowpi

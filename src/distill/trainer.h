@@ -12,6 +12,7 @@
 #include "distill/progress.h"
 #include "distill/replicas.h"
 #include "distill/run_folder.h"
+#include "distill/run_inputs.h"
 #include "distill/stop_signal.h"
 #include "distill/training_state.h"
 #include "shallowpi/base/safetensors.h"
@@ -25,10 +26,9 @@ namespace shallowpi {
 /// Trains a policy, or distils one into a shallow student, on all of setup.devices.
 class Trainer {
  public:
-  /// `models`: one pair for each device. `resume`: a checkpoint of a run with the same configuration, which
-  /// may lie in another folder; empty: start at step 0.
-  Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models, RunFolder& folder,
-          const std::filesystem::path& resume, bool quiet);
+  /// `models`: one pair for each device. `start`: of a run with the same configuration and inputs.
+  Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models, RunInputs inputs, RunFolder& folder,
+          const StartPoint& start, bool quiet);
 
   /// Steps until train.steps or until `stop` is requested, with the last step saved. Throws DivergedError
   /// after too many skipped steps in a row or where all were skipped, and what writing a checkpoint threw.
@@ -48,22 +48,20 @@ class Trainer {
   void save();
   void skip(const StepResult& result, StepVerdict verdict, const TrainingBatch& batch);
   void give_up(const StepResult& result, StepVerdict verdict, const std::string& frames);
-  void restore(const std::filesystem::path& checkpoint);
+  void restore(const StartPoint& start);
   Scalars held_out_losses();
   /// Flat vectors by kind (Replicas::state) as views "KIND/TENSOR".
   NamedTensors by_name(const std::map<std::string, torch::Tensor>& vectors) const;
-  CheckpointContents contents() const;
   StepTiming take_timing();
   bool is_due(std::int64_t every) const;
 
   TrainingSetup setup_;
   const DistillConfig& config_;
+  const RunInputs inputs_;
   RunFolder& folder_;
   Replicas replicas_;
   TrainingState state_;
-  std::string teacher_fingerprint_;
   // What every checkpoint takes over is kept open: whoever made it may remove it meanwhile.
-  const std::string tokenizer_;
   std::optional<SafetensorsFolder> origin_weights_;
   std::vector<TrainingBatch> held_out_;  // empty: nothing is evaluated
   std::optional<double> held_out_loss_;  // of this step, where it was evaluated

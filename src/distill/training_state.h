@@ -21,9 +21,16 @@ struct TrainingState {
   double best_loss = std::numeric_limits<double>::infinity();  ///< held-out
   std::int64_t best_step = -1;
   std::uint64_t metrics_bytes = 0;  ///< size of metrics.jsonl at this step
-  // Empty in states that older programs wrote.
-  std::string data;   ///< digest of the demonstrations
-  std::string start;  ///< weights_fingerprint of student.checkpoint; empty: nothing of it is frozen
+  // Of RunInputs; empty in states that older programs wrote.
+  std::string demonstrations;
+  std::string start;
+};
+
+/// Where a run starts.
+struct StartPoint {
+  std::filesystem::path checkpoint;  ///< empty: at step 0
+  TrainingState state;
+  bool is_own = false;  ///< the checkpoint is the run's own, not another run's
 };
 
 /// A visitor over all members, for writing and reading alike.
@@ -40,7 +47,7 @@ void visit_fields(State& state, Visit&& visit) {
   visit("best_loss", state.best_loss);
   visit("best_step", state.best_step);
   visit("metrics_bytes", state.metrics_bytes);
-  visit("data", state.data);
+  visit("demonstrations", state.demonstrations);
   visit("start", state.start);
 }
 

@@ -23,15 +23,19 @@ struct Run {
   Json handling;  ///< handling_of(results)
 };
 
-/// How a policy was played: its success depends on that, the episodes' initial states do not.
+/// How a policy was played: its success depends on that, the episodes' initial states do not. null: not
+/// known, or it is no network.
 Json handling_of(const RolloutResults& results) {
-  const Json &policy = results.policy, &settings = results.settings;
+  const Json& settings = results.settings;
+  const auto served = results.policy.find("metadata");  // what its server says
+  Json policy = served == results.policy.end() ? results.policy : *served;
+  if (!policy.is_object()) policy = Json::object();
   Json out;
   out["latency_ms"] = settings.value("latency_ms", Json(0.0));
   out["chunking"] = settings.value("chunking", Json());
   out["replan"] = settings.value("replan", Json());
   out["steps"] = policy.value("euler_steps", Json());
-  out["noise_scale"] = policy.value("noise_scale", Json(1.0));
+  out["noise_scale"] = policy.value("noise_scale", policy.contains("euler_steps") ? Json(1.0) : Json());
   return out;
 }
 

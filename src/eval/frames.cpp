@@ -27,10 +27,6 @@ std::string frame_name(const Dataset& dataset, const Dataset::Sample& frame) {
   return str(file.path().filename().string(), " ", episode, " step ", frame.step);
 }
 
-void require_horizon(const CheckpointInfo& info) {
-  if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
-}
-
 SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data) {
   require_horizon(info);
   log_warnings(info);

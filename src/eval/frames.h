@@ -17,9 +17,6 @@ std::vector<Dataset::Sample> choose_samples(const Dataset& dataset, const DemoCh
 /// "soup.hdf5 demo_3 step 4", for messages.
 std::string frame_name(const Dataset& dataset, const Dataset::Sample& frame);
 
-/// Throws UsageError where the horizon is not known.
-void require_horizon(const CheckpointInfo& info);
-
 /// As the policy of that folder prepares frames; `data` may name other statistics or another tokenizer.
 /// Throws UsageError where the horizon or the statistics are not known.
 SamplePipeline make_pipeline(const Dataset& dataset, const CheckpointInfo& info, const DataConfig& data);

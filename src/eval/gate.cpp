@@ -168,6 +168,9 @@ Json run_gate_json(const GateOptions& options) {
       sample_all(options, info, pipeline, frames, torch::kFloat32, EngineKind::kEager).actions_nhd;
   const auto [candidate_nhd, engine] =
       sample_all(options, info, pipeline, frames, options.dtype, options.engine);
+  if (engine == EngineKind::kEager && options.dtype == torch::kFloat32)
+    throw Error(
+        "the graph engine failed (see above), and float32 on the eager engine would be compared with itself");
   if (!reference_nhd.isfinite().all().item<bool>())
     throw CorruptError(str(options.checkpoint.string(), ": its actions are not finite in float32 either"));
 

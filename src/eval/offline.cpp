@@ -107,7 +107,7 @@ class Comparison {
         continue;
       }
       if (teacher_) warn_of_foreign_teacher(named, teacher_fingerprint_);
-      if (options_.skipped && !kept.empty() && skipped.insert(kept).second) measure_skipped(kept, pipeline);
+      if (options_.skipped && !kept.empty() && skipped.insert(kept).second) measure_skipped(named, pipeline);
       measure(load(named, options_), teacher_ ? &teacher_->policy : nullptr, pipeline);
     }
     reports_.push_back(std::move(*floor));
@@ -139,8 +139,9 @@ class Comparison {
     if (!is_listed) measure(*teacher_, nullptr, make_pipeline(dataset_, named.info, options_.demos.data));
   }
 
-  void measure_skipped(const std::vector<std::int64_t>& kept, const SamplePipeline& pipeline) {
-    const std::string label = str(kept.size(), " layers before training");
+  void measure_skipped(const LabelledCheckpoint& student, const SamplePipeline& pipeline) {
+    const std::vector<std::int64_t>& kept = student.info.kept_layers;
+    const std::string label = student.label + " before training";
     Policy policy = load_student(teacher_info_, kept, options_.dtype, options_.measure.device);
     measure({label, policy, kept}, &teacher_->policy, pipeline);
   }

@@ -188,6 +188,7 @@ RolloutSettings resolve_settings(const RolloutOptions& options, std::int64_t dem
   require_at_least("--workers", options.workers, 1);
   require_at_least("--batch", out.batch, 1);
   require_at_least("--trials", out.trials, 1);
+  require_at_least("--video", out.videos, 0);
   for (const std::int64_t trial : out.video_trials)
     if (trial < 0 || trial >= out.trials)
       throw UsageError(str("--video-trials ", trial, ": there are trials 0 to ", out.trials - 1));

@@ -30,9 +30,10 @@ BackboneLayer::BackboneLayer(ParameterStore& store, const GemmaConfig& config, s
 Heads BackboneLayer::project_heads(const Tensor& normalized, const PrefixContext& context,
                                    bool with_queries) const {
   const bool queries = !is_last || with_queries;
-  const Tensor weight = is_last && with_queries ? torch::cat({q, qkv}) : qkv;
-  return split_and_rotate(project(normalized, weight), context.rotation, queries ? heads : 0,
-                          qkv.scalar_type());
+  // Not by project(): its kernels read a weight that has just been made too early.
+  const Tensor projected =
+      is_last && with_queries ? torch::linear(normalized, torch::cat({q, qkv})) : project(normalized, qkv);
+  return split_and_rotate(projected, context.rotation, queries ? heads : 0, qkv.scalar_type());
 }
 
 BackboneLayer::Output BackboneLayer::forward(const Residual& stream, const PrefixContext& context,

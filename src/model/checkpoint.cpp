@@ -1,6 +1,9 @@
 #include "shallowpi/model/checkpoint.h"
 
 #include <cmath>
+#include <iterator>
+#include <set>
+#include <utility>
 
 #include "model/checkpoint_internal.h"
 #include "model/tensor_names.h"
@@ -31,9 +34,35 @@ namespace {
       ", and that of a pi0 model so that it has not."));
 }
 
+/// "owner/name", as the Hub calls its repositories.
+bool looks_like_hub_id(const fs::path& path) {
+  return path.is_relative() && std::distance(path.begin(), path.end()) == 2 && path.has_filename() &&
+         !fs::exists(path.parent_path());
+}
+
+/// A checkpoint somewhat below `folder`, the last one by name, for who has named its run; empty: none.
+fs::path checkpoint_below(const fs::path& folder) {
+  constexpr int kDepth = 3, kMostEntries = 10000;
+  std::set<std::pair<std::size_t, fs::path>> found;  // by length first: step 10000 is after 9000
+  std::error_code unreadable;
+  int seen = 0;
+  for (auto entry = fs::recursive_directory_iterator(folder, unreadable);
+       entry != fs::recursive_directory_iterator() && seen++ < kMostEntries; entry.increment(unreadable)) {
+    if (entry.depth() == kDepth) entry.disable_recursion_pending();
+    if (entry->is_directory(unreadable) && SafetensorsFolder::exists(entry->path()))
+      found.emplace(entry->path().string().size(), entry->path());
+  }
+  return found.empty() ? fs::path() : found.rbegin()->second;
+}
+
 /// The folder that holds the weights: `folder`, or its pretrained_model (LeRobot's training writes that).
 fs::path find_weights(const fs::path& folder) {
-  if (!fs::exists(folder)) throw UsageError(str(folder.string(), ": there is no such checkpoint folder"));
+  if (!fs::exists(folder))
+    throw UsageError(str(folder.string(), ": there is no such checkpoint folder",
+                         looks_like_hub_id(folder)
+                             ? str("; if it is one of the Hub, download it first: hf download ",
+                                   folder.string(), " --local-dir checkpoints/", folder.filename().string())
+                             : std::string()));
   if (!fs::is_directory(folder))
     throw UsageError(str(folder.string(), ": this is a file; give the checkpoint folder that it is in"));
   if (SafetensorsFolder::exists(folder)) return folder;
@@ -41,10 +70,11 @@ fs::path find_weights(const fs::path& folder) {
   if (fs::is_directory(folder / "params")) refuse_jax(folder);
   const fs::path plain = (folder / "").parent_path();  // without a trailing slash
   if (plain.filename() == "params" && fs::exists(plain / "_METADATA")) refuse_jax(plain.parent_path());
-  std::string hint;
-  if (SafetensorsFolder::exists(folder / "last"))
-    hint = str("; did you mean ", (folder / "last").string(), "?");
-  if (fs::exists(folder / "adapter_config.json"))
+  const fs::path below =
+      SafetensorsFolder::exists(folder / "last") ? folder / "last" : checkpoint_below(folder);
+  std::string hint = below.empty() ? "" : str("; did you mean ", below.string(), "?");
+  if (fs::exists(folder / "adapter_config.json") ||
+      fs::exists(folder / "pretrained_model/adapter_config.json"))
     hint =
         ". It is a PEFT adapter: merge the adapter into its base first (PEFT's merge_and_unload) and save "
         "that";
@@ -54,6 +84,21 @@ fs::path find_weights(const fs::path& folder) {
                  ") are never read, since loading them can run code: save them as safetensors");
   throw UsageError(str(folder.string(), ": no weights here: neither ", SafetensorsFolder::kFile, " nor ",
                        SafetensorsFolder::kIndex, hint));
+}
+
+/// What is neither openpi's nor LeRobot's format, but was made from it.
+void refuse_other_formats(const fs::path& folder, const SafetensorsFolder& file) {
+  for (const auto& [name, tensor] : file.tensors()) {
+    if (name.find("lora_") != std::string::npos || name.find(".base_layer.") != std::string::npos)
+      throw UsageError(str(folder.string(), ": has LoRA tensors, such as ", name,
+                           ": merge them into the weights first (PEFT's merge_and_unload) and save that"));
+    if (name.find("normalize_inputs.") != std::string::npos)
+      throw UsageError(
+          str(folder.string(), ": has statistics among its weights (", name,
+              "), as LeRobot wrote them before it had processors: have LeRobot convert it first, python -m "
+              "lerobot.processor.migrate_policy_normalization --pretrained-path ",
+              folder.string()));
+  }
 }
 
 bool lists_own_config(const fs::path& manifest) {
@@ -98,6 +143,7 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
   CheckpointInfo info;
   info.folder = fs::canonical(find_weights(folder));  // RUN/last moves on while its run goes on
   const SafetensorsFolder file(info.folder);
+  refuse_other_formats(info.folder, file);
   const auto names = canonical_names(file);
   const checkpoint::Shapes shapes = checkpoint::shapes_of(file, names);
   const bool has_embed_tokens =
@@ -130,6 +176,11 @@ CheckpointInfo read_checkpoint_info(const fs::path& folder, std::optional<std::i
 
 std::string unknown_horizon(const CheckpointInfo& info) {
   return str(info.folder.string(), " does not say how many action steps a chunk has (", kUsualHorizons, ")");
+}
+
+void require_horizon(const CheckpointInfo& info) {
+  if (!info.horizon_known)
+    throw UsageError(unknown_horizon(info) + ": give --horizon H, or horizon in C and C++");
 }
 
 void log_warnings(const CheckpointInfo& info) {

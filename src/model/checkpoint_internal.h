@@ -62,6 +62,7 @@ std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& sp
 /// LeRobot's name of a camera ("observation.images.image" for LIBERO's base_0_rgb, but the policy's own where
 /// it came from LeRobot), and back: well-known names become openpi's, others lose the prefix.
 std::string lerobot_camera(const PolicySpec& spec, const std::string& camera);
+inline constexpr std::string_view kImagePrefix = "observation.images.";  ///< of LeRobot's names of cameras
 std::string camera_of_lerobot(const std::string& feature);
 
 /// openpi ties lm_head to embed_tokens and stores the pair once, under lm_head's name,

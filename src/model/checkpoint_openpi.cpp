@@ -95,6 +95,10 @@ void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
 
 void apply_stats(CheckpointInfo& info) {
   const std::vector<std::string> found = find_stats(info.folder);
+  for (const fs::path& place : {info.folder, info.folder / "assets"})
+    if (const fs::path file = place / "norm_stats.json"; found.empty() && fs::exists(file))
+      info.warnings.push_back(
+          str(file.string(), " is not where openpi has it, and not read: ", how_to_add_stats(info)));
   if (found.size() > 1) {  // openpi's base checkpoints
     info.asset_ids = found;
     info.warnings.push_back(str("normalisation statistics: ", how_to_add_stats(info)));

@@ -148,6 +148,10 @@ NormModes read_modes(const Step* normalizer, const Json& config, const fs::path&
                         json_get_or<std::string>(map, "ACTION", silent, where)};
   stats_of_mode(modes.state, where);
   stats_of_mode(modes.actions, where);
+  const std::string images = json_get_or<std::string>(map, "VISUAL", "IDENTITY", where);
+  if (images != "IDENTITY")
+    throw UsageError(str(where, ": ", key, ": images are normalised by ", images,
+                         ", which pi0 and pi0.5 are not made for; only IDENTITY is known"));
   return modes;
 }
 
@@ -203,7 +207,8 @@ void read_cameras(const Json& features, const std::string& where, CheckpointInfo
     if (name.find("empty_camera") != std::string::npos) continue;  // LeRobot's placeholders: never there
     std::string camera = camera_of_lerobot(name);
     const auto& known = info.spec.image_keys;
-    if (std::find(known.begin(), known.end(), camera) != known.end()) camera = name;
+    if (std::find(known.begin(), known.end(), camera) != known.end())
+      camera = name.starts_with(kImagePrefix) ? name.substr(kImagePrefix.size()) : name;
     if (!camera.ends_with("_rgb"))
       unknown.push_back(camera);
     else if (!name.ends_with(camera))
@@ -215,6 +220,20 @@ void read_cameras(const Json& features, const std::string& where, CheckpointInfo
   if (!unknown.empty())
     info.warnings.push_back(str("cameras ", join(unknown, ", "),
                                 " have no openpi name; they are used in the order of config.json"));
+}
+
+/// Fine-tunes of a base policy say which camera of their data stands for which of the policy's.
+void read_renamed_cameras(const Steps& pre, const std::string& where, CheckpointInfo& info) {
+  const Step* step = find_step(pre, "rename_observations_processor");
+  if (!step) return;
+  const Json map = json_get_or<Json>(step->config, "rename_map", Json::object(), where);
+  std::string options;
+  for (const auto& [data, policy] : map.items())
+    if (data.starts_with(kImagePrefix) && policy.is_string())
+      options += str(" --camera ", data, "=", camera_of_lerobot(policy.get<std::string>()));
+  if (!options.empty())
+    info.notes.push_back("LeRobot renamed cameras of its data; scripts/convert_lerobot.py does with" +
+                         options);
 }
 
 /// LeRobot's mask by joint names; without names every dim is relative.
@@ -314,6 +333,7 @@ void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& i
   read_cameras(inputs, where, info);
   const Steps pre = read_steps(info.folder / "policy_preprocessor.json");
   const Steps post = read_steps(info.folder / "policy_postprocessor.json");
+  read_renamed_cameras(pre, where, info);
   spec.robot.delta_mask = read_delta_mask(pre, config, spec.robot.action_dim, where);
   read_prompt(pre, config, has_embed_tokens, where, info);
   const std::vector<std::string> problems = spec_problems(spec, info.config);

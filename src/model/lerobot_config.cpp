@@ -9,8 +9,6 @@
 namespace shallowpi::checkpoint {
 namespace {
 
-constexpr std::string_view kImagePrefix = "observation.images.";
-
 struct CameraName {
   std::string_view lerobot, ours;
 };

@@ -95,7 +95,7 @@ RobotObservation copy_observation(const shallowpi_observation& observation, cons
   return out;
 }
 
-ChunkingOptions chunking(const PolicySpec& spec, const shallowpi_controller_options& options) {
+ChunkingOptions chunking_of(const PolicySpec& spec, const shallowpi_controller_options& options) {
   ChunkingOptions chunking = chunking_for(spec);
   if (options.mode < SHALLOWPI_ENSEMBLE || options.mode > SHALLOWPI_RTC)
     throw UsageError(str("mode ", options.mode, " is not SHALLOWPI_ENSEMBLE, _RECEDING or _RTC"));
@@ -164,6 +164,15 @@ int32_t shallowpi_policy_action_dim(const shallowpi_policy* policy) {
   return spec_number(policy, [](const PolicySpec& spec) { return spec.robot.action_dim; });
 }
 
+int32_t shallowpi_policy_camera_count(const shallowpi_policy* policy) {
+  return spec_number(policy, [](const PolicySpec& spec) { return std::ssize(spec.image_keys); });
+}
+
+const char* shallowpi_policy_camera(const shallowpi_policy* policy, int32_t index) {
+  if (index < 0 || index >= shallowpi_policy_camera_count(policy)) return nullptr;
+  return policy->runner->info().spec.image_keys[static_cast<std::size_t>(index)].c_str();
+}
+
 int shallowpi_controller_defaults(const shallowpi_policy* policy, shallowpi_controller_options* options) {
   return guarded([&] {
     const ChunkingOptions chunking = chunking_for(given(policy, "policy").runner->info().spec);
@@ -185,7 +194,7 @@ int shallowpi_controller_create(const shallowpi_policy* policy, const shallowpi_
     given(controller, "controller") = nullptr;
     const auto& runner = given(policy, "policy").runner;
     const PolicySpec& spec = runner->info().spec;
-    const ChunkingOptions how = chunking(spec, given(options, "options"));
+    const ChunkingOptions how = chunking_of(spec, given(options, "options"));
     *controller = new shallowpi_controller{
         spec,
         {how, runner_inference(runner, options->steps, options->seed, options->noise_scale),

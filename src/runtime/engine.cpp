@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <optional>
+
 #include "runtime/graph_engine.h"
 #include "runtime/inference_settings.h"
 #include "shallowpi/base/error.h"
@@ -45,16 +47,17 @@ class EagerEngine : public Engine {
       options.given_bhd = request.given_bhd.to(device_);
       options.given_mask_bh = request.given_mask_bh.to(device_);
     }
-    StageClock clock(device_);
+    std::optional<StageClock> clock;
     torch::Tensor image_tokens;
     if (times != nullptr) {
       *times = {};
+      clock.emplace(device_);
       image_tokens = policy_->embed_images(observation);
-      times->vision_ms = clock.lap();
-      options.after_step = [&] { times->step_ms.push_back(clock.lap()); };
+      times->vision_ms = clock->lap();
+      options.after_step = [&] { times->step_ms.push_back(clock->lap()); };
     }
     const PrefixCache cache = policy_->encode(observation, nullptr, image_tokens);
-    if (times != nullptr) times->prefix_ms = clock.lap();
+    if (clock) times->prefix_ms = clock->lap();
     return policy_->sample_actions(cache, observation.state_bd, noise_bhd, request.steps, options)
         .to(torch::kCPU);
   }

@@ -4,6 +4,7 @@
 #include <iostream>
 #include <map>
 
+#include "runtime/observation_message.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/normalize.h"
@@ -78,6 +79,7 @@ class Doctor {
   void check_weights();
   void check_values(const SafetensorsFolder& weights);
   void check_manifest();
+  void check_manifest_of_policy(const std::string& problem);
   void check_statistics();
   void check_tokenizer_and_prompt();
   void check_tokenizer(const Tokenizer& tokenizer);
@@ -109,6 +111,7 @@ void Doctor::describe() {
   fact("parameters", str(human_count(parameters.live), " live + ", human_count(parameters.dead), " dead"));
   fact("cameras", spec.image_keys.empty() ? "not named" : join(spec.image_keys, ", "));
   if (spec.image_keys.empty()) no_serving("no camera is named");
+  fact("keys of an observation", join(client_keys(spec), ", "));
   fact("robot",
        str(enum_name(spec.robot.kind), ", ", spec.robot.state_dim, " state dims, ", spec.robot.action_dim,
            " action dims", spec.robot.delta_mask.empty() ? "" : ", delta actions"));
@@ -179,6 +182,17 @@ void Doctor::check_manifest() {
                     "copy the folder again, unless you deleted it after editing a file");
     }
   } catch (const CorruptError& error) {
+    check_manifest_of_policy(error.what());
+  }
+}
+
+/// Something is damaged: does the policy need it?
+void Doctor::check_manifest_of_policy(const std::string& problem) {
+  try {
+    verify_files(info_, OptionalFiles::kUnchecked);
+    warn("manifest", problem + ", so no training can go on from here; the policy's own files are intact",
+         "copy training_state/ again where it shall");
+  } catch (const CorruptError& error) {
     corrupt("manifest", error.what(), "");
   }
 }
@@ -190,7 +204,7 @@ void Doctor::check_statistics() {
   if (!info_.stats) {
     warn("statistics", "there are no normalisation statistics",
          str("to use the policy, ", how_to_add_stats(info_),
-             "; training computes its own from the data where there are none"));
+             "; as a start of training (student.checkpoint) it needs none"));
     return;
   }
   try {

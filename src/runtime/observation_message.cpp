@@ -60,6 +60,16 @@ CameraKeys keys_of(const std::string& camera, RobotKind robot) {
   throw UsageError(str(field, ": ", what));
 }
 
+/// What a client has sent instead is the quickest way to what it should have.
+[[noreturn]] void refuse_missing(std::string_view field, const WireMap& map) {
+  constexpr std::size_t kShown = 12, kLongest = 48;
+  std::vector<std::string> sent;
+  for (const auto& [key, value] : map)
+    if (sent.size() < kShown) sent.push_back(in_quotes(key.substr(0, kLongest)));
+  refuse(field, str("is missing; got ", sent.empty() ? "nothing" : join(sent, ", "),
+                    map.size() > kShown ? ", ..." : ""));
+}
+
 /// The value of a key, flat or nested; null where it is missing or nil.
 const WireValue* look_up(const WireMap& map, std::string_view key) {
   const WireValue* value = find(map, key);
@@ -238,13 +248,13 @@ std::vector<float> read_state(const WireMap& map, const RobotSpec& robot) {
       field = "observation/joint_position";
       state = to_vector(*joints, field);
       const WireValue* gripper = look_up(map, "observation/gripper_position");
-      if (!gripper) refuse("observation/gripper_position", "is missing");
+      if (!gripper) refuse_missing("observation/gripper_position", map);
       for (float value : to_vector(*gripper, "observation/gripper_position")) state.push_back(value);
     } else if (!whole) {
       whole = look_up(map, "state");
     }
   }
-  if (state.empty() && !whole) refuse(field, "is missing");
+  if (state.empty() && !whole) refuse_missing(field, map);
   if (state.empty()) state = to_vector(*whole, field);
   if (static_cast<std::int64_t>(state.size()) != robot.state_dim)
     refuse(field, str("expected ", robot.state_dim, " numbers in all, got ", state.size()));
@@ -260,7 +270,7 @@ std::map<std::string, Image> read_images(const WireMap& map, const PolicySpec& s
       value = look_up(map, entry.keys[k]);
       if (value) images[camera] = to_image(*value, entry.keys[k]);
     }
-    if (!value && entry.required) refuse(join(entry.keys, " or "), "is missing");
+    if (!value && entry.required) refuse_missing(join(entry.keys, " or "), map);
   }
   return images;
 }
@@ -303,6 +313,15 @@ void check_extras(const WireMap& map) {
 }
 
 }  // namespace
+
+std::vector<std::string> client_keys(const PolicySpec& spec) {
+  std::vector<std::string> keys;
+  for (const std::string& camera : spec.image_keys)
+    keys.push_back(keys_of(camera, spec.robot.kind).keys.back());
+  keys.emplace_back(spec.robot.kind == RobotKind::kAloha ? "state" : "observation/state");
+  keys.emplace_back("prompt");
+  return keys;
+}
 
 bool camera_required(const std::string& camera, RobotKind robot) {
   return keys_of(camera, robot).required;

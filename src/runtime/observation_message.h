@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "shallowpi/base/norm_stats.h"
 #include "shallowpi/base/policy_spec.h"
@@ -44,6 +45,10 @@ class ObservationDecoder {
   std::optional<NormStats> stats_;
   DecoderOptions options_;
 };
+
+/// The keys of an observation in the order of the spec's cameras, then the state's and the prompt's; of
+/// several that are known, the plainest.
+std::vector<std::string> client_keys(const PolicySpec& spec);
 
 /// Whether an observation must have this camera. All that a policy uses but those that openpi masks where
 /// they are missing: a LIBERO or DROID robot's right wrist, an ALOHA's wrists.

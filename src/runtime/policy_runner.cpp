@@ -43,7 +43,7 @@ PolicyRunner PolicyRunner::load(const std::filesystem::path& checkpoint, torch::
                                 torch::Dtype dtype, std::optional<std::int64_t> horizon,
                                 const std::string& tokenizer, EngineKind engine) {
   CheckpointInfo info = read_checkpoint_info(checkpoint, horizon);
-  if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
+  require_horizon(info);
   if (!info.stats)
     throw UsageError(str(checkpoint.string(),
                          " has no normalisation statistics, so its actions cannot be turned into a robot's: ",
@@ -88,6 +88,11 @@ EngineRequest PolicyRunner::engine_request(const std::vector<InferRequest>& batc
   std::vector<const RobotObservation*> observations;
   for (const InferRequest& one : batch) observations.push_back(&one.observation);
   request.observation = transform_->prepare(observations);
+  // A prompt may hold the state, which has more digits in one frame than in another; a graph is for one
+  // length.
+  if (engine_->kind() == EngineKind::kGraph && prompt_reads_state(info_.spec.prompt_mode))
+    for (const RobotObservation* observation : observations)
+      request.observation.pad_prompts(transform_->longest_prompt(*observation));
   request.noise_bhd = torch::empty({count, horizon, dims});
   for (std::int64_t b = 0; b < count; ++b) {
     check_tensor(batch[b].noise_hd, "noise", horizon, dims);
@@ -113,7 +118,9 @@ void PolicyRunner::warm_up(std::int64_t steps, std::int64_t largest, const std::
   const RobotSpec& robot = info_.spec.robot;
   const std::int64_t side = info_.spec.image_size;
   RobotObservation all;
-  all.prompt = prompt.empty() ? "warm up" : prompt;
+  all.prompt = !prompt.empty()                      ? prompt
+               : !info_.spec.default_prompt.empty() ? info_.spec.default_prompt
+                                                    : "warm up";
   all.state.assign(robot.state_dim, 0.0f);
   for (const std::string& camera : info_.spec.image_keys)
     all.images[camera] = {side, side, std::vector<std::uint8_t>(3 * side * side)};
@@ -150,18 +157,16 @@ std::vector<InferResult> PolicyRunner::infer(const std::vector<InferRequest>& ba
                                              const InferOptions& options) {
   const std::lock_guard lock(*mutex_);
   const torch::InferenceMode guard;
-  Stopwatch watch;
   const EngineRequest request = engine_request(batch, options);
-  const double prepare_ms = 1e3 * watch.lap();
+  const Stopwatch watch;
   const torch::Tensor actions_bhd = engine_->sample(request);
-  const double model_ms = 1e3 * watch.lap();
+  const double model_ms = 1e3 * watch.seconds();
   std::vector<InferResult> results;
   for (std::size_t b = 0; b < batch.size(); ++b) {
     InferResult& result = results.emplace_back();
     result.normalized_hd = actions_bhd[static_cast<std::int64_t>(b)].clone();
     result.actions = transform_->to_robot(result.normalized_hd, batch[b].observation.state);
     check_finite(result.actions);
-    result.prepare_ms = prepare_ms;
     result.model_ms = model_ms;
   }
   return results;

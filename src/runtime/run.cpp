@@ -26,7 +26,7 @@ std::int64_t choose_horizon(const RunOptions& options, const CheckpointInfo& inf
       log::warning(name, " has ", given, " steps, the policy was trained on chunks of ", info.spec.horizon);
     return given;
   }
-  if (!info.horizon_known) throw UsageError(str(unknown_horizon(info), ": give --horizon H"));
+  require_horizon(info);
   return info.spec.horizon;
 }
 

@@ -37,11 +37,7 @@ EngineRequest pad_to_bucket(const EngineRequest& request) {
   EngineRequest padded = request;
   Observation& observation = padded.observation;
   const ChunkShape shape = shape_of(request);
-  const std::int64_t missing = (kPromptBucket - shape.prompt % kPromptBucket) % kPromptBucket;
-  if (missing > 0) {
-    observation.tokens_bt = torch::constant_pad_nd(observation.tokens_bt, {0, missing}, 0);
-    observation.token_mask_bt = torch::constant_pad_nd(observation.token_mask_bt, {0, missing}, false);
-  }
+  observation.pad_prompts((shape.prompt + kPromptBucket - 1) / kPromptBucket * kPromptBucket);
   const auto batch = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(shape.batch)));
   if (batch > shape.batch) {
     const torch::Tensor rows = torch::arange(batch).clamp_max(shape.batch - 1);

@@ -62,6 +62,7 @@ TEST(NormStats, RefusesWhatCannotBeUsed) {
   expect_error<CorruptError>([] { read_text(str(R"({"norm_stats": {"state": )", kFeature, "}}")); },
                              "key \"actions\" is missing");
   expect_error<CorruptError>([] { read_text("{}"); }, "key \"norm_stats\" is missing");
+  expect_error<UsageError>([] { read_text(R"({"observation.state": {}})"); }, "is LeRobot's stats.json");
   expect_error<IoError>([] { read_norm_stats("/nonexistent/norm_stats.json"); },
                         "/nonexistent/norm_stats.json");
 }

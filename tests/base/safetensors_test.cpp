@@ -68,6 +68,7 @@ TEST(SafetensorsFile, RefusesBadLengths) {
   refuse(length(0), "does not begin with '{'");
   refuse(length(7) + "{}", "truncated");
   refuse(length(100'000'001) + "{}", "more than the 100 MB");
+  refuse("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n", "is a Git LFS pointer");
   refuse(length(std::uint64_t{1} << 63) + "{}", "more than the 100 MB");
   refuse(length(~std::uint64_t{0}) + "{}", "more than the 100 MB");
   refuse("PK\3\4 this is a zip file, such as a .pt file", "not a safetensors file");

@@ -52,6 +52,9 @@ TEST(BrokenHdf5, MissingFile) {
                            "no such file");
   TempDir dir;
   expect_error<UsageError>([&] { open_libero(dir.path()); }, "is a folder; name its files");
+  expect_error<UsageError>([&] { open_libero(dir / "file-000.parquet"); }, "convert_lerobot.py DATASET");
+  testing::write_text(dir / "meta/info.json", "{}");
+  expect_error<UsageError>([&] { open_libero(dir.path()); }, "convert_lerobot.py " + dir.path().string());
 }
 
 TEST(BrokenHdf5, EmptyAndForeignFiles) {

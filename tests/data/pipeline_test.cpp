@@ -246,6 +246,31 @@ TEST(SamplePipeline, CutsPromptsOnTheRight) {
   EXPECT_TRUE(tokens().equal(torch::tensor(ids)));
 }
 
+TEST(PolicyTransform, KnowsHowLongAPromptCanBecome) {
+  PolicySpec spec = fake_spec();
+  spec.image_keys = {"base_0_rgb"};
+  spec.prompt_mode = PromptMode::kPi05State;
+  RobotObservation observation;
+  observation.images["base_0_rgb"] = {4, 4, std::vector<std::uint8_t>(48)};
+  observation.prompt = "open the drawer";
+  const auto tokens = [&](float value, std::int64_t& longest) {
+    const PolicyTransform transform(spec, identity_stats(), tokenizer(), kVocab);
+    observation.state.assign(3, value);
+    longest = transform.longest_prompt(observation);
+    return transform.prepare({&observation}).tokens_bt.size(1);
+  };
+  std::int64_t longest = 0;
+  const std::int64_t most = tokens(0.9f, longest), least = tokens(-1, longest);
+  EXPECT_EQ(most, longest);
+  EXPECT_LT(least, most) << "a state of one digit";
+  EXPECT_LE(tokens(-7, longest), longest);
+  spec.max_token_len = 10;
+  EXPECT_EQ(tokens(0, longest), longest);
+  EXPECT_EQ(longest, 10);
+  spec.prompt_mode = PromptMode::kPi05NoState;
+  EXPECT_EQ(tokens(0, longest), longest);
+}
+
 TEST(SamplePipeline, WritesTheNormalisedStateIntoThePrompt) {
   const Dataset dataset = fake_dataset();
   PolicySpec spec = fake_spec();
@@ -262,6 +287,24 @@ TEST(SamplePipeline, WritesTheNormalisedStateIntoThePrompt) {
   expected.resize(expected.size() - 5);  // in training it is cut, too
   spec.max_token_len = std::ssize(expected);
   EXPECT_TRUE(tokens().equal(torch::tensor(expected)));
+}
+
+TEST(SamplePipeline, WarnsOfStatisticsOfOtherData) {
+  const Dataset dataset = fake_dataset();
+  const auto warning = [&](const NormStats& stats) {
+    ::testing::internal::CaptureStderr();
+    const SamplePipeline pipeline(dataset, fake_spec(), stats, tokenizer(), kVocab);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  NormStats stats = identity_stats();
+  EXPECT_EQ(warning(stats).find("far from the usual"), std::string::npos);
+  stats.state.mean[1] = 10;
+  stats.state.q01[1] = 9;
+  stats.state.q99[1] = 11;
+  const std::string text = warning(stats);
+  EXPECT_NE(text.find("state dim 1 lies at -10.0 to -9."), std::string::npos) << text;
+  EXPECT_EQ(text.find("dim 0"), std::string::npos) << text;
+  EXPECT_EQ(text.find("action dim"), std::string::npos) << text;
 }
 
 TEST(SamplePipeline, UsesTheDefaultPromptWhereTheDataHasNone) {

@@ -170,9 +170,10 @@ TEST(Plan, GrowsAsItShould) {
 TEST(Plan, SaysItAllInWords) {
   const TrainingFixture fixture;
   const std::string text = plan_text(plan_training(prepare_training(fixture.config("run"))));
-  for (const char* part :
-       {"pi05, 4 layers", "parameters trained", "dead", "memory, peak", "checkpoint", "all checkpoints",
-        "up to 2 at a time", "disk left", "base_0_rgb, left_wrist_0_rgb", "FLOP"})
+  for (const char* part : {"pi05, 4 layers", "parameters trained", "dead", "memory, peak", "checkpoint",
+                           "all checkpoints", "up to 2 at a time", "disk left",
+                           "base_0_rgb, left_wrist_0_rgb", "FLOP", "8 state dims, 7 action dims", "4 actions",
+                           "pi05_no_state, at most", "computed from the data", "passes over them"})
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
 }
 
@@ -234,6 +235,14 @@ TEST(DryRun, RefusesWhatTheRunRefuses) {
   testing::write_text(fixture / "others/results.json", "{}");
   testing::expect_error<UsageError>([&] { dry_run("others", {}); },
                                     "others is not the folder of a run, but holds results.json");
+  testing::write_text(fixture / "mine/config.yaml", "# with my remarks\nseed: 1\n");
+  testing::expect_error<UsageError>([&] { dry_run("mine", {}); },
+                                    "is not the folder of a run, but holds config.yaml");
+  testing::expect_error<UsageError>([&] { fixture.run("mine"); },
+                                    "is not the folder of a run, but holds config.yaml");
+  EXPECT_FALSE(fs::exists(fixture / "mine/checkpoints"));
+  fs::create_directories(fixture / "killed/checkpoints");
+  EXPECT_NO_THROW(dry_run("killed", {}));
   fs::create_directories(fixture / "hidden/.git");
   EXPECT_NO_THROW(dry_run("hidden", {}));
   testing::write_text(fixture / "file", "");

@@ -152,11 +152,49 @@ TEST(Resume, RefusesOtherDemonstrationsBehindTheSamePattern) {
   const TrainingFixture fixture;
   const std::vector<std::string> run = {"data.files=" + (fixture / "*.hdf5").string()};
   ASSERT_EQ(fixture.run("run", run), 0);
+  const std::string config = read_file(fixture / "run/config.yaml");
   fs::copy(fixture / "demos.hdf5", fixture / "more.hdf5");
   const auto go_on = [&] { fixture.run("run", {run[0], "train.steps=9"}); };
   expect_error<UsageError>(go_on, "these are not the demonstrations", "student.checkpoint=");
+  EXPECT_EQ(read_file(fixture / "run/config.yaml"), config) << "who is refused changes nothing";
+  expect_error<UsageError>(
+      [&] {
+        run_distill(fixture.config("run", {run[0], "train.steps=9"}), {.dry_run = true});
+      },
+      "these are not the demonstrations");
+  expect_error<UsageError>([&] { fixture.run("new", {run[0]}, (fixture / "run").string()); },
+                           "these are not the demonstrations");
+  EXPECT_FALSE(fs::exists(fixture / "new"));
   fs::remove(fixture / "more.hdf5");
   EXPECT_NO_THROW(go_on());
+}
+
+TEST(Resume, RefusesOtherActionsOfTheSameLength) {
+  const TrainingFixture fixture;
+  const std::vector<std::string> run = {"teacher.checkpoint=" + fixture.teacher(), "student.layers=2"};
+  ASSERT_EQ(fixture.run("run", run), 0);  // with the teacher's statistics
+  testing::write_libero(fixture / "demos.hdf5", {.demos = 4, .steps = 12});
+  expect_error<UsageError>(
+      [&] {
+        fixture.run("run", {run[0], run[1], "train.steps=9"});
+      },
+      "these are not the demonstrations");
+}
+
+TEST(Resume, AnotherRunsFolderIsNotMissedOnceThereAreOwnCheckpoints) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("first"), 0);
+  const std::string first = (fixture / "first").string();
+  ASSERT_EQ(fixture.run("second", {"train.steps=9"}, first), 0);
+  fs::remove_all(first);
+  EXPECT_EQ(fixture.run("second", {"train.steps=12"}, first), 0);
+}
+
+TEST(Resume, GoesOnWhereTheStepsToKeepAreNotThoseSaved) {
+  const TrainingFixture fixture;
+  const std::vector<std::string> run = {"train.keep_every=5"};  // save_every is 3
+  ASSERT_EQ(fixture.run("run", run), 0);
+  EXPECT_EQ(fixture.run("run", {run[0], "train.steps=9"}), 0);
 }
 
 TEST(Resume, RefusesAnotherTeacherBehindTheSameLink) {

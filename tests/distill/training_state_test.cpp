@@ -15,7 +15,7 @@ TrainingState some_state() {
   state.guard.skipped = 2;
   state.window.add({{"loss", 0.1 + 0.2}});
   state.metrics_bytes = 12345;
-  state.data = "digest";
+  state.demonstrations = "digest";
   return state;
 }
 
@@ -33,7 +33,7 @@ TEST(TrainingState, ComesBackExactly) {
   EXPECT_TRUE(std::isinf(state.best_loss));
   EXPECT_EQ(state.best_step, -1);
   EXPECT_EQ(state.metrics_bytes, 12345u);
-  EXPECT_EQ(state.data, "digest");
+  EXPECT_EQ(state.demonstrations, "digest");
   torch::Tensor read = torch::zeros({5});
   read_training_tensors(dir.path(), {{"weights", read}});
   EXPECT_TRUE(read.equal(weights));

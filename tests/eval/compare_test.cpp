@@ -51,6 +51,21 @@ TEST_F(RolloutTest, ComparesRunsOnTheSameEpisodes) {
   EXPECT_NE(different.find("latency_ms  noise_scale  success"), std::string::npos) << different;
   EXPECT_TRUE(std::regex_search(different, std::regex("late_answers +110 +0 +4/12"))) << different;
   EXPECT_EQ(read_json(compare.out)[1]["handling"]["noise_scale"], 0);
+  // A server of ours says it in its metadata; another one may say nothing.
+  const auto served = [&](const std::string& name, const Json& metadata) {
+    RolloutResults results = worse;
+    results.policy = {{"kind", "server"}, {"url", "ws://robot"}, {"metadata", metadata}};
+    testing::write_text(dir_ / name / "results.json", results.json().dump());
+    return (dir_ / name).string();
+  };
+  compare.runs = {served("steady", {{"euler_steps", 1}, {"noise_scale", 0.0}}),
+                  served("noisy", {{"euler_steps", 10}}), served("foreign", nullptr)};
+  ::testing::internal::CaptureStdout();
+  run_compare(compare);
+  const std::string servers = ::testing::internal::GetCapturedStdout();
+  EXPECT_TRUE(std::regex_search(servers, std::regex("steady +1 +0 +4/12"))) << servers;
+  EXPECT_TRUE(std::regex_search(servers, std::regex("noisy +10 +1 +4/12"))) << servers;
+  EXPECT_TRUE(std::regex_search(servers, std::regex("foreign +- +- +4/12"))) << servers;
   // Successes that came late.
   RolloutResults late = read_results(dir_ / "lr=a0.5" / "results.json");
   std::int64_t steps = 0;

@@ -1,6 +1,7 @@
 #include "shallowpi/eval/layers.h"
 
 #include "data/fake_episodes.h"
+#include "eval/frames.h"
 #include "eval/open_gates.h"
 #include "shallowpi/base/json.h"
 #include "shallowpi/model/checkpoint.h"
@@ -143,9 +144,17 @@ TEST_P(LayersTest, SimilarityIsTheMeanOverTokensThenFrames) {
     for (const auto& input : inputs) rows.push_back(input[0]);
     ASSERT_EQ(rows.size(), std::size_t(kDepth));
     backbone += plain_similarity(rows) / double(samples_.size());
+    // At tau = 0 the expert sees pure noise. A state token, which pi0 has in front, does not count.
+    inputs.clear();
+    rows.clear();
+    const torch::Tensor noise_bhd = sampling_noise(batch.actions_bhd, {sample}, options_.seed);
+    policy_->velocity(cache, batch.observation.state_bd, noise_bhd, torch::ones({1}), &tap);
+    for (const auto& input : inputs) rows.push_back(input[0].slice(0, -noise_bhd.size(1)));
+    ASSERT_EQ(rows.size(), std::size_t(kDepth + 1));
+    expert += plain_similarity(rows) / double(samples_.size());
   }
   EXPECT_TRUE(found.backbone_ii.allclose(backbone, 1e-5, 1e-6)) << found.backbone_ii << backbone;
-  // At tau = 0 the expert sees pure noise: rows of the whole measurement, which must be the frames' own.
+  EXPECT_TRUE(found.expert_kii[0].allclose(expert, 1e-5, 1e-6)) << found.expert_kii[0] << expert;
   options_.batch_size = 1;
   const LayerSimilarity single = similarity();
   EXPECT_TRUE(found.expert_kii.allclose(single.expert_kii, 1e-4, 1e-5));
@@ -164,7 +173,7 @@ TEST(LeastFirst, KeepsTheOrderOfEqualValues) {
   EXPECT_EQ(kept_after({}, 2, 2), (std::vector<std::int64_t>{0, 1}));
 }
 
-/// The commands, on the quickstart's 6-layer teacher and its demonstrations.
+/// The commands, on the quickstart's 18-layer teacher and its demonstrations.
 class LayerCommands : public ::testing::Test {
  protected:
   LayerCommands() {

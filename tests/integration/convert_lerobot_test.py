@@ -80,7 +80,7 @@ class ConvertLeRobot(unittest.TestCase):
         for version in ("v21", "v30"):
             with self.subTest(version):
                 self.setUp()
-                self.assertIn("3 episodes, 15 frames", self.convert(DATA / f"{version}_images"))
+                self.assertIn("3 episodes, 3 of them (15 frames) new", self.convert(DATA / f"{version}_images"))
                 for episode in range(3):
                     self.check_episode(episode, exact=True)
 
@@ -96,7 +96,7 @@ class ConvertLeRobot(unittest.TestCase):
         self.convert(DATA / "v30_videos", "--episodes", "2")
         self.assertEqual([path.name for path in self.out.glob("*.hdf5")], ["episode_000002.hdf5"])
         self.check_episode(2, exact=False)
-        self.assertIn("2 episodes, 10 frames", self.convert(DATA / "v30_videos", "--episodes", "0-2"))
+        self.assertIn("3 episodes, 2 of them (10 frames) new", self.convert(DATA / "v30_videos", "--episodes", "0-2"))
 
     def test_one_source_and_one_way_per_folder(self):
         images, head = DATA / "v30_images", ("--camera", "observation.images.image=head")

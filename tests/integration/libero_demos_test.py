@@ -187,6 +187,11 @@ class Files(unittest.TestCase):
         self.assertIn("seed 0, not 1", claim_folder(self.out, {"seed": 1, "disturb": 0.18}))
         self.assertIn("disturb 0.18, not None", claim_folder(self.out, {"seed": 0}))
 
+    def test_demonstrations_of_somebody_else_are_refused(self):
+        (self.out / "pick_up_the_butter_demo.hdf5").touch()
+        self.assertIn("no collection.json", claim_folder(self.out, {"seed": 0}))
+        self.assertFalse((self.out / "collection.json").exists())
+
     def test_folder_of_two_processes(self):
         self.assertIsNone(claim_folder(self.out, {"seed": 0}))
         other = "import sys; sys.path.insert(0, sys.argv[1]); from libero_demos import claim_folder; print(claim_folder(sys.argv[2], {'seed': 0}))"

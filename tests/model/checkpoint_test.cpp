@@ -46,6 +46,29 @@ TEST(Checkpoint, AFolderAboveSaysWhereTheWeightsAre) {
                            "/last?");
 }
 
+TEST(Checkpoint, AFolderFarAboveSaysWhereTheLastWeightsAre) {
+  const TempDir dir;
+  for (const char* step : {"9000", "10000"}) {
+    const fs::path folder = dir / "checkpoints" / step / "pretrained_model";
+    fs::create_directories(folder);
+    write_weights_file(folder, random_weights(small_config()));
+  }
+  expect_error<UsageError>([&] { read_checkpoint_info(dir.path()); },
+                           "did you mean " + (dir / "checkpoints/10000/pretrained_model").string());
+}
+
+TEST(Checkpoint, SaysWhatIsToBeDoneWithAdaptersAndOldStatistics) {
+  const TempDir dir;
+  NamedTensors weights = random_weights(small_config());
+  weights["action_in_proj.lora_A.weight"] = torch::zeros({2, 2});
+  write_weights_file(dir.path(), weights);
+  expect_error<UsageError>([&] { read_checkpoint_info(dir.path()); }, "has LoRA tensors", "merge_and_unload");
+  weights.erase("action_in_proj.lora_A.weight");
+  weights["normalize_inputs.buffer_observation_state.mean"] = torch::zeros({2});
+  write_weights_file(dir.path(), weights);
+  expect_error<UsageError>([&] { read_checkpoint_info(dir.path()); }, "migrate_policy_normalization");
+}
+
 TEST(Checkpoint, ReadsOpenpiFolders) {
   const TempDir dir;
   const NamedTensors weights = random_weights(small_config());
@@ -193,6 +216,8 @@ TEST(Checkpoint, LoadsAStudentFromTheKeptLayers) {
 TEST(Checkpoint, RefusesFoldersWithoutUsableWeights) {
   const TempDir dir;
   expect_error<UsageError>([&] { read_checkpoint_info(dir / "absent"); }, "no such checkpoint folder");
+  expect_error<UsageError>([&] { read_checkpoint_info("lerobot/pi05_libero"); },
+                           "hf download lerobot/pi05_libero --local-dir checkpoints/pi05_libero");
   expect_error<UsageError>([&] { read_checkpoint_info(dir.path()); }, "no weights here");
   write_text(dir / "pytorch_model.bin", "pickle");
   expect_error<UsageError>([&] { read_checkpoint_info(dir.path()); }, "pytorch_model.bin", "never read");

@@ -85,6 +85,25 @@ TEST_F(LeRobotFolder, KeepsItsCameraNamesThroughOurFormat) {
     EXPECT_TRUE(exported.contains(str("observation.images.", name))) << exported;
 }
 
+TEST_F(LeRobotFolder, TwoCamerasForOnePlaceKeepTheirOwnNames) {
+  Json& inputs = config_["input_features"];
+  for (const char* name : {"observation.images.image", "observation.images.image2"}) inputs.erase(name);
+  for (const char* name : {"front", "top"})
+    inputs[str("observation.images.", name)] = {{"type", "VISUAL"}, {"shape", {3, 28, 28}}};
+  write_text(dir_ / "config.json", config_.dump());
+  EXPECT_EQ(read().spec.image_keys, (std::vector<std::string>{"base_0_rgb", "top"}));
+}
+
+TEST_F(LeRobotFolder, SaysHowLeRobotRenamedTheCamerasOfItsData) {
+  write_processors(
+      "QUANTILES", "QUANTILES",
+      {{{"registry_name", "rename_observations_processor"},
+        {"config", {{"rename_map", {{"observation.images.side", "observation.images.base_0_rgb"}}}}}}});
+  const std::vector<std::string> notes = read().notes;
+  EXPECT_NE(join(notes, "; ").find("--camera observation.images.side=base_0_rgb"), std::string::npos)
+      << join(notes, "; ");
+}
+
 TEST_F(LeRobotFolder, KeepsTheMeaningOfEveryNormalisationMode) {
   write_processors("MEAN_STD", "MEAN_STD");
   EXPECT_EQ(read().spec.norm_mode, NormMode::kLeRobotMeanStd);
@@ -102,6 +121,11 @@ TEST_F(LeRobotFolder, KeepsTheMeaningOfEveryNormalisationMode) {
   expect_error<CorruptError>([&] { read(); }, "out.safetensors", "'action.min' and 'action.max'");
   write_processors("QUANTILES", "SOFTMAX");
   expect_error<UsageError>([&] { read(); }, "'SOFTMAX' is not known");
+  write_processors("QUANTILES", "QUANTILES");
+  std::string pre = read_file(dir_ / "policy_preprocessor.json");
+  pre.replace(pre.find("IDENTITY"), 8, "MEAN_STD");
+  write_text(dir_ / "policy_preprocessor.json", pre);
+  expect_error<UsageError>([&] { read(); }, "policy_preprocessor.json", "images are normalised by MEAN_STD");
 }
 
 TEST_F(LeRobotFolder, AConstantInAMixOfModesIsTheMiddleOfItsRange) {

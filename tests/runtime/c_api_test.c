@@ -142,6 +142,9 @@ int main(int argc, char **argv) {
   how.device = "cpu";
   how.dtype = "float32";
   CHECK(shallowpi_policy_load(argv[1], &how, &policy) == SHALLOWPI_OK);
+  CHECK(shallowpi_policy_camera_count(policy) == 2 && shallowpi_policy_camera_count(NULL) == 0);
+  CHECK(strcmp(shallowpi_policy_camera(policy, 0), "base_0_rgb") == 0);
+  CHECK(shallowpi_policy_camera(policy, 2) == NULL && shallowpi_policy_camera(policy, -1) == NULL);
   CHECK(shallowpi_policy_state_dim(policy) == 8 && shallowpi_policy_action_dim(policy) == 7);
   CHECK(shallowpi_controller_defaults(policy, &options) == SHALLOWPI_OK);
   CHECK(options.execute >= 1 && options.execute <= shallowpi_policy_horizon(policy));

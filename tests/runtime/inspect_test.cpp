@@ -156,6 +156,19 @@ TEST_F(Inspect, ACheckpointMayComeWithoutItsTrainingState) {
       has(report, "manifest", "ok: every file has the recorded size and SHA-256; without training_state"));
 }
 
+TEST_F(Inspect, ADamagedTrainingStateIsNoDamageToThePolicy) {
+  publish_folder(student_, [&](const std::filesystem::path& folder) {
+    std::filesystem::copy(teacher_, folder);
+    testing::write_text(folder / "training_state/state.json", "{}");
+  });
+  testing::write_text(student_ / "training_state/state.json", "cut");
+  const InspectReport report = inspect_checkpoint(student_);
+  EXPECT_FALSE(report.corrupt);
+  EXPECT_EQ(report.serve.find("damaged"), std::string::npos) << report.serve;
+  EXPECT_TRUE(has(report, "manifest", "state.json")) << report.text();
+  EXPECT_TRUE(has(report, "manifest", "no training can go on from here")) << report.text();
+}
+
 TEST_F(Inspect, ShowsWhatWasAssumedAndWhatNot) {
   write_student();
   export_checkpoint(student_, CheckpointFormat::kLeRobot, dir_ / "lerobot");

@@ -226,7 +226,8 @@ TEST(ObservationMessage, RefusesBadImages) {
   const auto refused = [&](WireValue value, const std::string& what) {
     expect_refused(Message(RobotKind::kLibero).set(key, std::move(value)), key + ": " + what);
   };
-  expect_refused(Message(RobotKind::kLibero).remove(key), key + ": is missing");
+  expect_refused(Message(RobotKind::kLibero).remove(key),
+                 key + ": is missing; got \"observation/wrist_image\", \"observation/state\", \"prompt\"");
   refused({}, "is missing");
   refused({1.0}, "expected an array");
   refused({WireArray{'u', 1, {4, 6, 4}, Message::bytes(96)}}, "expected [height, width, 3]");

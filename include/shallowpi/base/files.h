@@ -31,7 +31,8 @@ void write_atomically(const std::filesystem::path& path,
 
 /// Fills a new folder under a temporary name beside `path` with `fill`, writes manifest.json (SHA-256 and
 /// size of every file) last, fsyncs everything, and renames it to `path`, which must not exist yet
-/// (`replace`: an existing folder is swapped out atomically). On any exception the temporary folder is
+/// (`replace`: an existing folder is swapped out atomically; on file systems that cannot, such as NFS, a kill
+/// between two renames leaves it beside as ".tmp-PID-N-old"). On any exception the temporary folder is
 /// removed and `path` is untouched.
 void publish_folder(const std::filesystem::path& path,
                     const std::function<void(const std::filesystem::path&)>& fill, bool replace = false);

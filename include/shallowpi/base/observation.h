@@ -26,6 +26,8 @@ struct Observation {
   /// `function` of each tensor that is defined.
   Observation map(const std::function<torch::Tensor(const torch::Tensor&)>& function) const;
   Observation to(torch::Device device) const;
+  /// Lengthens the prompts to `tokens` with tokens that do not count; longer ones stay.
+  void pad_prompts(std::int64_t tokens);
 };
 
 /// An observation with the actions that were taken.

@@ -58,6 +58,9 @@ class PolicyTransform {
   /// Throws UsageError where the prompt holds the state and prepare() would cut it, and with it the state.
   void check_prompt(const RobotObservation& observation) const;
 
+  /// The most tokens, at most max_token_len, that this prompt has with any state.
+  std::int64_t longest_prompt(const RobotObservation& observation) const;
+
   /// Normalised [H, >= action_dim] actions to robot units; `raw_state` is the robot's own state.
   RobotActions to_robot(const torch::Tensor& actions_hd, const std::vector<float>& raw_state) const;
   /// The inverse: float32 [H, A], undefined where there are no actions.

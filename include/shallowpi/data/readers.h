@@ -39,11 +39,11 @@ struct LiberoOptions {
 std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path,
                                          const LiberoOptions& options = {});
 
-/// One episode per file: /action [T, 1..32], /observations/qpos [T, 1..32], /observations/images/<camera>;
+/// One episode per file: /action [T, 1..32], /observations/qpos [T, 1..1024], /observations/images/<camera>;
 /// frames raw [T, H, W, 3], or JPEG as [T, N] or byte strings [T]. cam_high and top become base_0_rgb,
 /// cam_left_wrist and cam_right_wrist their canonical names; depth is ignored, other names stay.
-/// Any robot's joints can be stored this way. The prompt comes from the root's `language_instruction` or
-/// `task` attribute, else is empty.
+/// Any robot's joints can be stored this way. The prompt comes from the root's `language_instruction` dataset
+/// (one text, or one per step), else from its `language_instruction` or `task` attribute, else is empty.
 std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path);
 
 /// Which layout a file has, by its groups. Throws CorruptError where it is neither.

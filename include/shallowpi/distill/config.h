@@ -162,6 +162,8 @@ std::vector<ConfigProblem> validate(const ResolvedConfig& resolved, ConfigUse us
 /// YAML that load_distill_config reads back to an equal configuration, one comment per key. Unset policy.*
 /// and student.architecture.* keys are commented out.
 std::string dump_config(const ResolvedConfig& resolved);
+/// Whether dump_config made this file, and no person.
+bool is_dump(const std::filesystem::path& file);
 
 /// All keys with default, range and meaning: as text for --help, and as docs/config.md.
 std::string config_help();

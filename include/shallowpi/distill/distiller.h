@@ -40,8 +40,8 @@ class Distiller {
   /// and a draw with some is in the teacher's losses only where the teacher was trained with such draws too.
   LossTerms losses(const TrainingBatch& batch, const FlowDraw& draw);
 
-  /// Lets both models use one run of the student's vision tower and projector. Throws UsageError where they
-  /// are trained, or differ in a single bit. The student's tower then shares the teacher's memory.
+  /// Lets both models use one run of the student's vision tower and projector, which then share the teacher's
+  /// memory. Changes nothing where they are trained, or differ from the teacher's in a single bit.
   void share_tower();
   bool shares_tower() const { return shares_tower_; }
 
@@ -60,8 +60,5 @@ class Distiller {
   bool teacher_continues_;
   bool shares_tower_ = false, shares_layout_ = false;
 };
-
-/// Whether the tower can be shared: frozen in the student, and equal to the teacher's bit for bit.
-bool can_share_tower(Policy& student, Policy& teacher);
 
 }  // namespace shallowpi

@@ -51,6 +51,8 @@ inline constexpr const char* kUsualHorizons = "LIBERO policies of pi0.5 have 10,
 /// "FOLDER does not say how many action steps a chunk has (what most policies have)": the beginning of the
 /// messages where horizon_known is false.
 std::string unknown_horizon(const CheckpointInfo& info);
+/// Throws UsageError where horizon_known is false, for those that have an option or a field for it.
+void require_horizon(const CheckpointInfo& info);
 
 /// Logs `info.warnings`, each with the folder: whoever uses a policy calls it.
 void log_warnings(const CheckpointInfo& info);

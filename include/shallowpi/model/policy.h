@@ -26,7 +26,8 @@
 namespace shallowpi {
 
 /// What the expert needs of an observation. Masked cameras and padded prompt tokens are not in it: each
-/// sample's valid tokens come first, P is the longest sample's count, and the rest of a row is zeros.
+/// sample's valid tokens come first, P is the longest sample's count (or that of a fixed layout), and the
+/// rest of a row is finite and masked.
 struct PrefixCache {
   std::vector<torch::Tensor> keys_bpk;    ///< per layer [B, P, K] after RoPE (one KV head)
   std::vector<torch::Tensor> values_bpk;  ///< per layer [B, P, K]

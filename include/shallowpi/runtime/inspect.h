@@ -30,7 +30,8 @@ struct InspectReport {
   std::vector<std::pair<std::string, std::string>> facts;  ///< what the folder is, in order
   std::vector<Finding> findings;
   bool corrupt = false;  ///< weights are corrupt, incomplete or misshapen
-  std::string serve;     ///< "can run", or "cannot run: " and why: what PolicyRunner::load would say
+  /// What PolicyRunner::load would say: "can run", "can run with --horizon H", or "cannot run: " and why.
+  std::string serve;
   Json json() const;
   std::string text() const;
 };

@@ -34,8 +34,7 @@ struct InferResult {
   RobotActions actions;  ///< [H][action_dim] in robot units, all finite
   /// float32 [H, action_width] on the host; a later request's prefix_actions are rows of it.
   torch::Tensor normalized_hd;
-  /// Milliseconds of host preparation, and of the network (both for the whole batch).
-  double prepare_ms = 0, model_ms = 0;
+  double model_ms = 0;  ///< milliseconds of the network, for the whole batch
 };
 
 /// The network's actions are not finite, for one of the observations at least.
@@ -44,7 +43,7 @@ class NotFiniteError : public Error {
   using Error::Error;
 };
 
-/// A loaded policy. Several threads may call `infer`: one runs, the others wait. `engine()` is for one only.
+/// A loaded policy. Several threads may call `infer`: one runs, the others wait.
 class PolicyRunner {
  public:
   /// `horizon` where the checkpoint does not say it; `tokenizer`: a file to use instead of the checkpoint's.
@@ -55,7 +54,6 @@ class PolicyRunner {
 
   const CheckpointInfo& info() const { return info_; }
   const PolicyTransform& transform() const { return *transform_; }
-  Engine& engine() { return *engine_; }
   /// Of what decides its actions: folder_fingerprint(), and of a tokenizer from elsewhere its bytes too.
   std::string fingerprint() const;
 
@@ -70,18 +68,19 @@ class PolicyRunner {
   InferRequest request(RobotObservation observation, const RobotActions& prefix, std::uint64_t seed,
                        double noise_scale = 1) const;
 
-  /// Throws UsageError, naming the field, for an observation that `infer` refuses, and for one without a
-  /// camera that `serve` demands: the policy would act on less than it was trained with.
+  /// Throws UsageError, naming the field, for an observation that `infer` refuses, and for what `serve`
+  /// refuses beside: a camera that is missing, a prompt so long that the state in it would be cut. The policy
+  /// would act on less than it was trained with.
   void check(const RobotObservation& observation) const;
 
   /// One forward pass for the whole batch. Throws UsageError that names the field for a request that does not
   /// fit the policy, and NotFiniteError where the network's actions are not finite.
   std::vector<InferResult> infer(const std::vector<InferRequest>& batch, const InferOptions& options = {});
 
-  /// Infers from black images and `prompt` (empty: a short one) what is slow for the first time, on a GPU by
-  /// seconds. Where each shape has a graph: up to `largest` observations at once, with all cameras and with
-  /// those that a robot must send (at most 4, or 64 where those are the same, for few graphs are kept), and
-  /// one observation with given actions.
+  /// Infers from black images and `prompt` (empty: the policy's default, or a short one) what is slow for the
+  /// first time, on a GPU by seconds. Where each shape has a graph: up to `largest` observations at once,
+  /// with all cameras and with those that a robot must send (at most 4, or 64 where those are the same, for
+  /// few graphs are kept), and one observation with given actions.
   void warm_up(std::int64_t steps, std::int64_t largest = 1, const std::string& prompt = "");
 
  private:

@@ -54,6 +54,10 @@ void shallowpi_policy_free(shallowpi_policy *policy);
 int32_t shallowpi_policy_horizon(const shallowpi_policy *policy);    /* actions per chunk */
 int32_t shallowpi_policy_state_dim(const shallowpi_policy *policy);  /* of raw states */
 int32_t shallowpi_policy_action_dim(const shallowpi_policy *policy); /* of actions in robot units */
+int32_t shallowpi_policy_camera_count(const shallowpi_policy *policy);
+/* The name of a camera that observations have, 0 to count - 1, such as "base_0_rgb"; NULL where there is no such one. Valid as
+ * long as the policy. */
+const char *shallowpi_policy_camera(const shallowpi_policy *policy, int32_t index);
 
 enum { SHALLOWPI_ENSEMBLE = 0, SHALLOWPI_RECEDING = 1, SHALLOWPI_RTC = 2 };
 
@@ -109,7 +113,8 @@ typedef struct {
 /* Call once per control period; never waits for inference. Everything is copied before it returns. Writes
  * `action` [dims]; dims must be the policy's action_dim. While waiting without an initial action, `action` is
  * left untouched: look at tick->status. `tick` may be NULL. A wrong observation (an unknown or a missing
- * camera, a state of another width or not finite, no prompt) is refused with SHALLOWPI_USAGE: no action is
+ * camera, a state of another width or not finite, no prompt, or one that is too long with the state that it holds: then raise
+ * the policy's max_token_len) is refused with SHALLOWPI_USAGE: no action is
  * written and the tick does not count. A failed inference is not an error here, but counted. */
 int shallowpi_controller_tick(shallowpi_controller *controller, const shallowpi_observation *observation,
                               float *action, size_t dims, shallowpi_tick *tick);
