@@ -9,7 +9,8 @@ import unittest
 import numpy as np
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "ros2"), str(EXAMPLES / "lerobot")]
+sys.path[:0] = [str(EXAMPLES / folder) for folder in (".", "ros2", "lerobot", "../scripts")]
+import convert_lerobot  # noqa: E402
 import policy_loop  # noqa: E402
 import policy_node  # noqa: E402
 import run_robot  # noqa: E402
@@ -130,6 +131,10 @@ class LeRobotTest(unittest.TestCase):
         self.assertEqual(observation["observation/wrist_image"], "picture 2")
         with self.assertRaisesRegex(ValueError, "front, side would be sent as the same"):
             run_robot.observation_of(seen, self.FEATURES, {"side": "observation/image"}, "fold")
+
+    def test_cameras_are_those_of_the_converter(self):
+        keys = {"base_0_rgb": run_robot.BASE, "left_wrist_0_rgb": run_robot.LEFT, "right_wrist_0_rgb": run_robot.RIGHT}
+        self.assertEqual(run_robot.CAMERA_KEYS, {name: keys[ours] for name, ours in convert_lerobot.CAMERA_NAMES.items()})
 
     def test_action(self):
         names = {"pan.pos": float, "lift.pos": float}

@@ -20,6 +20,7 @@ cells=(teacher.official_steady l6.official_steady l6_task.official_steady l9.off
   teacher.latency110_steady l6.latency110_steady l6_task.latency110_steady l9.latency110_steady teacher.latency364_steady
   teacher.displaced_steady l6.displaced_steady l6_task.displaced_steady l9.displaced_steady
   skip_uniform.official_steady skip_least.official_steady skip_cosine.official_steady
+  skip_least17.official_steady skip_least15.official_steady skip_least12.official_steady skip_least9.official_steady
   teacher.moving_steady l6.moving_steady l6_task.moving_steady l9.moving_steady
   teacher.official_steady1 teacher.official_steady2 teacher.latency110_steady1 l6.latency110_steady1 l6.official_steady1
   teacher.official l6.official l6_task.official l9.official replay.official mean_action.official
@@ -133,16 +134,16 @@ make_model() {
   esac
 }
 
-# The six layers that a rule keeps, found on the students' held-out demonstrations, as [0,3,...].
+# The layers that a rule keeps (six, or as many as the name ends with), found on the students' held-out demonstrations, as [0,3,...].
 ranking() {
-  local command=skip path='["sets"][0]["kept"]' options=(--no-greedy)
+  local command=skip path='["sets"][0]["kept"]' options=(--no-greedy) layers=${1##*[a-z]}
   if [ "$1" = skip_cosine ]; then command=similarity path='["rankings"]["backbone"]["kept"]' options=(); fi
-  $eval $command --checkpoint configs/quickstart/teacher --held-out configs/libero_mini/l6.yaml --layers 6 --threads 1 \
+  $eval $command --checkpoint configs/quickstart/teacher --held-out configs/libero_mini/l6.yaml --layers "${layers:-6}" --threads 1 \
     --out "$runs/$1.json" "${options[@]}" >&2
   python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))'"$path"', separators=(",", ":")))' "$runs/$1.json"
 }
 
-# skip_layers NAME: the six layers of the teacher that the name's rule keeps, as they are.
+# skip_layers NAME: the layers of the teacher that the name's rule keeps, as they are.
 skip_layers() {
   local map=uniform
   model=$runs/$1

@@ -19,8 +19,11 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from policy_loop import PolicyLoop, Server  # noqa: E402
 
-# As scripts/convert_lerobot.py names cameras; another one is sent under its own name.
-CAMERA_KEYS = {"front": "observation/image", "top": "observation/image", "wrist": "observation/wrist_image"}
+# The server's keys of what scripts/convert_lerobot.py knows; another camera is sent under its own name.
+BASE, LEFT, RIGHT = "observation/image", "observation/wrist_image", "observation/wrist_image_right"
+CAMERA_KEYS = {"image": BASE, "cam_high": BASE, "top": BASE, "front": BASE, "exterior_image_1_left": BASE,
+               "image2": LEFT, "wrist_image": LEFT, "wrist": LEFT, "left_wrist": LEFT, "cam_left_wrist": LEFT,
+               "wrist_image_left": LEFT, "right_wrist": RIGHT, "cam_right_wrist": RIGHT}
 
 
 def observation_of(seen, features, keys, prompt):

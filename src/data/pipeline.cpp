@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "data/augment.h"
 #include "data/policy_sample.h"
@@ -101,6 +102,12 @@ struct DimRange {
   }
 };
 
+// A policy may leave a feature as it is: then it may lie anywhere.
+bool is_identity(const FeatureStats& stats, std::size_t dim) {
+  return stats.mean[dim] == 0 && stats.std[dim] == 1 &&
+         (stats.q01.empty() || (stats.q01[dim] == -1 && stats.q99[dim] == 1));
+}
+
 // Statistics of another robot, of other units or of absolute instead of relative actions spoil everything,
 // and nothing else would show it.
 void warn_of_other_statistics(const Dataset& dataset, const PolicySpec& spec, const NormStats& stats) {
@@ -120,9 +127,11 @@ void warn_of_other_statistics(const Dataset& dataset, const PolicySpec& spec, co
     for (const std::vector<float>& action : raw.actions) add(stats.actions, action, actions);
   }
   std::vector<std::string> foreign;
-  for (const auto& [name, ranges] : {std::pair{"state", &state}, {"action", &actions}})
+  for (const auto& [name, of, ranges] :
+       {std::tuple{"state", &stats.state, &state}, {"action", &stats.actions, &actions}})
     for (std::size_t dim = 0; dim < ranges->size(); ++dim)
       if (const DimRange& range = (*ranges)[dim];
+          !is_identity(*of, dim) &&
           static_cast<double>(range.outside) > kTooMany * static_cast<double>(range.values))
         foreign.push_back(
             str(name, " dim ", dim, " lies at ", fixed(range.low, 1), " to ", fixed(range.high, 1)));

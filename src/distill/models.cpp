@@ -57,7 +57,6 @@ void verify_given(const TrainingSetup& setup) {
 }
 
 std::vector<TrainingModels> load_models(const TrainingSetup& setup) {
-  verify_given(setup);
   std::vector<TrainingModels> models{load_pair(setup, setup.devices.front())};
   const Policy student = models.front().student, teacher = models.front().teacher;
   for (std::size_t i = 1; i < setup.devices.size(); ++i) {

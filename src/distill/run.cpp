@@ -209,7 +209,8 @@ int dry_run(const ResolvedConfig& resolved, const std::string& resume) {
   problems.attempt([&] { setup = prepare_training(resolved); });
   problems.attempt([&] { verify_given(setup); });
   problems.throw_all("problems");
-  if (!start.checkpoint.empty()) check_same_inputs(start, setup, read_run_inputs(setup));
+  if (!start.checkpoint.empty() && start.state.step < resolved.config.train.steps)
+    check_same_inputs(start, setup, read_run_inputs(setup));
   const TrainingPlan plan = plan_training(setup);
   std::cout << plan_text(plan) << start_text(start, resolved.config.train.steps);
   check_room(plan, resolved.config, true);
@@ -260,8 +261,8 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   const std::string adopted_metrics = is_adopted ? metrics_until(start) : "";
   if (start.is_own) {
     require_metrics(path / kMetricsFile, start);
-    folder->settle(start.state.step, start.state.best_step, config.train);
     if (start.state.step >= config.train.steps) {
+      folder->settle(start.state.step, start.state.best_step, config.train);
       log::info("nothing to do: ", path.string(), " is complete after ", start.state.step, " steps");
       return static_cast<int>(ExitCode::kDone);
     }
@@ -269,8 +270,10 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   TrainingSetup setup = prepare_training(resolved);
   divide_threads(setup);
   check_room(plan_training(setup), config, false);
+  verify_given(setup);  // before damage could pass for other weights
   RunInputs inputs = read_run_inputs(setup);
   if (!start.checkpoint.empty()) check_same_inputs(start, setup, inputs);
+  if (start.is_own) folder->settle(start.state.step, start.state.best_step, config.train);
   setup.resolved = with_absolute_paths(resolved);  // of what is saved; messages name paths as they were given
   const std::vector<TrainingModels> models = load_models(setup);
   if (!folder) folder = std::make_unique<RunFolder>(path);

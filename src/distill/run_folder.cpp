@@ -93,9 +93,9 @@ std::optional<RunCheckpoint> newest_valid_checkpoint(const fs::path& run_folder)
 std::vector<std::string> config_differences(const ResolvedConfig& before, const ResolvedConfig& after) {
   DistillConfig old_values = before.config, new_values = after.config;
   for (DistillConfig* config : {&old_values, &new_values}) {
-    change_paths(*config, [](const std::string& path) { return fs::path(path).filename(); });
     for (std::string* checkpoint : {&config->teacher.checkpoint, &config->student.checkpoint})
       if (!checkpoint->empty()) *checkpoint = "(given)";
+    change_paths(*config, [](const std::string& path) { return fs::path(path).filename(); });
   }
   const ConfigTable old_table = distill_table(old_values), new_table = distill_table(new_values);
   const auto value_of = [](const ResolvedConfig& resolved, const ConfigField& field) {

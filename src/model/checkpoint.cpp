@@ -46,10 +46,13 @@ fs::path checkpoint_below(const fs::path& folder) {
   std::set<std::pair<std::size_t, fs::path>> found;  // by length first: step 10000 is after 9000
   std::error_code unreadable;
   int seen = 0;
-  for (auto entry = fs::recursive_directory_iterator(folder, unreadable);
+  constexpr auto kSkip = fs::directory_options::skip_permission_denied;
+  for (auto entry = fs::recursive_directory_iterator(folder, kSkip, unreadable);
        entry != fs::recursive_directory_iterator() && seen++ < kMostEntries; entry.increment(unreadable)) {
     if (entry.depth() == kDepth) entry.disable_recursion_pending();
-    if (entry->is_directory(unreadable) && SafetensorsFolder::exists(entry->path()))
+    const bool is_half_written = entry->path().filename().string().find(".tmp-") != std::string::npos;
+    if (is_half_written) entry.disable_recursion_pending();
+    if (!is_half_written && fs::exists(entry->path() / SafetensorsFolder::kFile, unreadable))
       found.emplace(entry->path().string().size(), entry->path());
   }
   return found.empty() ? fs::path() : found.rbegin()->second;

@@ -79,7 +79,7 @@ class Doctor {
   void check_weights();
   void check_values(const SafetensorsFolder& weights);
   void check_manifest();
-  void check_manifest_of_policy(const std::string& problem);
+  void check_manifest_of_policy(const CorruptError& damage);
   void check_statistics();
   void check_tokenizer_and_prompt();
   void check_tokenizer(const Tokenizer& tokenizer);
@@ -182,18 +182,19 @@ void Doctor::check_manifest() {
                     "copy the folder again, unless you deleted it after editing a file");
     }
   } catch (const CorruptError& error) {
-    check_manifest_of_policy(error.what());
+    check_manifest_of_policy(error);
   }
 }
 
 /// Something is damaged: does the policy need it?
-void Doctor::check_manifest_of_policy(const std::string& problem) {
+void Doctor::check_manifest_of_policy(const CorruptError& damage) {
   try {
     verify_files(info_, OptionalFiles::kUnchecked);
-    warn("manifest", problem + ", so no training can go on from here; the policy's own files are intact",
-         "copy training_state/ again where it shall");
-  } catch (const CorruptError& error) {
-    corrupt("manifest", error.what(), "");
+    warn("manifest",
+         "training_state/ is damaged, so no training can go on from here; the policy's own files are intact",
+         "to go on with the training, copy training_state/ again");
+  } catch (const CorruptError&) {
+    corrupt("manifest", damage.what(), "");
   }
 }
 

@@ -263,6 +263,9 @@ TEST(DryRun, WarnsWhereFewStepsCanBeTheBest) {
   };
   EXPECT_NE(shown({"train.eval_every=5", "train.save_every=4"}).find("only every 20 steps"),
             std::string::npos);
+  EXPECT_NE(
+      shown({"train.keep_every=10", "train.save_every=4"}).find("train.save_every 4 saves only every 20th"),
+      std::string::npos);
   for (const std::vector<std::string>& fine : std::vector<std::vector<std::string>>{
            {"train.eval_every=2", "train.save_every=4"},
            {"train.eval_every=4", "train.save_every=2"},

@@ -153,10 +153,13 @@ TEST(Resume, RefusesOtherDemonstrationsBehindTheSamePattern) {
   const std::vector<std::string> run = {"data.files=" + (fixture / "*.hdf5").string()};
   ASSERT_EQ(fixture.run("run", run), 0);
   const std::string config = read_file(fixture / "run/config.yaml");
+  const std::size_t checkpoints = run_checkpoints(fixture / "run").size();
+  ASSERT_GT(checkpoints, 1u);
   fs::copy(fixture / "demos.hdf5", fixture / "more.hdf5");
-  const auto go_on = [&] { fixture.run("run", {run[0], "train.steps=9"}); };
+  const auto go_on = [&] { fixture.run("run", {run[0], "train.steps=9", "train.keep_last=1"}); };
   expect_error<UsageError>(go_on, "these are not the demonstrations", "student.checkpoint=");
   EXPECT_EQ(read_file(fixture / "run/config.yaml"), config) << "who is refused changes nothing";
+  EXPECT_EQ(run_checkpoints(fixture / "run").size(), checkpoints);
   expect_error<UsageError>(
       [&] {
         run_distill(fixture.config("run", {run[0], "train.steps=9"}), {.dry_run = true});
@@ -222,6 +225,17 @@ TEST(Resume, GoesOnWithATeacherThatHasMoved) {
   fs::copy(first, second, fs::copy_options::recursive);
   EXPECT_EQ(fixture.run("run", {"teacher.checkpoint=" + second.string(), run[1], "train.steps=9"}), 0);
   expect_error<UsageError>([&] { fixture.run("run", {run[1], "train.steps=9"}); }, "teacher.checkpoint: ");
+  // As a shell completes it.
+  EXPECT_EQ(fixture.run("run", {"teacher.checkpoint=" + second.string() + "/", run[1], "train.steps=12"}), 0);
+  // Damage is not taken for another teacher.
+  std::string weights = read_file(second / "model.safetensors");
+  weights.back() ^= 1;
+  testing::write_text(second / "model.safetensors", weights);
+  expect_error<CorruptError>(
+      [&] {
+        fixture.run("run", {"teacher.checkpoint=" + second.string(), run[1], "train.steps=15"});
+      },
+      "manifest.json");
 }
 
 TEST(Resume, RefusesATeacherWithOtherSettings) {

@@ -107,6 +107,17 @@ TEST(Checkpoint, TakesTheHorizonAndTheDefaultsOfPi0FromOpenpi) {
   expect_error<CorruptError>([&] { read_checkpoint_info(dir.path()); }, "config.json", "action_horizon");
 }
 
+TEST(Checkpoint, SaysWhereStatisticsBelong) {
+  const TempDir dir;
+  write_weights_file(dir.path(), random_weights(small_config(PolicyKind::kPi0)));
+  write_text(dir / "assets/norm_stats.json", norm_stats_json(small_stats(14, 14)));
+  const CheckpointInfo info = read_checkpoint_info(dir.path());
+  EXPECT_FALSE(info.stats);
+  EXPECT_NE(join(info.warnings, "; ").find("assets/norm_stats.json is not where openpi has it"),
+            std::string::npos)
+      << join(info.warnings, "; ");
+}
+
 TEST(Checkpoint, TakesTheRobotFromTheAssetId) {
   const TempDir dir;
   write_weights_file(dir.path(), random_weights(small_config(PolicyKind::kPi0)));

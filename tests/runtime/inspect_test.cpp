@@ -165,7 +165,7 @@ TEST_F(Inspect, ADamagedTrainingStateIsNoDamageToThePolicy) {
   const InspectReport report = inspect_checkpoint(student_);
   EXPECT_FALSE(report.corrupt);
   EXPECT_EQ(report.serve.find("damaged"), std::string::npos) << report.serve;
-  EXPECT_TRUE(has(report, "manifest", "state.json")) << report.text();
+  EXPECT_TRUE(has(report, "manifest", "warning: training_state/ is damaged")) << report.text();
   EXPECT_TRUE(has(report, "manifest", "no training can go on from here")) << report.text();
 }
 
