@@ -4,6 +4,7 @@
 
 #include "data/fake_episodes.h"
 #include "parity_fixture.h"
+#include "runtime/graph_engine.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/data/pipeline.h"
 
@@ -93,6 +94,46 @@ TEST_F(Runner, ChecksObservationsAsTheServerDoes) {
   refused("state has 7 values", [](auto& o) { o.state.pop_back(); });
   refused("state is not finite", [](auto& o) { o.state[2] = NAN; });
   refused("prompt is empty", [](auto& o) { o.prompt.clear(); });
+}
+
+TEST_F(Runner, OneGraphServesEveryStateInThePrompt) {
+  CheckpointInfo info = runner_->info();
+  info.spec.prompt_mode = PromptMode::kPi05State;
+  info.spec.max_token_len = 200;
+  const auto made = [&](std::unique_ptr<Engine> engine) {
+    return PolicyRunner(info,
+                        std::make_unique<const PolicyTransform>(
+                            info.spec, *info.stats,
+                            std::make_shared<const Tokenizer>(testing::small_tokenizer()), info.config.vocab),
+                        std::move(engine));
+  };
+  int recordings = 0;
+  const auto repeating = [&](const std::function<void()>& work) {
+    ++recordings;
+    work();
+    return work;
+  };
+  PolicyRunner graph = made(std::make_unique<GraphEngine>(load_policy(info), torch::kCPU, repeating));
+  PolicyRunner eager = made(make_engine(load_policy(info), torch::kCPU, EngineKind::kEager));
+  // One digit per dim and three, and a prompt with which these end in other buckets.
+  InferRequest low = request(3), high = low;
+  const FeatureStats& stats = info.stats->state;
+  for (std::size_t dim = 0; dim < low.observation.state.size(); ++dim) {
+    low.observation.state[dim] = static_cast<float>(stats.q01[dim]);
+    high.observation.state[dim] = static_cast<float>(stats.q99[dim]);
+  }
+  const auto bucket = [&](const InferRequest& one) {
+    return (graph.transform().prepare({&one.observation}).tokens_bt.size(1) + 31) / 32;
+  };
+  for (int words = 0; bucket(low) == bucket(high); ++words) {
+    ASSERT_LT(words, 32);
+    low.observation.prompt += " a";
+    high.observation.prompt += " a";
+  }
+  for (const InferRequest& one : {low, high})
+    expect_tensor_near(graph.infer({one}, {.steps = 2})[0].normalized_hd,
+                       eager.infer({one}, {.steps = 2})[0].normalized_hd, 1e-4);
+  EXPECT_EQ(recordings, 1);
 }
 
 TEST_F(Runner, MakesARequestOfAnObservation) {

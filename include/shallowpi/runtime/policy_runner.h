@@ -52,6 +52,11 @@ class PolicyRunner {
                            std::optional<std::int64_t> horizon = {}, const std::string& tokenizer = "",
                            EngineKind engine = EngineKind::kAuto);
 
+  /// Of the parts that load() makes.
+  PolicyRunner(CheckpointInfo info, std::unique_ptr<const PolicyTransform> transform,
+               std::unique_ptr<Engine> engine)
+      : info_(std::move(info)), transform_(std::move(transform)), engine_(std::move(engine)) {}
+
   const CheckpointInfo& info() const { return info_; }
   const PolicyTransform& transform() const { return *transform_; }
   /// Of what decides its actions: folder_fingerprint(), and of a tokenizer from elsewhere its bytes too.
@@ -84,10 +89,6 @@ class PolicyRunner {
   void warm_up(std::int64_t steps, std::int64_t largest = 1, const std::string& prompt = "");
 
  private:
-  PolicyRunner(CheckpointInfo info, std::unique_ptr<const PolicyTransform> transform,
-               std::unique_ptr<Engine> engine)
-      : info_(std::move(info)), transform_(std::move(transform)), engine_(std::move(engine)) {}
-
   EngineRequest engine_request(const std::vector<InferRequest>& batch, const InferOptions& options) const;
 
   CheckpointInfo info_;
