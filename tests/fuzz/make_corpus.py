@@ -196,7 +196,8 @@ def norm_stats():
              "one_quantile": stats(q01=None), "mean_empty": stats(mean=[]), "std_empty": stats(std=[]),
              "std_short": stats(std=[1]), "std_negative": stats(std=[1, -1]), "std_text": stats(std="1"),
              "mean_of_text": stats(mean=["a", "b"]), "mean_null": stats(mean=None), "feature_list": {"norm_stats": {"state": []}},
-             "no_actions": {"norm_stats": {"state": feature}}, "list": [], "escapes": {"\u00e9\n\t\"\\\U0001f600": [True, False]}}
+             "no_actions": {"norm_stats": {"state": feature}}, "list": [], "escapes": {"\u00e9\n\t\"\\\U0001f600": [True, False]},
+             "lerobot": {"observation.state": {"mean": [0]}}}
     seeds = {name: json.dumps(seed) for name, seed in seeds.items()}
     return seeds | {
         "infinite": json.dumps(stats(mean=[0, 1])).replace("[0, 1]", "[0, 1e999]"), "not_json": '{"norm_stats": nope}',
