@@ -145,12 +145,12 @@ ranking() {
 
 # skip_layers NAME: the layers of the teacher that the name's rule keeps, as they are.
 skip_layers() {
-  local map=uniform
+  local map=uniform layers=${1##*[a-z]}
   model=$runs/$1
   [ ! -e "$model" ] || return 0
   collect_for_students
   [ "$1" = skip_uniform ] || map=$(ranking "$1")
-  $distill --config configs/libero_mini/l6.yaml "student.layer_map=$map" --init-only "$model"
+  $distill --config configs/libero_mini/l6.yaml "student.layer_map=$map" student.layers="${layers:-6}" --init-only "$model"
 }
 
 # rollout FOLDER OPTIONS...: one torch thread per process, the simulator draws 128 pixels as in the demonstrations.
