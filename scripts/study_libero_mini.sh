@@ -198,7 +198,8 @@ list_cells() {
     episodes=$(wanted_episodes "$cell")
     printf '%-33s %4d episodes, about %2d min on two cores\n' "$cell" "$episodes" $((episodes * 4 / 60))
   done
-  echo "before the first of each: demonstrations 20 min, those where the teacher has led 20 to 30 min, a student 40 to 70 min;"
+  echo "before the first of each: demonstrations 20 min, those where the teacher has led 20 to 30 min, a student 40 to 70 min,"
+  echo "one with a quarter of the steps (l6_short*) 6 to 15 min;"
   echo "teacher_first, teacher_round1 and teacher_round2 together 80 to 140 min, and 20 min for choosing their checkpoints"
 }
 
