@@ -152,6 +152,11 @@ class Dataset:
             return self.root / template.format(video_key=key, **self._chunk(episode)), 0
         at = f"videos/{key}/"
         path = template.format(video_key=key, chunk_index=row[at + "chunk_index"], file_index=row[at + "file_index"])
+        _, _, fps = probe_video(self.root / path)  # the file's own, which 29.97 may be called 30
+        frames = round((row[at + "to_timestamp"] - row[at + "from_timestamp"]) * (fps or self.fps))
+        if frames < row["length"]:
+            fail(f"{path} has {frames} frames of episode {episode}, but the data {row['length']} steps: frames were dropped "
+                 "while recording; leave that episode out with --episodes")
         return self.root / path, round(row[at + "from_timestamp"] * self.fps)
 
 
@@ -176,6 +181,13 @@ def probe_video(path):
     count, _, seconds = streams[0].get("avg_frame_rate", "0/0").partition("/")
     fps = float(fractions.Fraction(int(count), int(seconds))) if int(count) and int(seconds or 1) else None
     return streams[0]["width"], streams[0]["height"], fps
+
+
+@functools.cache
+def every_frame():
+    """The option for frames as they are: -fps_mode came with ffmpeg 5.1, -vsync went with 9."""
+    listing = subprocess.run(["ffmpeg", "-hide_banner", "-h", "long"], capture_output=True, text=True).stdout
+    return ["-fps_mode", "passthrough"] if "-fps_mode" in listing else ["-vsync", "0"]
 
 
 class VideoReader:
@@ -206,7 +218,7 @@ class VideoReader:
         self._check(path)
         # Half a frame early, so that rounding of time stamps cannot skip the first frame.
         seek = ["-ss", f"{(first - 0.5) / self.fps:.6f}"] if first > 0 else []
-        command = ["ffmpeg", "-nostdin", "-v", "error", *seek, "-i", str(path), "-an", "-vsync", "0",
+        command = ["ffmpeg", "-nostdin", "-v", "error", *seek, "-i", str(path), "-an", *every_frame(),
                    "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
         self.errors = tempfile.TemporaryFile()
         try:

@@ -181,6 +181,19 @@ class ConvertLeRobot(unittest.TestCase):
         self.assertIn("its frames are 96 x 64, but meta/info.json says 64 x 64", words)
         self.assertIn("episode_000000.mp4", words)
 
+    def test_frames_that_were_dropped_while_recording(self):
+        dataset = self.copy("v30_videos")
+        for path in (dataset / "meta/episodes").glob("*/*.parquet"):
+            table = parquet.read_table(path)
+            for number, name in enumerate(table.column_names):
+                if name.endswith("/to_timestamp"):
+                    ends = table[name].to_pylist()
+                    ends[0] -= 0.1
+                    table = table.set_column(number, name, pyarrow.array(ends))
+            parquet.write_table(table, path)
+        self.assertIn("frames were dropped while recording", self.convert(dataset, fails=True))
+        self.convert(dataset, "--episodes", "1")
+
     def test_missing_files(self):
         for version, name in (("v21", "meta/tasks.jsonl"), ("v21", "meta/episodes.jsonl"), ("v30", "meta/tasks.parquet"),
                               ("v21", "data/chunk-000/episode_000000.parquet"), ("v30", "data/chunk-000/file-000.parquet")):
