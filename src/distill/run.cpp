@@ -59,7 +59,8 @@ std::vector<std::string> other_files(const fs::path& folder) {
   // Of a disk of its own, and of a run that was killed before it had written anything.
   const auto is_nothing = [](const fs::path& path) {
     const std::string name = path.filename();
-    return name.starts_with('.') || name == "lost+found" || (name == kCheckpoints && fs::is_empty(path));
+    return name.starts_with('.') || name == "lost+found" || name.starts_with(str(kConfigFile, ".tmp-")) ||
+           (name == kCheckpoints && fs::is_empty(path));
   };
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder))

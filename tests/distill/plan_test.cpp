@@ -242,6 +242,7 @@ TEST(DryRun, RefusesWhatTheRunRefuses) {
                                     "is not the folder of a run, but holds config.yaml");
   EXPECT_FALSE(fs::exists(fixture / "mine/checkpoints"));
   fs::create_directories(fixture / "killed/checkpoints");
+  testing::write_text(fixture / "killed/config.yaml.tmp-99-0", "");
   EXPECT_NO_THROW(dry_run("killed", {}));
   fs::create_directories(fixture / "hidden/.git");
   EXPECT_NO_THROW(dry_run("hidden", {}));
