@@ -133,7 +133,8 @@ class LeRobotTest(unittest.TestCase):
             run_robot.observation_of(seen, self.FEATURES, {"side": "observation/image"}, "fold")
 
     def test_cameras_are_those_of_the_converter(self):
-        keys = {"base_0_rgb": run_robot.BASE, "left_wrist_0_rgb": run_robot.LEFT, "right_wrist_0_rgb": run_robot.RIGHT}
+        keys = {"base_0_rgb": "observation/image", "left_wrist_0_rgb": "observation/wrist_image",
+                "right_wrist_0_rgb": "observation/wrist_image_right"}
         self.assertEqual(run_robot.CAMERA_KEYS, {name: keys[ours] for name, ours in convert_lerobot.CAMERA_NAMES.items()})
 
     def test_action(self):

@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+PROJECT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(PROJECT / "examples"), str(PROJECT / "scripts")]
+from convert_lerobot import CAMERA_NAMES  # noqa: E402
 from policy_loop import PolicyLoop, Server  # noqa: E402
 
-# The server's keys of what scripts/convert_lerobot.py knows; another camera is sent under its own name.
-BASE, LEFT, RIGHT = "observation/image", "observation/wrist_image", "observation/wrist_image_right"
-CAMERA_KEYS = {"image": BASE, "cam_high": BASE, "top": BASE, "front": BASE, "exterior_image_1_left": BASE,
-               "image2": LEFT, "wrist_image": LEFT, "wrist": LEFT, "left_wrist": LEFT, "cam_left_wrist": LEFT,
-               "wrist_image_left": LEFT, "right_wrist": RIGHT, "cam_right_wrist": RIGHT}
+# The server's keys of the cameras that the converter knows; another one is sent under its own name.
+KEYS = {"base_0_rgb": "observation/image", "left_wrist_0_rgb": "observation/wrist_image",
+        "right_wrist_0_rgb": "observation/wrist_image_right"}
+CAMERA_KEYS = {name: KEYS[ours] for name, ours in CAMERA_NAMES.items()}
 
 
 def observation_of(seen, features, keys, prompt):

@@ -21,7 +21,7 @@ bool is_wrist(const std::string& camera) {
 }
 
 constexpr const char* kHowToName =
-    "; convert the data into another folder, where cameras have the policy's names "
+    "convert the data into another folder, where cameras have the policy's names "
     "(scripts/convert_lerobot.py "
     "--camera KEY=NAME), or, where no policy is given, set policy.image_keys";
 
@@ -46,15 +46,16 @@ PolicySpec fit_to_data(const Dataset& dataset, PolicySpec spec) {
   }
   if (used.empty())
     throw UsageError(str("none of the policy's cameras (", join(spec.image_keys, ", "),
-                         ") is in the data, which has ", join(available, ", "), kHowToName));
+                         ") is in the data, which has ", join(available, ", "), "; ", kHowToName));
   if (!missing.empty()) {
     std::vector<std::string> spare;
     for (const std::string& camera : available)
       if (camera != "cam_low" && std::ranges::count(used, camera) == 0) spare.push_back(camera);
     log::warning(
         "the data has no camera ", join(missing, ", "), "; the policy runs without it, on ", join(used, ", "),
-        spare.empty() ? ""
-                      : str(". Nothing reads the data's ", join(spare, ", "), ": if that is it", kHowToName));
+        spare.empty()
+            ? ""
+            : str(". Nothing reads the data's ", join(spare, ", "), ": if that is it, ", kHowToName));
   }
   spec.image_keys = std::move(used);
   return spec;

@@ -9,7 +9,6 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/memory.h"
-#include "shallowpi/base/norm_stats.h"
 #include "shallowpi/base/text.h"
 
 namespace shallowpi {
@@ -98,15 +97,6 @@ void count_passes(const TrainingSetup& setup, const TrainedParts& parts, const P
       static_cast<std::uint64_t>(static_cast<double>(plan.activation_bytes) * kFragmentation);
 }
 
-std::string statistics_origin(const TrainingSetup& setup) {
-  const std::string& named = setup.config().data.norm_stats;
-  const CheckpointInfo* origin = setup.origin();
-  if (named.empty() && origin != nullptr && origin->stats &&
-      norm_stats_json(setup.pipeline->stats()) == norm_stats_json(*origin->stats))
-    return origin->folder.string();
-  return named.empty() || named == kComputeStats ? "computed from the data" : named;
-}
-
 /// What lies in main memory.
 void count_host(const TrainingSetup& setup, TrainingPlan& plan) {
   const DistillConfig& config = setup.config();
@@ -143,7 +133,7 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   plan.training_frames = setup.split.train.size();
   plan.held_out_frames = setup.split.held_out.size();
   plan.spec = setup.spec;
-  plan.statistics = statistics_origin(setup);
+  plan.statistics = setup.statistics;
   plan.steps = config.train.steps;
   plan.batch_size = config.train.batch_size;
   const TrainedParts parts = count_student(setup, plan);

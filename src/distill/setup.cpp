@@ -79,7 +79,13 @@ bool is_for_another_robot(const TrainingSetup& setup) {
          now.state_dim != before.state_dim || now.action_dim != before.action_dim;
 }
 
-std::pair<NormStats, StatsOrigin> choose_stats(const TrainingSetup& setup) {
+struct ChosenStats {
+  NormStats stats;
+  StatsOrigin origin;
+  std::string source;  // for people
+};
+
+ChosenStats choose_stats(const TrainingSetup& setup) {
   const DataConfig& data = setup.config().data;
   const CheckpointInfo* origin = setup.origin();
   std::optional<NormStats> known = given_stats(data);
@@ -93,12 +99,12 @@ std::pair<NormStats, StatsOrigin> choose_stats(const TrainingSetup& setup) {
   if (known && !data.hidden_state_dims.empty())
     throw UsageError(str("data.hidden_state_dims: hides dims in statistics that are computed, but those of ",
                          source, " are used; remove this key"));
-  if (known) return {*known, origin_of_stats};
+  if (known) return {*known, origin_of_stats, source};
   if (data.norm_stats.empty()) require_teacher_stats(setup);
   log::info("computing normalisation statistics from ", setup.split.train.size(), " training frames");
   NormStats stats = compute_norm_stats(*setup.dataset, setup.split.train, setup.spec, data.min_norm_range);
   hide_dims(stats.state, data.hidden_state_dims);
-  return {stats, StatsOrigin::kData};
+  return {stats, StatsOrigin::kData, "computed from the data"};
 }
 
 /// A camera that a checkpoint brings may be missing in the data; one that the configuration names may not.
@@ -141,7 +147,8 @@ std::int64_t demo_image_size(const TrainingSetup& setup) {
 /// How samples are made, and what the spec says of that.
 void make_pipeline(TrainingSetup& setup) {
   const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
-  const auto [stats, origin] = choose_stats(setup);
+  const auto [stats, origin, source] = choose_stats(setup);
+  setup.statistics = source;
   check_language(setup, stats);
   setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, stats, tokenizer,
                                                           setup.policy.vocab, origin);

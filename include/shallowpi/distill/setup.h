@@ -31,6 +31,7 @@ struct TrainingSetup {
   std::vector<std::int64_t> kept_layers;
   std::vector<std::int64_t> start_layers;  ///< layers to take from `start`, where not all
   PolicySpec spec;
+  std::string statistics;  ///< where the pipeline's come from: a folder, a file, or that they were computed
   std::filesystem::path tokenizer;
   std::shared_ptr<const Dataset> dataset;
   Dataset::Split split;
