@@ -25,10 +25,11 @@ cells=(teacher.official_steady l6.official_steady l6_task.official_steady l9.off
   teacher.official_steady1 teacher.official_steady2 teacher.latency110_steady1 l6.latency110_steady1 l6.official_steady1
   teacher.official l6.official l6_task.official l9.official replay.official mean_action.official
   teacher.latency110 teacher.latency364 l6.latency110
-  l6_half.official_steady l6_half.latency110_steady l6_seed2.official_steady
-  l6_short.official_steady l6_short_task.official_steady l6_short_kd.official_steady l6_short_attn.official_steady
+  teacher_pi05.official_steady l6_pi05.official_steady teacher_pi05.latency110_steady l6_pi05.latency110_steady
+  l6_half.official_steady l6_half.latency110_steady l6_seed8.official_steady
+  l6_short{,_task,_kd,_attn}{,_seed8,_seed9}.official_steady
   l6_short_first.official_steady l6_short_last.official_steady l6_short_queries.official_steady
-  teacher_first.official teacher_round1.official teacher_round2.official teacher_pi05.official)
+  teacher_first.official teacher_round1.official teacher_round2.official)
 
 # What a condition changes; the official one has LIBERO's own 50 initial states. NAME_steady: chunks start from no noise;
 # NAME_steady1: and are made in one Euler step.
@@ -91,11 +92,12 @@ collect_for_students() { collect; collect_led "${demos}_led/students" 4000 50 co
 
 train() { $distill --config "configs/libero_mini/$1.yaml" "${@:2}"; }
 
-# student NAME CONFIG STEPS OPTIONS...: distils it, unless its last step is there.
+# student NAME CONFIG STEPS OPTIONS...: distils it, unless its last step is there; NAME_seed8 with that seed.
 student() {
   model=$runs/$1/last
   [ "$(readlink "$model")" = "checkpoints/step_00$3" ] || {
     collect_for_students
+    [[ $1 != *_seed* ]] || set -- "$@" seed="${1##*_seed}"
     train "$2" output_dir="$runs/$1" train.steps="$3" optimizer.decay_steps="$3" "${@:4}"
   }
 }
@@ -111,17 +113,20 @@ refine() {
 
 # Makes a model if it is not there; sets $model to its folder.
 make_model() {
-  case $1 in
+  case ${1%_seed*} in
     teacher_first | teacher_pi05)
       model=$runs/$1/chosen
-      [ -e "$model" ] || { collect; train "$1"; choose "$1" 004500 006000 007500; }
+      [ -e "$model" ] || {
+        if [ "$1" = teacher_pi05 ]; then collect_for_students; else collect; fi
+        train "$1"; choose "$1" 004500 006000 007500
+      }
       ;;
     teacher_round1) refine "$1" teacher_first 1 50 ;;
     teacher_round2) refine "$1" teacher_round1 2 30 ;;
     teacher) model=configs/quickstart/teacher ;;   # the second round's
-    l6 | l6_task | l9) student "$1" "$1" 4000 ;;
+    l6 | l6_task | l9) student "$1" "${1%_seed*}" 4000 ;;
     l6_half) student "$1" l6 2000 ;;
-    l6_seed2) student "$1" l6 4000 seed=8 ;;
+    l6_pi05) make_model teacher_pi05; student "$1" l6 4000 teacher.checkpoint="$model" ;;
     # A quarter of the steps, where students are far from the ceiling and what a loss is worth can show (the paper's Table 1).
     l6_short) student "$1" l6 1000 ;;
     l6_short_task) student "$1" l6_task 1000 ;;
