@@ -73,7 +73,14 @@ inline void read_decimals(CLI::App& app) {
   for (CLI::App* command : app.get_subcommands({})) read_decimals(*command);
 }
 
-/// Adds the options that every program and subcommand takes.
+/// What every command takes, and all of a command that computes nothing.
+inline void add_log_options(CLI::App& app, CommonOptions& options) {
+  app.add_option("--log-level", options.log_level, "debug, info, warning, error or off")->type_name("LEVEL");
+  app.add_flag("--quiet", options.quiet, "no progress, only warnings and errors");
+  app.set_version_flag("--version", version_text);
+}
+
+/// What every command that computes takes.
 inline void add_common_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--device", options.device, "auto (a GPU where there is one), cpu or cuda:N")
       ->type_name("DEVICE");
@@ -86,9 +93,7 @@ inline void add_common_options(CLI::App& app, CommonOptions& options) {
       ->check(CLI::Validator(
           [](std::string& text) { return std::string(text.starts_with('-') ? "must not be negative" : ""); },
           ""));
-  app.add_option("--log-level", options.log_level, "debug, info, warning, error or off")->type_name("LEVEL");
-  app.add_flag("--quiet", options.quiet, "no progress, only warnings and errors");
-  app.set_version_flag("--version", version_text);
+  add_log_options(app, options);
 }
 
 /// An option that takes one of E's names: its message lists the valid ones.
@@ -152,13 +157,14 @@ inline void add_demo_options(CLI::App& app, DemoOptions& options) {
       ->allow_extra_args(false);
 }
 
-/// Gives every subcommand the common options and examples. The help of a program ends with `examples`
+/// Gives every subcommand the common options, unless it has those of the log, and examples. The help of a
+/// program ends with `examples`
 /// ("Examples:", then one command per line), that of a subcommand with its own, and the lines that continue
 /// them.
 inline void finish_commands(CLI::App& app, CommonOptions& options, const std::string& examples) {
   app.footer(examples);
   for (CLI::App* command : app.get_subcommands({})) {
-    add_common_options(*command, options);
+    if (command->get_option_no_throw("--log-level") == nullptr) add_common_options(*command, options);
     std::string own;
     bool is_own = false, goes_on = false;
     for (const std::string& line : split(examples, '\n')) {

@@ -97,53 +97,54 @@ void add_how(CLI::App& app, RolloutOptions& options) {
 
 }  // namespace
 
-RolloutCommand::RolloutCommand(CLI::App& app, CommonOptions& common)
-    : common_(common),
-      command_(app.add_subcommand("rollout", "success of a policy in the LIBERO simulator")) {
-  add_what(*command_, options_);
-  add_enum_option(*command_, "--protocol", options_.protocol,
+CLI::App* add_rollout(CLI::App& app, RolloutOptions& options) {
+  CLI::App* rollout = app.add_subcommand("rollout", "success of a policy in the LIBERO simulator");
+  add_what(*rollout, options);
+  add_enum_option(*rollout, "--protocol", options.protocol,
                   "openpi or lerobot: trials, limits, rendering, replanning, seed")
       ->type_name("NAME");
-  add_protocol(*command_, options_);
+  add_protocol(*rollout, options);
   add_enum_option(
-      *command_, "--chunking", options_.chunking,
+      *rollout, "--chunking", options.chunking,
       "receding, ensemble (overlapping chunks are blended) or rtc (each chunk continues the one before)")
       ->type_name("MODE");
-  add_how(*command_, options_);
-  command_
+  add_how(*rollout, options);
+  rollout
       ->add_option_function<std::string>(
-          "--render", [this](const std::string& when) { options_.always_render = when == "always"; },
+          "--render", [&options](const std::string& when) { options.always_render = when == "always"; },
           "on-demand, or always (the same images, slower)")
       ->type_name("WHEN")
       ->check(CLI::IsMember({"on-demand", "always"}))
       ->default_str("on-demand");
-  command_->footer(kRolloutNotes);
+  rollout->footer(kRolloutNotes);
+  return rollout;
 }
 
-int RolloutCommand::run() {
-  if (!common_.threads && options_.workers > 1)
-    at::set_num_threads(
-        static_cast<int>(std::max<std::int64_t>(1, at::get_num_threads() / options_.workers)));
-  options_.quiet = common_.quiet;
-  options_.seed = common_.seed;
-  options_.network.device = parse_device(common_.device);
-  options_.network.dtype = parse_dtype(common_.dtype, options_.network.device);
-  options_.reset_timeout_s = std::max(options_.reset_timeout_s, options_.step_timeout_s);
-  return run_rollout(options_);
+int run_rollout_command(RolloutOptions& options, const CommonOptions& common) {
+  if (!common.threads && options.workers > 1)
+    at::set_num_threads(static_cast<int>(std::max<std::int64_t>(1, at::get_num_threads() / options.workers)));
+  options.quiet = common.quiet;
+  options.seed = common.seed;
+  options.network.device = parse_device(common.device);
+  options.network.dtype = parse_dtype(common.dtype, options.network.device);
+  options.reset_timeout_s = std::max(options.reset_timeout_s, options.step_timeout_s);
+  return run_rollout(options);
 }
 
-CompareCommand::CompareCommand(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("compare", "tabulate rollouts; paired tests against the first");
-  command->add_option("runs", options_.runs, "their --out folders, or copies of results.json")
+CLI::App* add_compare(CLI::App& app, CompareOptions& options, CommonOptions& common) {
+  CLI::App* compare = app.add_subcommand("compare", "tabulate rollouts; paired tests against the first");
+  compare->add_option("runs", options.runs, "their --out folders, or copies of results.json")
       ->type_name("[LABEL=]DIR")
       ->required();
-  command->add_option("--within", options_.within, "count only what succeeded within so many control steps")
-      ->type_name("STEPS");
-  command->add_option("--video", options_.video, "write the recorded episodes side by side into this folder")
+  compare->add_option("--within", options.within, "count only what succeeded within so many control steps")
+      ->type_name("N");
+  compare->add_option("--video", options.video, "write the recorded episodes side by side into this folder")
       ->type_name("DIR");
-  command->add_option("--out", options_.out, "write the comparison as JSON")
+  compare->add_option("--out", options.out, "write the comparison as JSON")
       ->type_name("FILE.json")
       ->check(kOutputFile);
+  add_log_options(*compare, common);
+  return compare;
 }
 
 }  // namespace shallowpi

@@ -106,6 +106,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"openpi", "lerobot"}));
   add_horizon(*exporter, options.horizon);
   exporter->add_option("out", options.out, "new folder")->type_name("OUT")->required();
+  add_log_options(*exporter, options.common);
   finish_commands(app, options.common, kExamples + config_help());
 
   return parse_and_run(app, argc, argv, options.common, [&] {

@@ -19,16 +19,9 @@ constexpr const char* kExamples = R"(Examples:
   shallowpi-eval compare rollouts/teacher rollouts/l6
 )";
 
-struct Options {
-  OfflineOptions offline;
-  DemoOptions demos;
-  LayerStudyOptions study;  ///< of similarity and skip, without `offline`
-};
-
 /// What every measurement on demonstrations takes.
-void add_data_options(CLI::App& command, Options& options) {
-  OfflineOptions& offline = options.offline;
-  add_demo_options(command, options.demos);
+void add_data_options(CLI::App& command, OfflineOptions& offline, DemoOptions& demos) {
+  add_demo_options(command, demos);
   command.add_option("--frames", offline.frames, "measure this many frames, evenly spread; 0: all")
       ->type_name("N")
       ->capture_default_str();
@@ -50,8 +43,7 @@ void add_draws(CLI::App& command, OfflineOptions& offline) {
       ->capture_default_str();
 }
 
-CLI::App* add_offline(CLI::App& app, Options& options) {
-  OfflineOptions& offline = options.offline;
+CLI::App* add_offline(CLI::App& app, OfflineOptions& offline, DemoOptions& demos) {
   CLI::App* command =
       app.add_subcommand("offline", "open-loop errors on demonstrations, or the losses of a tensor file");
   command->add_option("--checkpoint", offline.checkpoints, "policy to measure; may be repeated, and named")
@@ -68,7 +60,7 @@ CLI::App* add_offline(CLI::App& app, Options& options) {
                    "write each frame's losses (JSON lines, or CSV by its name)")
       ->type_name("FILE")
       ->check(kOutputFile);
-  add_data_options(*command, options);
+  add_data_options(*command, offline, demos);
   add_noise_scale(*command, offline.measure.noise_scale);
   add_draws(*command, offline);
   // A tensor file brings its own frames and draws, and no actions are sampled.
@@ -78,12 +70,12 @@ CLI::App* add_offline(CLI::App& app, Options& options) {
 }
 
 /// The two commands about the layers of one policy.
-CLI::App* add_layer_study(CLI::App& app, Options& options, const char* name, const char* description) {
+CLI::App* add_layer_study(CLI::App& app, LayerStudyOptions& study, DemoOptions& demos, const char* name,
+                          const char* description) {
   constexpr std::int64_t kFrames = 32;
-  options.offline.frames = kFrames;
-  LayerStudyOptions& study = options.study;
+  study.offline.frames = kFrames;
   CLI::App* command = app.add_subcommand(name, description);
-  command->add_option("--checkpoint", options.offline.checkpoints, "policy to study")
+  command->add_option("--checkpoint", study.offline.checkpoints, "policy to study")
       ->type_name("[LABEL=]DIR")
       ->required()
       ->expected(1);
@@ -91,62 +83,61 @@ CLI::App* add_layer_study(CLI::App& app, Options& options, const char* name, con
       ->type_name("L")
       ->capture_default_str();
   command->add_flag("--json", study.json, "print the report as JSON instead of tables");
-  add_data_options(*command, options);
+  add_data_options(*command, study.offline, demos);
   return command;
 }
 
-CLI::App* add_skip(CLI::App& app, Options& options) {
+CLI::App* add_skip(CLI::App& app, LayerStudyOptions& study, DemoOptions& demos) {
   CLI::App* command =
-      add_layer_study(app, options, "skip", "what a policy's output loses without single layers");
-  add_draws(*command, options.offline);
-  add_enum_option(*command, "--rank-by", options.study.rank_by,
+      add_layer_study(app, study, demos, "skip", "what a policy's output loses without single layers");
+  add_draws(*command, study.offline);
+  add_enum_option(*command, "--rank-by", study.rank_by,
                   "velocity (against the whole policy) or action (error)")
       ->type_name("NAME");
-  command->add_flag("!--no-greedy", options.study.greedy, "only the ranking by single layers: much faster");
+  command->add_flag("!--no-greedy", study.greedy, "only the ranking by single layers: much faster");
   return command;
 }
 
-void finish_options(Options& options, const CommonOptions& common) {
-  OfflineOptions& offline = options.offline;
-  offline.demos = choose_demos(options.demos.data, options.demos.held_out, options.demos.settings);
+void finish_options(OfflineOptions& offline, const DemoOptions& demos, const CommonOptions& common) {
+  offline.demos = choose_demos(demos.data, demos.held_out, demos.settings);
   offline.quiet = common.quiet;
   offline.measure.device = parse_device(common.device);
   offline.dtype = parse_dtype(common.dtype, offline.measure.device);
   offline.measure.seed = common.seed.value_or(offline.measure.seed);
 }
 
-void run_study(Options& options, const CommonOptions& common, void (*run)(const LayerStudyOptions&)) {
-  finish_options(options, common);
-  options.study.offline = options.offline;
-  run(options.study);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   CommonOptions common;
-  Options of_offline, of_similarity, of_skip;
+  DemoOptions demos;
+  OfflineOptions of_offline;
+  LayerStudyOptions of_similarity, of_skip;
+  RolloutOptions of_rollout;
+  CompareOptions of_compare;
   CLI::App app("Measures policies: success in the LIBERO simulator, or errors on demonstrations.",
                "shallowpi-eval");
   app.require_subcommand(1);
-  CLI::App* offline = add_offline(app, of_offline);
-  CLI::App* similarity =
-      add_layer_study(app, of_similarity, "similarity", "cosine similarity of hidden states between layers");
-  CLI::App* skip = add_skip(app, of_skip);
-  RolloutCommand rollout(app, common);
-  CompareCommand compare(app);
+  CLI::App* offline = add_offline(app, of_offline, demos);
+  CLI::App* similarity = add_layer_study(app, of_similarity, demos, "similarity",
+                                         "cosine similarity of hidden states between layers");
+  CLI::App* skip = add_skip(app, of_skip, demos);
+  CLI::App* rollout = add_rollout(app, of_rollout);
+  add_compare(app, of_compare, common);
   finish_commands(app, common, kExamples);
   return parse_and_run(app, argc, argv, common, [&] {
-    if (rollout.parsed()) return rollout.run();
+    if (rollout->parsed()) return run_rollout_command(of_rollout, common);
     if (offline->parsed()) {
-      finish_options(of_offline, common);
-      run_offline(of_offline.offline);
+      finish_options(of_offline, demos, common);
+      run_offline(of_offline);
     } else if (similarity->parsed()) {
-      run_study(of_similarity, common, run_similarity);
+      finish_options(of_similarity.offline, demos, common);
+      run_similarity(of_similarity);
     } else if (skip->parsed()) {
-      run_study(of_skip, common, run_skip);
+      finish_options(of_skip.offline, demos, common);
+      run_skip(of_skip);
     } else {
-      compare.run();
+      run_compare(of_compare);
     }
     return static_cast<int>(ExitCode::kDone);
   });

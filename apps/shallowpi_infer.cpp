@@ -56,11 +56,12 @@ void add_run(CLI::App& app, RunOptions& options) {
   add_engine(*run, options.engine);
 }
 
-CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
+CLI::App* add_inspect(CLI::App& app, InspectOptions& options, CommonOptions& common) {
   CLI::App* inspect =
       app.add_subcommand("inspect", "say what a checkpoint is, what it lacks and what looks wrong");
   inspect->add_option("folder", options.folder, "checkpoint folder")->type_name("DIR")->required();
   inspect->add_flag("--json", options.json, "print JSON");
+  add_log_options(*inspect, common);
   inspect->footer(kInspectNotes);
   return inspect;
 }
@@ -76,6 +77,11 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   serve->add_option("--api-key-file", options.api_key_file, "file with the key that clients have to send")
       ->type_name("FILE");
   serve->add_flag("--insecure", options.insecure, "listen on another host without a key");
+  serve
+      ->add_option("--key", options.keys,
+                   "where clients send a camera, or the state, if not as openpi's do; may be repeated")
+      ->type_name("NAME=KEY")
+      ->allow_extra_args(false);
   serve->add_option("--default-prompt", options.default_prompt, "where an observation brings none")
       ->type_name("TEXT");
   add_tokenizer(*serve, options.tokenizer);
@@ -118,10 +124,10 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
       ->type_name("MS")
       ->delimiter(',')
       ->capture_default_str();
-  loop->add_option("--control-hz", options.control_hz, "ticks per second")
+  loop->add_option("--control-hz", options.control_hz,
+                   "ticks per second; default: the demonstrations', else 30")
       ->type_name("HZ")
-      ->check(within(0.1, 10000.0))
-      ->capture_default_str();
+      ->check(within(0.1, 10000.0));
   loop->add_option("--execute", options.execute, "ticks from one request to the next")
       ->type_name("K")
       ->check(within<std::int64_t>(1, kMaxHorizon))
@@ -172,8 +178,7 @@ CLI::App* add_bench(CLI::App& app, BenchCommand& command) {
                  "measure random weights instead, of these sizes:")
       ->excludes(checkpoint);
   add_enum_option(*bench, "--model", options.model, "pi0 or pi05")->type_name("MODEL")->excludes(checkpoint);
-  bench->add_option("--layers", options.layers, "layers of both stacks; default: 18")
-      ->type_name("N")
+  add_number(*bench, "--layers", options.layers, "layers of both stacks; default: 18", 1, 1000)
       ->excludes(checkpoint);
   add_enum_option(*bench, "--size", options.size, "full, or tiny to try the program")
       ->type_name("SIZE")
@@ -269,7 +274,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
 
   add_run(app, run_options);
-  CLI::App* inspect = add_inspect(app, inspect_options);
+  CLI::App* inspect = add_inspect(app, inspect_options, common);
   CLI::App* serve = add_serve(app, serve_options);
   CLI::App* loop = add_simulate_loop(app, loop_options);
   CLI::App* bench = add_bench(app, bench_command);

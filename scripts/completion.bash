@@ -26,7 +26,7 @@ _shallowpi() {
       ;;
     *)
       if [[ $word == -* ]]; then
-        words=$("$program" $subcommand --help 2>/dev/null | grep -oE '^  (-h,)?--[a-z-]+' | grep -oE -- '--[a-z-]+')
+        words=$("$program" $subcommand --help 2>/dev/null | grep -oE '^  (-h,)?--[a-z0-9-]+' | grep -oE -- '--[a-z0-9-]+')
       elif [[ $program == *distill && -z $subcommand ]]; then
         words="$("$program" --dump-config=keys 2>/dev/null | sed 's/$/=/') $subcommands"
         compopt -o nospace

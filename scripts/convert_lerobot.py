@@ -331,8 +331,6 @@ def name_cameras(found, given):
 
 def claim(args, keys, cameras):
     """One source and one way of converting per folder; --episodes may differ."""
-    if not any(args.out.glob("episode_*.hdf5")):
-        (args.out / "conversion.json").unlink(missing_ok=True)  # nothing came of it
     settings = {"dataset": str(args.dataset.resolve()), "state": keys[0], "action": keys[1], "frames": args.frames,
                 "cameras": [f"{key}={camera[0]}" for key, camera in cameras.items()]}
     if problem := libero_demos.claim_folder(args.out, settings, "conversion"):

@@ -27,9 +27,11 @@ STRIP = 3 * 1024  # bytes; gzip looks 32 KB back, which is ten frames of a strip
 
 def shrink(frames, size):
     """[T, S, S, 3] uint8 -> [T, size, size, 3]; size must divide S."""
+    if frames.ndim != 4:
+        raise SystemExit("error: these images are JPEGs: start from the file that they were cut from")
     t, s, _, c = frames.shape
     if s % size:
-        raise SystemExit(f"images are {s} pixels wide: --size must divide that, got {size}")
+        raise SystemExit(f"error: images are {s} pixels wide: --size must divide that, got {size}")
     k = s // size
     blocks = frames.reshape(t, size, k, size, k, c).astype(np.float32)
     return np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
@@ -80,6 +82,8 @@ def main():
     try:
         with h5py.File(args.source, "r") as source, Replaced(args.out) as temporary, h5py.File(temporary, "w") as out:
             demos, frames = cut(source, out, args.demos, args.size, args.chunk, args.jpeg)
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}; pip install Pillow")
     except (OSError, KeyError) as error:
         sys.exit(f"error: {args.source}: {error}")
     print(f"{args.out}: {demos} demos, {frames} frames, {args.out.stat().st_size / 1e6:.1f} MB")

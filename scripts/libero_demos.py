@@ -212,8 +212,9 @@ def claim_folder(out, settings, kind="collection"):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return f"another {kind} is under way in {out}"
-    if not path.exists():
-        if any(path.parent.glob("*.hdf5")):
+    started = any(path.parent.rglob("*.hdf5"))
+    if not (started and path.exists()):  # settings of which nothing came do not bind
+        if started:
             return f"{out} holds demonstrations, but no {path.name} that says what they come from: choose another --out"
         with Replaced(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")

@@ -276,7 +276,6 @@ class Environment:
         self.initial_places = {name: scene.place(name) for name in
                                (scene.find(change["object"]) for change in request["perturb"] + request["move"])}
         perturbation = self.perturb(scene, request)
-        self.done = False
         for i in range(request["settle"]):
             self.advance(SETTLE_ACTION, request["render"] and i + 1 == request["settle"])
         if request["settle"] == 0:
@@ -284,12 +283,11 @@ class Environment:
             self.env._update_observables(force=True)
             self.obs = self.env.env._get_observations()
         self.done = False
-        self.move = [(scene.find(m["object"]), m["speed"] * math.cos(a), m["speed"] * math.sin(a))
-                     for m, a in zip(request["move"], perturbation.pop("angles"))]
+        self.move = [(name, *velocity) for name, velocity in perturbation["velocity"].items()]
         return self.answer(0, request["render"], [], {"perturbation": perturbation})
 
     def perturb(self, scene, request):
-        """Displaces what the request names; returns where everything went, and the directions of moving bodies."""
+        """Displaces what the request names; returns where everything went, and the velocities (m/s) of moving bodies."""
         import numpy as np
         random = np.random.default_rng(request["perturb_seed"])
         applied = {}
@@ -316,11 +314,13 @@ class Environment:
             self.env.check_success()
             self.env._post_process()
             self.env._update_observables(force=True)
-        angles = [float(m["angle"]) if m.get("angle") is not None else float(random.uniform(0, 2 * math.pi))
-                  for m in request["move"]]
-        moved = {scene.find(m["object"]): [m["speed"] * math.cos(a), m["speed"] * math.sin(a)]
-                 for m, a in zip(request["move"], angles)}
-        return {"displaced": applied, "velocity": moved, "angles": angles}
+        velocity = {}
+        for motion in request["move"]:
+            angle = motion["angle"] if motion.get("angle") is not None else float(random.uniform(0, 2 * math.pi))
+            total = velocity.setdefault(scene.find(motion["object"]), [0.0, 0.0])
+            total[0] += motion["speed"] * math.cos(angle)
+            total[1] += motion["speed"] * math.sin(angle)
+        return {"displaced": applied, "velocity": velocity}
 
     def advance(self, action, render):
         for name, vx, vy in self.move:

@@ -26,7 +26,7 @@ cells=(teacher.official_steady l6.official_steady l6_task.official_steady l9.off
   teacher.official l6.official l6_task.official l9.official replay.official mean_action.official
   teacher.latency110 teacher.latency364 l6.latency110
   teacher_pi05.official_steady l6_pi05.official_steady teacher_pi05.latency110_steady l6_pi05.latency110_steady
-  l6_half.official_steady l6_half.latency110_steady l6_seed8.official_steady
+  teacher_more.latency110_steady l6_half.official_steady l6_half.latency110_steady l6_seed8.official_steady
   l6_short{,_task,_kd,_attn}{,_seed8,_seed9}.official_steady
   l6_short_first.official_steady l6_short_last.official_steady l6_short_queries.official_steady
   teacher_first.official teacher_round1.official teacher_round2.official)
@@ -124,6 +124,14 @@ make_model() {
     teacher_round1) refine "$1" teacher_first 1 50 ;;
     teacher_round2) refine "$1" teacher_round1 2 30 ;;
     teacher) model=configs/quickstart/teacher ;;   # the second round's
+    teacher_more)   # the teacher trained on with its students' demonstrations: what these alone are worth
+      model=$runs/$1/last
+      [ "$(readlink "$model")" = checkpoints/step_004000 ] || {
+        collect_for_students
+        train teacher student.checkpoint=configs/quickstart/teacher output_dir="$runs/$1" \
+          "data.files=[$demos/*/*.hdf5, {path: ${demos}_led/students/*.hdf5, weight: 2}]"
+      }
+      ;;
     l6 | l6_task | l9) student "$1" "${1%_seed*}" 4000 ;;
     l6_half) student "$1" l6 2000 ;;
     l6_pi05) make_model teacher_pi05; student "$1" l6 4000 teacher.checkpoint="$model" ;;
@@ -208,16 +216,18 @@ list_cells() {
   echo "teacher_first, teacher_round1 and teacher_round2 together 80 to 140 min, and 20 min for choosing their checkpoints"
 }
 
-# Each condition's cells against its teacher's; those of all latencies against the teacher's with its own.
+# Each condition's cells against the first, its teacher's; those of the pi0.5 policies apart.
 tables() {
-  local condition cell runs_of
+  local condition kind cell runs_of
   for condition in official displaced moving latency; do
-    runs_of=()
-    for cell in "${cells[@]}"; do
-      [[ $cell == *.$condition* ]] && [ -e "$results/$cell.json" ] || continue
-      runs_of+=("${cell%."$condition"}=$results/$cell.json")
+    for kind in "" _pi05; do
+      runs_of=()
+      for cell in "${cells[@]}"; do
+        [[ $cell == *$kind.$condition* && ( -n $kind || $cell != *_pi05.* ) && -e $results/$cell.json ]] || continue
+        runs_of+=("$cell=$results/$cell.json")
+      done
+      [ ${#runs_of[@]} -lt 2 ] || { say "$condition${kind/_/, }"; $eval compare "${runs_of[@]}"; }
     done
-    [ ${#runs_of[@]} -lt 2 ] || { say "$condition"; $eval compare "${runs_of[@]}"; }
   done
 }
 

@@ -19,7 +19,7 @@ import numpy as np
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT / "examples"), str(PROJECT / "scripts")]
 from convert_lerobot import CAMERA_NAMES  # noqa: E402
-from policy_loop import PolicyLoop, Server  # noqa: E402
+from policy_loop import Chunks, PolicyLoop, Server  # noqa: E402
 
 # The server's keys of the cameras that the converter knows; another one is sent under its own name.
 KEYS = {"base_0_rgb": "observation/image", "left_wrist_0_rgb": "observation/wrist_image",
@@ -69,12 +69,14 @@ def main():
         api_key: str | None = None
         hz: float = 30.0  # of the demonstrations
         execute: int = 7  # actions of a chunk before the next one is asked for
+        chunking: str = "receding"  # how chunks become actions: receding, ensemble or rtc (docs/controller.md)
         cameras: dict[str, str] = field(default_factory=dict)  # of the robot: the server's key
 
     @parser.wrap()
     def start(config: Config):
         robot = make_robot_from_config(config.robot)
-        loop = PolicyLoop(Server(lambda: WebsocketClientPolicy(config.host, config.port, config.api_key)), config.execute)
+        server = Server(lambda: WebsocketClientPolicy(config.host, config.port, config.api_key), config.hz)
+        loop = PolicyLoop(server, Chunks(config.execute, config.chunking))
         robot.connect()
         try:
             run(robot, loop, config)

@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from policy_loop import PolicyLoop, Server  # noqa: E402
+from policy_loop import Chunks, PolicyLoop, Server  # noqa: E402
 
 KEYS = {"image": "observation/image", "wrist": "observation/wrist_image", "state": "observation/state"}
 
@@ -52,8 +52,10 @@ def main():
             self.latest = {}  # by name: the message and when it came
             self.max_age = value("max_age_ms", 500.0) / 1e3
             address = value("host", "127.0.0.1"), value("port", 8000), value("api_key", "") or None
-            self.loop = PolicyLoop(Server(lambda: WebsocketClientPolicy(*address)), value("execute", 7),
-                                   self.get_logger().error)
+            hz = value("control_hz", 30.0)
+            report = self.get_logger().error
+            self.loop = PolicyLoop(Server(lambda: WebsocketClientPolicy(*address), hz, report),
+                                   Chunks(value("execute", 7), value("chunking", "receding")), report)
             self.actions = self.create_publisher(Float32MultiArray, "~/action", 1)
             for name, topic in (("image", "camera/image_raw"), ("wrist", "wrist_camera/image_raw")):
                 self.create_subscription(
@@ -68,7 +70,7 @@ def main():
                 lambda message: self.receive("state", message),
                 qos_profile_sensor_data,
             )
-            self.create_timer(1.0 / value("control_hz", 30.0), self.tick)
+            self.create_timer(1.0 / hz, self.tick)
 
         def receive(self, name, message):
             self.latest[name] = message, time.monotonic()

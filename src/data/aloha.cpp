@@ -44,15 +44,14 @@ std::vector<std::pair<std::string, std::string>> find_cameras(const hdf5::File& 
 
 std::string read_prompt(const hdf5::File& file) {
   for (const char* attribute : {kInstruction, "task"})
-    if (const auto text = file.text_attribute("/", attribute)) return std::string(trim(*text));
+    if (const auto text = file.text_attribute("/", attribute)) return *text;
   return "";
 }
 
 // The dataset beside the attribute: one text per step where the task changes within the episode.
 void read_step_prompts(const hdf5::File& file, Hdf5Episode& episode) {
   if (!file.has(kInstruction)) return;
-  std::vector<std::string> texts = file.read_texts(kInstruction);
-  for (std::string& text : texts) text = std::string(trim(text));
+  const std::vector<std::string> texts = file.read_texts(kInstruction);
   if (texts.size() == episode.actions.size())
     episode.step_prompts = texts;
   else if (texts.size() != 1)
@@ -80,6 +79,7 @@ Hdf5Content read_aloha(const hdf5::File& file) {
   }
   for (std::int64_t row = 0; row < steps; ++row) episode.frame_rows.push_back(row);
   episode.name = file.path().stem().string();
+  content.control_hz = file.number_attribute("/", "fps").value_or(0);  // convert_lerobot.py's
   episode.prompt = read_prompt(file);
   read_step_prompts(file, episode);
   return content;

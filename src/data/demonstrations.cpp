@@ -74,6 +74,13 @@ std::int64_t Dataset::action_dim() const {
   return sources_.front().file->action_dim();
 }
 
+std::set<double> Dataset::control_rates() const {
+  std::set<double> rates;
+  for (const Source& source : sources_) rates.insert(source.file->control_hz());
+  rates.erase(0);
+  return rates;
+}
+
 std::vector<std::string> Dataset::camera_names() const {
   std::vector<std::string> candidates = kCanonicalCameras, common;
   for (const std::string& name : sources_.front().file->camera_names())

@@ -23,13 +23,14 @@ struct Hdf5Episode {
 struct Hdf5Content {
   std::vector<std::string> camera_names;
   std::vector<Hdf5Episode> episodes;
-  std::string warning;  ///< to be logged; the child cannot
+  double control_hz = 0;  ///< 0: not known
+  std::string warning;    ///< to be logged; the child cannot
 };
 
 // NOLINTBEGIN: the child sends these as CBOR
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Episode, name, prompt, frame_rows, states, actions, cameras, repeats,
                                    step_prompts)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Content, camera_names, episodes, warning)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Content, camera_names, episodes, control_hz, warning)
 // NOLINTEND
 
 /// One camera of one episode, raw [T, H, W, 3], or JPEG [T, N] or [T]. `steps` is the length that the
@@ -48,6 +49,7 @@ class Hdf5Episodes final : public EpisodeFile {
   const std::vector<std::string>& camera_names() const override { return content_.camera_names; }
   std::int64_t state_dim() const override;
   std::int64_t action_dim() const override;
+  double control_hz() const override { return content_.control_hz; }
   std::vector<Image> frame(std::int64_t episode, std::int64_t step,
                            const std::vector<std::size_t>& cameras) const override;
   const std::vector<std::vector<float>>& states(std::int64_t episode) const override;

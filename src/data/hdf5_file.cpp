@@ -129,12 +129,27 @@ std::vector<std::string> File::children(const std::string& group) const {
   return names;
 }
 
+Handle File::open_attribute(const std::string& object, const std::string& attribute) const {
+  if (object != "/" && !has(object)) return Handle();
+  if (H5Aexists_by_name(handle_.get(), object.c_str(), attribute.c_str(), H5P_DEFAULT) <= 0) return Handle();
+  return Handle(H5Aopen_by_name(handle_.get(), object.c_str(), attribute.c_str(), H5P_DEFAULT, H5P_DEFAULT));
+}
+
+std::optional<double> File::number_attribute(const std::string& object, const std::string& attribute) const {
+  const Handle handle = open_attribute(object, attribute);
+  if (!handle) return std::nullopt;
+  const Handle type(H5Aget_type(handle.get())), space(H5Aget_space(handle.get()));
+  if (!type || !space || H5Sget_simple_extent_npoints(space.get()) != 1) return std::nullopt;
+  double value = 0;
+  const H5T_class_t kind = H5Tget_class(type.get());
+  if ((kind != H5T_INTEGER && kind != H5T_FLOAT) || H5Aread(handle.get(), H5T_NATIVE_DOUBLE, &value) < 0)
+    return std::nullopt;
+  return value;
+}
+
 std::optional<std::string> File::text_attribute(const std::string& object,
                                                 const std::string& attribute) const {
-  if (object != "/" && !has(object)) return std::nullopt;
-  if (H5Aexists_by_name(handle_.get(), object.c_str(), attribute.c_str(), H5P_DEFAULT) <= 0)
-    return std::nullopt;
-  Handle handle(H5Aopen_by_name(handle_.get(), object.c_str(), attribute.c_str(), H5P_DEFAULT, H5P_DEFAULT));
+  const Handle handle = open_attribute(object, attribute);
   if (!handle) return std::nullopt;
   const Handle type(H5Aget_type(handle.get())), space(H5Aget_space(handle.get()));
   if (!type || !space || H5Tget_class(type.get()) != H5T_STRING) return std::nullopt;

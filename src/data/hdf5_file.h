@@ -65,6 +65,8 @@ class File {
   /// A text attribute of an object ("/" for the root); nothing where it is missing or not one text. Throws
   /// CorruptError where it is damaged.
   std::optional<std::string> text_attribute(const std::string& object, const std::string& attribute) const;
+  /// A number; nothing where it is missing or not one number.
+  std::optional<double> number_attribute(const std::string& object, const std::string& attribute) const;
   /// A dataset of texts, [T] or a single one.
   std::vector<std::string> read_texts(const std::string& name) const;
   /// Opens a dataset after checking links, storage (no external files, no virtual datasets) and filters.
@@ -80,6 +82,8 @@ class File {
   }
 
  private:
+  Handle open_attribute(const std::string& object, const std::string& attribute) const;
+
   RawFile raw_;
   Handle handle_;
 };

@@ -1,8 +1,9 @@
 #include "shallowpi/data/image.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <cstring>
-#include <future>
 
 #include "data/image_resize.h"
 #include "data/vectorized.h"
@@ -26,11 +27,11 @@ void convert_all(const Image& image, float* out) {
 }
 
 // LeRobot scales to [0, 1] first, resizes floats, and maps to [-1, 1] at the end.
-void resize_floats(const Image& image, std::int64_t size, float* out) {
+void resize_floats(const Image& image, std::int64_t size, float padding, float* out) {
   const Fit fit = fit_into_square(image, size);
   const std::int64_t in_pixels = image.height * image.width;
   std::vector<float> plane(static_cast<std::size_t>(in_pixels));
-  std::fill(out, out + 3 * size * size, -1.0f);
+  std::fill(out, out + 3 * size * size, padding);
   for (std::int64_t channel = 0; channel < 3; ++channel) {
     for (std::int64_t i = 0; i < in_pixels; ++i) {
       plane[static_cast<std::size_t>(i)] =
@@ -70,18 +71,14 @@ void image_to_float(const Image& image, std::int64_t size, ResizeMode mode, floa
   } else if (mode == ResizeMode::kPillow) {
     convert_all(resize_with_pad(image, size), out_cyx);
   } else {
-    resize_floats(image, size, out_cyx);
+    resize_floats(image, size, mode == ResizeMode::kTorch ? -1.0f : -3.0f, out_cyx);
   }
 }
 
 void images_to_float(const std::vector<ImageJob>& jobs, std::int64_t size, ResizeMode mode) {
-  if (jobs.empty()) return;
-  const auto run = [&](const ImageJob& job) { image_to_float(*job.image, size, mode, job.out_cyx); };
-  std::vector<std::future<void>> others;
-  for (std::size_t i = 1; i < jobs.size(); ++i)
-    others.push_back(std::async(std::launch::async, [&run, &job = jobs[i]] { run(job); }));
-  run(jobs[0]);
-  for (std::future<void>& other : others) other.get();
+  at::parallel_for(0, std::ssize(jobs), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) image_to_float(*jobs[i].image, size, mode, jobs[i].out_cyx);
+  });
 }
 
 }  // namespace shallowpi

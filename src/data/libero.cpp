@@ -63,6 +63,15 @@ std::string read_prompt(const hdf5::File& file) {
   return words.empty() ? prompt_from_file_name(file.path()) : std::string(words);
 }
 
+/// What robosuite was made with; whatever else stands there is nobody's concern.
+double read_control_hz(const hdf5::File& file) {
+  const std::string text = file.text_attribute("data", "env_args").value_or("");
+  const Json arguments = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Json::json_pointer rate("/env_kwargs/control_freq");
+  if (!arguments.is_object() || !arguments.contains(rate) || !arguments[rate].is_number()) return 0;
+  return arguments[rate].get<double>();
+}
+
 hdf5::Matrix read_states(const hdf5::File& file, const std::string& demo) {
   const std::string obs = demo + "/obs/";
   std::vector<hdf5::Matrix> parts;
@@ -146,6 +155,7 @@ Hdf5Content read_libero(const hdf5::File& file, const LiberoOptions& options) {
     content.warning =
         "looks like a regenerated file (no problem_info, no macros_image_convention), whose obs[j] comes "
         "before actions[j]; if so, say data.alignment=aligned, or every action is learned one step late";
+  content.control_hz = read_control_hz(file);
   const std::string prompt = read_prompt(file);
   for (const std::string& name : names) {
     content.episodes.push_back(read_demo(file, name, cameras, options));

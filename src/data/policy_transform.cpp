@@ -107,7 +107,7 @@ std::vector<float> PolicyTransform::policy_state(const RobotObservation& observa
 }
 
 const std::string& PolicyTransform::prompt_of(const RobotObservation& observation) const {
-  const std::string& text = observation.prompt.empty() ? spec_.default_prompt : observation.prompt;
+  const std::string& text = trim(observation.prompt).empty() ? spec_.default_prompt : observation.prompt;
   if (text.empty()) throw UsageError("prompt is empty, and the policy has no default_prompt");
   return text;
 }
@@ -158,23 +158,31 @@ std::int64_t PolicyTransform::longest_prompt(const RobotObservation& observation
 }
 
 Observation PolicyTransform::prepare(const std::vector<const RobotObservation*>& observations) const {
-  return prepare_each(
+  std::vector<ImageJob> jobs;
+  Observation result = prepare_each(
       static_cast<std::int64_t>(observations.size()),
-      [&](std::int64_t position) -> const RobotObservation& { return *observations[position]; });
+      [&](std::int64_t position) -> const RobotObservation& { return *observations[position]; },
+      [&](const ImageJob& job) { jobs.push_back(job); });
+  images_to_float(jobs, spec_.image_size, spec_.resize_mode);
+  return result;
 }
 
 Observation PolicyTransform::prepare(std::int64_t count,
                                      const std::function<RobotObservation(std::int64_t)>& observation) const {
   RobotObservation current;
-  return prepare_each(count, [&](std::int64_t position) -> const RobotObservation& {
-    return current = observation(position);
-  });
+  return prepare_each(
+      count,
+      [&](std::int64_t position) -> const RobotObservation& { return current = observation(position); },
+      [&](const ImageJob& job) {
+        image_to_float(*job.image, spec_.image_size, spec_.resize_mode, job.out_cyx);
+      });
 }
 
 // Tensors are only allocated here and filled through their pointers: a torch operation
 // would start threads of its own.
 Observation PolicyTransform::prepare_each(
-    std::int64_t count, const std::function<const RobotObservation&(std::int64_t)>& observation_at) const {
+    std::int64_t count, const std::function<const RobotObservation&(std::int64_t)>& observation_at,
+    const std::function<void(const ImageJob&)>& add_image) const {
   if (count < 1) throw UsageError("a batch needs at least one observation");
   Observation result;
   const std::int64_t width = spec_.action_width;
@@ -189,19 +197,12 @@ Observation PolicyTransform::prepare_each(
     // A wider state (max_state_dim) is for the prompt alone.
     if (static_cast<std::int64_t>(state.size()) > width) state.resize(width);
     write_padded(state, result.state_bd.data_ptr<float>() + position * width, width);
-    std::vector<ImageJob> jobs;
     for (std::size_t camera = 0; camera < cameras.size(); ++camera) {
       const auto image = observation.images.find(spec_.image_keys[camera]);
       if (image == observation.images.end())
         cameras[camera].skip(position);
       else
-        jobs.push_back({&image->second, cameras[camera].place(position)});
-    }
-    if (count == 1) {  // a robot waits; batches are made by several threads already
-      images_to_float(jobs, spec_.image_size, spec_.resize_mode);
-    } else {
-      for (const ImageJob& job : jobs)
-        image_to_float(*job.image, spec_.image_size, spec_.resize_mode, job.out_cyx);
+        add_image({&image->second, cameras[camera].place(position)});
     }
   }
   for (const CameraBatch& camera : cameras) camera.append_to(result);

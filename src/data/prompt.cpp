@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/tokenizer.h"
@@ -6,9 +8,28 @@
 namespace shallowpi {
 namespace {
 
+// What Python's str.strip() takes away, in UTF-8.
+constexpr std::string_view kPythonSpaces[] = {
+    " ",      "\t",     "\n",     "\v",     "\f",     "\r",     "\x1c",   "\x1d",   "\x1e",   "\x1f",
+    "\u0085", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004", "\u2005", "\u2006",
+    "\u2007", "\u2008", "\u2009", "\u200a", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
+
+std::string_view python_strip(std::string_view text) {
+  const auto last = std::end(kPythonSpaces);
+  const auto at_begin = [&] {
+    return std::find_if(kPythonSpaces, last, [&](std::string_view space) { return text.starts_with(space); });
+  };
+  const auto at_end = [&] {
+    return std::find_if(kPythonSpaces, last, [&](std::string_view space) { return text.ends_with(space); });
+  };
+  for (auto space = at_begin(); space != last; space = at_begin()) text.remove_prefix(space->size());
+  for (auto space = at_end(); space != last; space = at_end()) text.remove_suffix(space->size());
+  return text;
+}
+
 // openpi models/tokenizer.py: prompt.strip().replace("_", " ").replace("\n", " ").
 std::string clean(const std::string& text) {
-  std::string cleaned(trim(text));
+  std::string cleaned(python_strip(text));
   for (char& c : cleaned)
     if (c == '_' || c == '\n') c = ' ';
   return cleaned;

@@ -4,7 +4,9 @@
 #include <numeric>
 
 #include "data/sampling.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/data/image.h"
 
 namespace shallowpi {
 
@@ -45,6 +47,25 @@ std::string describe_batch(const TrainingSetup& setup, std::int64_t number,
   std::vector<std::string> parts;
   for (const auto& [episode, frames] : steps) parts.push_back(str(episode, " steps ", join(frames, ", ")));
   return str(join(parts, "; "), is_cut ? "; ..." : "");
+}
+
+void write_picture(const std::filesystem::path& file, const Observation& observation) {
+  constexpr std::int64_t kShown = 6;
+  std::vector<torch::Tensor> rows;
+  for (const torch::Tensor& images_bcyx : observation.images_bcyx)
+    rows.push_back(torch::cat(images_bcyx.slice(0, 0, kShown).unbind(), 2));  // side by side
+  if (rows.empty()) return;
+  const torch::Tensor rgb_yxc = torch::cat(rows, 1)
+                                    .add(1)
+                                    .mul(127.5)
+                                    .round()
+                                    .clamp(0, 255)
+                                    .to(torch::kUInt8)
+                                    .permute({1, 2, 0})
+                                    .contiguous();
+  const auto* bytes = rgb_yxc.data_ptr<std::uint8_t>();
+  write_file_atomically(file,
+                        encode_jpeg({rgb_yxc.size(0), rgb_yxc.size(1), {bytes, bytes + rgb_yxc.numel()}}));
 }
 
 }  // namespace shallowpi

@@ -1,6 +1,7 @@
-// Batches beside those that are trained on: the held-out ones, and a batch as a text.
+// The held-out batches, and a batch as people see it: as a text, as a picture.
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -19,5 +20,8 @@ std::vector<std::int64_t> extreme_samples(const TrainingBatch& batch);
 /// "FILE demo_3 steps 4, 17; ...".
 std::string describe_batch(const TrainingSetup& setup, std::int64_t number,
                            std::vector<std::int64_t> positions = {});
+
+/// Writes what the network sees of the first samples as a JPEG: a row per camera, a column per sample.
+void write_picture(const std::filesystem::path& file, const Observation& observation);
 
 }  // namespace shallowpi

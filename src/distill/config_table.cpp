@@ -207,7 +207,8 @@ void add_policy(ConfigTable& table, PolicySpec& policy) {
   table.integer("max_token_len", policy.max_token_len, "Tokens of a prompt at most; longer ones are cut.",
                 between(1, 4096));
   table.choice("norm_mode", policy.norm_mode, "How state and actions are normalised.");
-  table.choice("resize_mode", policy.resize_mode, "Image resizing as in openpi (pillow) or LeRobot (torch).");
+  table.choice("resize_mode", policy.resize_mode,
+               "Image resizing as in openpi (pillow), LeRobot (torch) or its 0.4.x.");
   table.choice("robot.kind", policy.robot.kind, "Conversion between the robot's numbers and the policy's.");
   table.integer("robot.state_dim", policy.robot.state_dim, "Real state dims.", between(1, kMaxTextStateDim));
   table.integer("robot.action_dim", policy.robot.action_dim, "Real action dims.", between(1, 32));
@@ -310,7 +311,8 @@ void add_optimizer(ConfigTable& table, OptimizerConfig& optimizer) {
                "Decay of the averaged weights, which are saved; 0 keeps none.", from_below(0, 1));
   table.texts(
       "freeze", optimizer.freeze,
-      "Patterns (* and ?) over openpi's tensor names that are not trained, such as [\"*vision_tower*\"].");
+      "Patterns (* and ?) over openpi's tensor names that are not trained: [\"*vision_tower*\"]; with "
+      "[\"paligemma_with_expert.paligemma.*\"] only the action expert is.");
 }
 
 void add_training(ConfigTable& table, TrainConfig& train) {

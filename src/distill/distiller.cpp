@@ -104,7 +104,7 @@ LossTerms Distiller::losses(const TrainingBatch& batch, const FlowDraw& draw) {
   Pass teacher;
   if (!teacher_.is_empty()) {
     torch::NoGradGuard no_grad;
-    if (shares_tower_) image_tokens = student_->embed_images(batch.observation);
+    if (shares_tower_) image_tokens = student_->embed_images(batch.observation, layout);
     teacher = run(teacher_, batch, draw, teacher_layer_,
                   shares_layout_ ? layout : teacher_->layout(batch.observation), image_tokens);
   }

@@ -58,12 +58,15 @@ TrainedParts count_student(const TrainingSetup& setup, TrainingPlan& plan) {
   return parts;
 }
 
-void count_teacher(const TrainingSetup& setup, TrainingPlan& plan) {
+void count_teacher(const TrainingSetup& setup, const TrainedParts& trained, TrainingPlan& plan) {
   if (!setup.teaches()) return;
   plan.teacher_layers = setup.teacher->config.depth();
+  // A frozen tower that is the teacher's own is in memory once.
+  const bool shares_tower = !trained.tower && !setup.start && setup.dtype == setup.teacher_dtype;
   Policy teacher(setup.teacher->config, setup.teacher_dtype, torch::kMeta);
   for (const ParameterGroup& group : teacher->parameter_groups())
-    plan.weight_bytes += group.parameter.nbytes();
+    if (!shares_tower || !names::is_tower(group.parts.front().name))
+      plan.weight_bytes += group.parameter.nbytes();
 }
 
 /// Arithmetic, and what a step holds on the device, from passes of this shape.
@@ -76,7 +79,9 @@ void count_passes(const TrainingSetup& setup, const TrainedParts& parts, const P
   sizes.recompute = config.train.activation_checkpointing;
   sizes.time_per_action = setup.policy.kind == PolicyKind::kPi05 && setup.spec.rtc_training_max_delay > 0;
   sizes.bytes_per_value = static_cast<std::int64_t>(torch::elementSize(setup.dtype));
-  plan.activation_bytes = training_activation_bytes(setup.policy, shape, sizes);
+  // What is frozen is run as at inference.
+  plan.activation_bytes = std::max(training_activation_bytes(setup.policy, shape, sizes),
+                                   inference_activation_bytes(setup.policy, shape, sizes.bytes_per_value));
 
   const PassCost student = forward_flops(setup.policy, shape);
   const double micro_batches = static_cast<double>(config.train.batch_size / plan.micro_batch);
@@ -139,7 +144,7 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   const TrainedParts parts = count_student(setup, plan);
   if (plan.trained == 0)
     throw UsageError("optimizer.freeze: freezes every parameter; there is nothing left to train");
-  count_teacher(setup, plan);
+  count_teacher(setup, parts, plan);
 
   const auto cameras = static_cast<std::int64_t>(setup.spec.image_keys.size());
   const TrainingBatch sample = setup.pipeline->make_batch({setup.split.train.front()});
@@ -193,6 +198,10 @@ std::string plan_text(const TrainingPlan& plan) {
   row(plan.on_gpu ? "  on the host: batches, checkpoint copy" : "  batches, checkpoint copy",
       human_bytes(plan.host_bytes));
   row("arithmetic per step", fixed(plan.flops / 1e9, 1) + " GFLOP");
+  if (plan.on_gpu)  // which sustains 100 TFLOP/s or a few times that
+    row("  all steps at 100 TFLOP/s on each GPU",
+        human_duration(plan.flops * static_cast<double>(plan.steps) / static_cast<double>(plan.devices) /
+                       1e14));
   row("checkpoint", human_bytes(plan.checkpoint_bytes));
   row("all checkpoints", str(human_bytes(plan.most_checkpoints * plan.checkpoint_bytes), ", up to ",
                              plan.most_checkpoints, " at a time"));

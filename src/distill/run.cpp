@@ -181,9 +181,13 @@ void warn_of_settings(const ResolvedConfig& resolved) {
 // checkpoint. A dry run may be for another machine, so there it is a warning too.
 void check_room(const TrainingPlan& plan, const DistillConfig& config, bool dry_run) {
   if (plan.machine_bytes > 0 && plan.peak_bytes() > plan.machine_bytes)
-    log::warning("the run will take ", human_bytes(plan.peak_bytes()), " of memory, but ",
-                 plan.on_gpu ? "the GPU" : "this machine", " has ", human_bytes(plan.machine_bytes),
-                 "; raise train.accumulate or set train.activation_checkpointing");
+    log::warning(
+        "the run will take ", human_bytes(plan.peak_bytes()), " of memory, but ",
+        plan.on_gpu ? "the GPU" : "this machine", " has ", human_bytes(plan.machine_bytes), "; ",
+        plan.peak_bytes() - plan.activation_bytes < plan.machine_bytes
+            ? "raise train.accumulate or set train.activation_checkpointing"
+            : "train less of the policy (optimizer.freeze, optimizer.ema_decay=0; docs/training.md has "
+              "plans for 24 GB) or take more GPUs");
   const std::uint64_t available = plan.free_disk_bytes;
   if (available < plan.checkpoint_bytes) {
     const std::string problem = str("output_dir: ", config.output_dir, " has ", human_bytes(available),

@@ -149,11 +149,17 @@ void make_pipeline(TrainingSetup& setup) {
   const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
   const auto [stats, origin, source] = choose_stats(setup);
   setup.statistics = source;
-  check_language(setup, stats);
   setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, stats, tokenizer,
                                                           setup.policy.vocab, origin);
   setup.spec = setup.pipeline->spec();
+  check_against_teacher(setup);
   setup.spec.demo_image_size = demo_image_size(setup);
+  if (const std::set<double> rates = setup.dataset->control_rates(); rates.size() == 1)
+    setup.spec.control_hz = *rates.begin();
+  else if (rates.size() > 1)
+    log::warning("the demonstrations have different steps per second (",
+                 join(std::vector(rates.begin(), rates.end()), ", "),
+                 "), and the policy learns them as if they were one speed");
 }
 
 }  // namespace

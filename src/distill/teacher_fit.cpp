@@ -41,6 +41,54 @@ bool are_in_order(const std::vector<std::string>& some, const std::vector<std::s
   return true;
 }
 
+void check_prompts(const TrainingSetup& setup) {
+  const PolicySpec &student = setup.spec, &teacher = setup.teacher->spec;
+  // Those of pi0 differ in underscores and spaces alone.
+  if (student.prompt_mode == teacher.prompt_mode ||
+      (is_pi0_prompt(student.prompt_mode) && is_pi0_prompt(teacher.prompt_mode)))
+    return;
+  // What an openpi folder does not say is a guess, which a setting corrects.
+  if (setup.teacher->format == CheckpointFormat::kOpenpi) return;
+  throw UsageError(str("policy.prompt_mode: ", enum_name(student.prompt_mode), ", but ",
+                       setup.teacher->folder.string(), " says ", enum_name(teacher.prompt_mode),
+                       ", and the teacher would not understand another; set ", enum_name(teacher.prompt_mode),
+                       " (configs/distill_l6.yaml leaves all of policy.* to the teacher's folder), set "
+                       "loss.kd and loss.attn to 0, or, where the folder is wrong, write it anew: "
+                       "shallowpi-distill --init-only OUT teacher.checkpoint=DIR policy.prompt_mode=..."));
+}
+
+void warn_of_unused_cameras(const TrainingSetup& setup) {
+  for (const std::string& camera : setup.teacher->spec.image_keys)
+    if (std::ranges::count(setup.spec.image_keys, camera) == 0 &&
+        setup.dataset->files_without(camera).empty())
+      log::warning("camera ", camera,
+                   " is in the demonstrations and the teacher was trained with it, but "
+                   "policy.image_keys leaves it out: both will act without it");
+}
+
+void warn_of_differences(const TrainingSetup& setup) {
+  const PolicySpec &student = setup.spec, &teacher = setup.teacher->spec;
+  const std::optional<NormStats>& stats = setup.teacher->stats;
+  std::vector<std::string> differences;
+  const auto compare = [&](bool same, const char* what) {
+    if (!same) differences.emplace_back(what);
+  };
+  compare(student.prompt_mode == teacher.prompt_mode, "prompt mode");
+  compare(student.norm_mode == teacher.norm_mode, "norm mode");
+  compare(student.resize_mode == teacher.resize_mode, "resize mode");
+  compare(student.robot.kind == teacher.robot.kind, "robot");
+  compare(student.robot.delta_mask == teacher.robot.delta_mask, "relative action dims");
+  compare(student.horizon == teacher.horizon, "horizon");
+  compare(are_in_order(student.image_keys, teacher.image_keys), "cameras or their order");
+  compare(!stats || norm_stats_json(setup.pipeline->stats()) == norm_stats_json(*stats),
+          "normalisation statistics");
+  if (!differences.empty())
+    log::warning("the student differs from its teacher ", setup.teacher->folder.string(),
+                 " in: ", join(differences, ", "),
+                 ". The teacher was not trained that way and would teach it something else; remove policy.* "
+                 "and data.norm_stats, or set loss.kd and loss.attn to 0");
+}
+
 }  // namespace
 
 std::vector<std::int64_t> layers_of_teacher(TrainingSetup& setup) {
@@ -86,47 +134,13 @@ void require_teacher_stats(const TrainingSetup& setup) {
           how_to_add_stats(*setup.teacher), "; or name them (data.norm_stats)"));
 }
 
-void check_language(const TrainingSetup& setup, const NormStats& stats) {
+void check_against_teacher(const TrainingSetup& setup) {
   if (!setup.teacher) return;
-  const PolicySpec &student = setup.spec, &teacher = setup.teacher->spec;
-  // What an openpi folder does not say is a guess, which a setting corrects.
-  const bool says_prompts = setup.teacher->format != CheckpointFormat::kOpenpi;
-  // Those of pi0 differ in underscores and spaces alone.
-  const bool are_alike = student.prompt_mode == teacher.prompt_mode ||
-                         (is_pi0_prompt(student.prompt_mode) && is_pi0_prompt(teacher.prompt_mode));
-  if (setup.teaches() && says_prompts && !are_alike)
-    throw UsageError(str("policy.prompt_mode: ", enum_name(student.prompt_mode), ", but ",
-                         setup.teacher->folder.string(), " says ", enum_name(teacher.prompt_mode),
-                         ", and the teacher would not understand another; set ",
-                         enum_name(teacher.prompt_mode),
-                         " (configs/distill_l6.yaml leaves all of policy.* to the teacher's folder), set "
-                         "loss.kd and loss.attn to 0, or, where the folder is wrong, write it anew: "
-                         "shallowpi-distill --init-only OUT teacher.checkpoint=DIR policy.prompt_mode=..."));
-  for (const std::string& camera : teacher.image_keys) {
-    const bool is_left_out = std::ranges::count(student.image_keys, camera) == 0;
-    if (setup.teaches() && is_left_out && setup.dataset->files_without(camera).empty())
-      log::warning("camera ", camera,
-                   " is in the demonstrations and the teacher was trained with it, but "
-                   "policy.image_keys leaves it out: both will act without it");
+  if (setup.teaches()) {
+    check_prompts(setup);
+    warn_of_unused_cameras(setup);
   }
-  std::vector<std::string> differences;
-  const auto compare = [&](bool same, const char* what) {
-    if (!same) differences.emplace_back(what);
-  };
-  compare(student.prompt_mode == teacher.prompt_mode, "prompt mode");
-  compare(student.norm_mode == teacher.norm_mode, "norm mode");
-  compare(student.resize_mode == teacher.resize_mode, "resize mode");
-  compare(student.robot.kind == teacher.robot.kind, "robot");
-  compare(student.robot.delta_mask == teacher.robot.delta_mask, "relative action dims");
-  compare(student.horizon == teacher.horizon, "horizon");
-  compare(are_in_order(student.image_keys, teacher.image_keys), "cameras or their order");
-  compare(!setup.teacher->stats || norm_stats_json(stats) == norm_stats_json(*setup.teacher->stats),
-          "normalisation statistics");
-  if (!differences.empty())
-    log::warning("the student differs from its teacher ", setup.teacher->folder.string(),
-                 " in: ", join(differences, ", "),
-                 ". The teacher was not trained that way and would teach it something else; remove policy.* "
-                 "and data.norm_stats, or set loss.kd and loss.attn to 0");
+  warn_of_differences(setup);
 }
 
 }  // namespace shallowpi

@@ -51,6 +51,7 @@ void Trainer::run(const StopSignal& stop) {
   while (state_.step < config_.train.steps && !stop.requested()) {
     writer_.check();
     const TrainingBatch batch = next_batch();
+    if (state_.step == 0) write_picture(folder_.path() / "first_batch.jpg", batch.observation);
     const auto step = [&] { apply(compute_gradient(batch), batch); };
     if (state_.step + 1 == config_.train.trace_step)
       trace(folder_.path() / "trace.json", setup_.devices.front(), step);

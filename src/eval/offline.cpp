@@ -102,7 +102,7 @@ class Comparison {
       const SamplePipeline pipeline = make_pipeline(dataset_, named.info, options_.demos.data);
       const auto& kept = named.info.kept_layers;
       if (!floor) floor = repeat_last_action(dataset_, pipeline, samples_);
-      if (teacher_ && std::filesystem::equivalent(named.info.folder, options_.teacher)) {
+      if (teacher_ && named.info.folder == teacher_info_.folder) {
         measure({named.label, teacher_->policy, kept}, nullptr, pipeline);
         continue;
       }
@@ -118,14 +118,11 @@ class Comparison {
  private:
   /// The teacher gets a row of its own where it is not one of the checkpoints anyway.
   void load_teacher(const std::vector<LabelledCheckpoint>& all) {
-    std::error_code missing;  // which reading the teacher will say
+    const LabelledCheckpoint named = read_teacher(options_);
     const auto is_teacher = [&](const LabelledCheckpoint& other) {
-      return std::filesystem::equivalent(other.info.folder, options_.teacher, missing);
+      return other.info.folder == named.info.folder;
     };
-    const auto listed = std::find_if(all.begin(), all.end(), is_teacher);
-    const bool is_listed = listed != all.end();
-    const LabelledCheckpoint named =
-        is_listed ? LabelledCheckpoint{"teacher", listed->info} : read_teacher(options_);
+    const bool is_listed = std::any_of(all.begin(), all.end(), is_teacher);
     for (const LabelledCheckpoint& other : all) {
       if (!is_teacher(other) && other.label == named.label)
         throw UsageError(str("--checkpoint ", other.info.folder.string(),

@@ -67,7 +67,7 @@ void VideoWriter::finish(const fs::path& file) {
 
 void write_side_by_side(const std::vector<fs::path>& files, const fs::path& out) {
   fs::create_directories(out.parent_path());
-  std::string command = "ffmpeg -loglevel error -y", filter;
+  std::string command = "ffmpeg -nostdin -loglevel error -y", filter;
   for (std::size_t i = 0; i < files.size(); ++i) {
     command += " -i " + quoted(files[i]);
     // One height; a policy that is done shows its last frame while the others go on.

@@ -90,7 +90,8 @@ void Backbone::encode(Tensor x, PrefixCache& cache, AttentionTap* tap, bool reco
         return list;
       };
       const TensorList list = recompute_in_backward(run, {stream.x}, layer.parameters());
-      out = {{with_queries ? list[2] : Tensor(), list[0], list[1]}, {list.back()}};
+      out.heads = {with_queries ? list[2] : Tensor(), list[0], list[1]};
+      if (!layer.is_last) out.next = {list.back()};
     } else {
       out = layer.forward(stream, context, with_queries);
     }

@@ -17,21 +17,18 @@ namespace shallowpi {
 namespace fs = std::filesystem;
 namespace {
 
-/// openpi's own training writes JAX arrays into params/, which only its converter reads. The converter looks
-/// for assets/ beside the checkpoint, where they are within it.
+/// openpi's own training writes JAX arrays into params/, which scripts/convert_jax.py reads.
 [[noreturn]] void refuse_jax(const fs::path& folder) {
   const std::string path = folder.string();
   throw UsageError(str(
       path,
-      ": this is a JAX checkpoint (it has params/ and no model.safetensors). Convert it with openpi first:\n",
-      "  uv run examples/convert_jax_model_to_pytorch.py --checkpoint_dir ", path,
-      " --config_name CONFIG --output_path ", path, "_pytorch\n  cp -r ", path, "/assets ", path,
-      "_pytorch/\n",
-      "Trap: that script decides between pi0 and pi0.5 by whether the text \"pi05\" occurs in "
-      "--checkpoint_dir, not by the config. Rename the folder of a pi0.5 model so that its path has \"pi05\" "
-      "in it",
-      path.find("pi05") == std::string::npos ? " (this one does not)" : " (this one does)",
-      ", and that of a pi0 model so that it has not."));
+      ": this is a JAX checkpoint (it has params/ and no model.safetensors). Convert it, which needs neither "
+      "JAX nor a GPU:\n  python3 -m venv ~/convert && ~/convert/bin/pip install tensorstore\n  "
+      "~/convert/bin/python scripts/convert_jax.py ",
+      path, " --out ", path,
+      "_pytorch --horizon H\nH is the number of action steps of a chunk, which a JAX checkpoint does not say "
+      "(",
+      kUsualHorizons, ")"));
 }
 
 /// "owner/name", as the Hub calls its repositories.
@@ -70,8 +67,8 @@ fs::path find_weights(const fs::path& folder) {
     throw UsageError(str(folder.string(), ": this is a file; give the checkpoint folder that it is in"));
   if (SafetensorsFolder::exists(folder)) return folder;
   if (SafetensorsFolder::exists(folder / "pretrained_model")) return folder / "pretrained_model";
-  if (fs::is_directory(folder / "params")) refuse_jax(folder);
   const fs::path plain = (folder / "").parent_path();  // without a trailing slash
+  if (fs::is_directory(folder / "params")) refuse_jax(plain);
   if (plain.filename() == "params" && fs::exists(plain / "_METADATA")) refuse_jax(plain.parent_path());
   const fs::path below =
       SafetensorsFolder::exists(folder / "last") ? folder / "last" : checkpoint_below(folder);

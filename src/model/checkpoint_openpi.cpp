@@ -43,11 +43,13 @@ std::int64_t real_width(const FeatureStats& stats, std::int64_t action_dim, std:
   return std::min(static_cast<std::int64_t>(width), max);
 }
 
-/// openpi's configs of DROID's joint positions and its UR5 example have relative actions in all dims but the
-/// gripper, DROID's also shorter prompts: nothing in the folder says so.
+/// openpi's configs of DROID's joint positions, of its UR5 example and of two arms have relative actions in
+/// all dims but the grippers, DROID's also shorter prompts: nothing in the folder says so.
 std::string unknown_robot(const CheckpointInfo& info) {
   const RobotSpec& robot = info.spec.robot;
   const std::int64_t joints = std::max<std::int64_t>(std::min(robot.action_dim - 1, robot.state_dim), 1);
+  const bool has_two_arms = robot.action_dim >= kAlohaDim && robot.state_dim >= kAlohaDim;
+  const bool is_droid = info.spec.asset_id.find("droid") != std::string::npos;
   return str(
       "assets of ", info.spec.asset_id,
       ": the robot is not known, so its actions are taken as absolute joints and its prompts as at most ",
@@ -56,8 +58,9 @@ std::string unknown_robot(const CheckpointInfo& info) {
       "relative in 7 dims, in pi0 with 100 tokens), write a folder that says so: shallowpi-distill "
       "--init-only "
       "OUT teacher.checkpoint=",
-      info.folder.string(), " 'policy.robot.delta_mask=[", joints, ", -1]'",
-      info.config.kind == PolicyKind::kPi0 ? " policy.max_token_len=100" : "");
+      info.folder.string(), " 'policy.robot.delta_mask=[",
+      has_two_arms ? std::string("6, -1, 6, -1") : str(joints, ", -1"), "]'",
+      is_droid && info.config.kind == PolicyKind::kPi0 ? " policy.max_token_len=100" : "");
 }
 
 /// Robot, prompt and delta actions of openpi's named config for this asset id:
@@ -79,15 +82,19 @@ void apply_asset(const std::string& asset_id, CheckpointInfo& info) {
                                   ": taken as openpi's pi0_libero, whose actions are relative to the "
                                   "state in all dims but the gripper"));
     }
-  } else if (names("trossen") ||
-             (names("aloha") && spec.robot.state_dim == kAlohaDim && spec.robot.action_dim == kAlohaDim)) {
+  } else if ((names("trossen") || names("aloha")) && spec.robot.state_dim == kAlohaDim &&
+             spec.robot.action_dim == kAlohaDim) {
     const bool is_simulated = names("aloha_sim");  // openpi's pi0_aloha_sim
     spec.robot = {RobotKind::kAloha, kAlohaDim, kAlohaDim,
                   is_simulated ? std::vector<bool>() : make_bool_mask({6, -1, 6, -1})};
     if (is_simulated) spec.default_prompt = "Transfer cube";  // openpi's clients there send none
-    info.warnings.push_back(str("assets of ", asset_id, ": taken as ALOHA with ",
-                                is_simulated ? "absolute" : "relative", " joint actions",
-                                is_simulated ? ", and the default prompt \"Transfer cube\"" : ""));
+    info.warnings.push_back(
+        str("assets of ", asset_id, ": taken as ALOHA with ", is_simulated ? "absolute" : "relative",
+            " joint actions", is_simulated ? ", the default prompt \"Transfer cube\"" : "",
+            " and pi's joint flips and gripper maps; for a policy that openpi trained with "
+            "adapt_to_pi=False write a folder without these: shallowpi-distill --init-only OUT "
+            "teacher.checkpoint=",
+            info.folder.string(), " policy.robot.kind=joints"));
   } else {
     info.warnings.push_back(unknown_robot(info));
   }

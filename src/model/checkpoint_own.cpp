@@ -62,6 +62,7 @@ PolicySpec read_spec(const Json& json, const std::string& where) {
   spec.asset_id = json_get<std::string>(json, "asset_id", where);
   spec.default_prompt = json_get<std::string>(json, "default_prompt", where);
   spec.demo_image_size = json_get_or<std::int64_t>(json, "demo_image_size", 0, where);
+  spec.control_hz = json_get_or<double>(json, "control_hz", 0, where);
   spec.rtc_training_max_delay = json_get_or<std::int64_t>(json, "rtc_training_max_delay", 0, where);
   return spec;
 }
@@ -99,6 +100,7 @@ std::vector<std::string> spec_problems(const PolicySpec& spec, const PolicyConfi
     problems.push_back(
         str("image_size is ", spec.image_size, ", but the vision tower takes ", config.vision.image_size));
   if (spec.demo_image_size < 0) problems.push_back(str("demo_image_size is ", spec.demo_image_size));
+  if (!(spec.control_hz >= 0)) problems.push_back(str("control_hz is ", spec.control_hz));
   if (spec.rtc_training_max_delay < 0 || spec.rtc_training_max_delay >= spec.horizon)
     problems.push_back(str("rtc_training_max_delay is ", spec.rtc_training_max_delay,
                            ", expected 0 to less than the horizon, ", spec.horizon));
@@ -134,6 +136,7 @@ std::string own_config_json(const CheckpointContents& contents) {
                {"robot", robot}};
   if (!spec.lerobot_cameras.empty()) json["lerobot_cameras"] = spec.lerobot_cameras;
   if (spec.demo_image_size > 0) json["demo_image_size"] = spec.demo_image_size;
+  if (spec.control_hz > 0) json["control_hz"] = spec.control_hz;
   if (spec.rtc_training_max_delay > 0) json["rtc_training_max_delay"] = spec.rtc_training_max_delay;
   return json.dump(2) + "\n";
 }

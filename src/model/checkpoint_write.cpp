@@ -38,6 +38,7 @@ std::string model_card(const CheckpointContents& contents) {
   text += row("cameras", join(spec.image_keys, ", "));
   text += row("image size", config.vision.image_size);
   if (spec.demo_image_size > 0) text += row("image size in the demonstrations", spec.demo_image_size);
+  if (spec.control_hz > 0) text += row("actions per second", spec.control_hz);
   if (spec.rtc_training_max_delay > 0)
     text += row("actions that may be given (real-time chunking)", spec.rtc_training_max_delay);
   text += row("prompt mode", enum_name(spec.prompt_mode));

@@ -53,6 +53,10 @@ TensorPlan to_lerobot(const TensorPlan& openpi) {
 
 }  // namespace
 
+bool has_released_depth(const PolicyConfig& config) {
+  return config.depth() == PolicyConfig{}.depth();
+}
+
 bool has_released_heads(const PolicyConfig& config) {
   const PolicyConfig released;
   return config.backbone.heads == released.backbone.heads && config.expert.heads == released.expert.heads &&

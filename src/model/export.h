@@ -16,6 +16,8 @@ FeatureStats convert_stats(const FeatureStats& stats, NormMode from, NormMode to
 /// Whether a policy can be exported. Files of both packages do not say how wide a head is: they, and readers
 /// of them, take the released policies' numbers.
 bool has_released_heads(const PolicyConfig& config);
+/// Whether it has 18 layers, as openpi's and LeRobot's variants.
+bool has_released_depth(const PolicyConfig& config);
 
 /// The sizes that the code of `to` has otherwise, one phrase each; the depth is not among them, for
 /// load_shallow.py sets it.

@@ -1,5 +1,5 @@
 // The files of a LeRobot 0.6.1 folder beside its weights: config.json, the two processor pipelines with their
-// statistics, and the lines of Python that tell LeRobot the depth.
+// statistics, and the Python that lets LeRobot know the depth.
 #include "model/checkpoint_internal.h"
 #include "model/export.h"
 #include "shallowpi/base/files.h"
@@ -9,40 +9,115 @@ namespace shallowpi::checkpoint {
 namespace {
 
 constexpr const char* kLoader =
-    R"(# Loads the policy beside this file in LeRobot 0.6.1, whose variant table knows 18 layers only.
+    R"py("""Runs LeRobot 0.6.1, which knows 18 layers only, with policies of fewer, such as the one beside this file.
+
+usage: python load_shallow.py lerobot-COMMAND [ARGUMENT...]   such as lerobot-eval --policy.path=FOLDER ...
+       python load_shallow.py -m MODULE [ARGUMENT...]         such as lerobot.async_inference.policy_server
+In Python, load() returns the policy of this folder.
+
+The config.json of such a policy names variants that say how many layers they have. LeRobot alone refuses them. Leave
+them so: under the plain names it builds 18 layers, prints a warning that the weights do not fit, and goes on with
+random ones. What LeRobot trains from such a policy has these variants too; any load_shallow.py runs it.
+"""
+import functools
+import importlib
+import importlib.metadata
 import pathlib
+import re
+import runpy
+import sys
 
-import torch
-from lerobot.policies.@kind@ import modeling_@kind@ as modeling
-from safetensors import safe_open
+SHALLOW = re.compile(r"_(\d+)_layers_needs_load_shallow\.py$")  # how such a variant ends
 
-DEPTH = @depth@
+
+@functools.cache
+def patch(kind):
+    """Lets LeRobot know such variants, and stop where weights do not fit, until this process ends.
+
+    Returns the class of pi0's or pi05's policies. Variants without a number of layers stay as they are.
+    """
+    modeling = importlib.import_module(f"lerobot.policies.{kind}.modeling_{kind}")
+    config_class, policy_class = (getattr(modeling, kind.upper() + part) for part in ("Config", "Policy"))
+    full_size, validate = modeling.get_gemma_config, config_class.__post_init__
+    load_weights, from_pretrained = policy_class.load_state_dict, policy_class.from_pretrained.__func__
+
+    def get_gemma_config(variant):
+        config = full_size(SHALLOW.sub("", variant))
+        if shallow := SHALLOW.search(variant):
+            config.depth = int(shallow[1])
+        return config
+
+    def post_init(config):
+        variants = config.paligemma_variant, config.action_expert_variant
+        config.paligemma_variant, config.action_expert_variant = (SHALLOW.sub("", name) for name in variants)
+        validate(config)
+        config.paligemma_variant, config.action_expert_variant = variants
+
+    def load_state_dict(policy, *args, **kwargs):
+        result = load_weights(policy, *args, **kwargs)
+        policy.has_loaded = True
+        return result
+
+    def checked(cls, pretrained_name_or_path, **kwargs):
+        policy = from_pretrained(cls, pretrained_name_or_path, **kwargs)
+        if not getattr(policy, "has_loaded", False):  # LeRobot has caught and printed why
+            raise RuntimeError(f"LeRobot did not load the weights of {pretrained_name_or_path}; see its messages above")
+        return policy
+
+    modeling.get_gemma_config, config_class.__post_init__ = get_gemma_config, post_init
+    policy_class.load_state_dict, policy_class.from_pretrained = load_state_dict, classmethod(checked)
+    return policy_class
 
 
 def load(folder=pathlib.Path(__file__).parent, **kwargs):
-    full_size = modeling.get_gemma_config
+    return patch("@kind@").from_pretrained(folder, **kwargs)
 
-    def shallow(variant):
-        config = full_size(variant)
-        config.depth = DEPTH
-        return config
 
-    modeling.get_gemma_config = shallow
-    try:
-        policy = modeling.@class@.from_pretrained(folder, **kwargs)
-    finally:
-        modeling.get_gemma_config = full_size
-    # LeRobot only prints a warning where the weights did not fit, and goes on with random ones.
-    name = "model.action_out_proj.weight"
-    with safe_open(pathlib.Path(folder) / "model.safetensors", "pt") as file:
-        if not torch.equal(policy.state_dict()[name].cpu().float(), file.get_tensor(name).float()):
-            raise RuntimeError(f"LeRobot did not load the weights of {folder}; see its messages")
-    return policy
-)";
+def patch_all():
+    for kind in ("pi0", "pi05"):
+        patch(kind)
+
+
+def fail(message):
+    print(f"load_shallow.py: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(arguments):
+    if arguments[:1] in (["-h"], ["--help"]):
+        return print(__doc__)
+    module = arguments[:1] == ["-m"]
+    sys.argv = arguments[module:]  # what the command sees
+    if not sys.argv:
+        fail(f"which command of LeRobot?\n{__doc__}")
+    if module:
+        patch_all()
+        return runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    scripts = importlib.metadata.entry_points(group="console_scripts")
+    commands = {script.name: script for script in scripts if script.name.startswith("lerobot-")}
+    if not commands:
+        fail(f"LeRobot is not installed for {sys.executable}; use the Python that has it")
+    if sys.argv[0] not in commands:
+        fail(f"LeRobot has no command {sys.argv[0]}; it has {', '.join(sorted(commands))}")
+    patch_all()
+    return commands[sys.argv[0]].load()()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+)py";
 
 constexpr const char* kReadme = R"(# A @kind@ policy of @depth@ layers for LeRobot 0.6.1
 
 @loads@
+
+    python THIS_FOLDER/load_shallow.py lerobot-eval --policy.path=THIS_FOLDER ...
+
+LeRobot's other commands (`lerobot-rollout`, `lerobot-train`, ...) run the same way, its policy server with
+`-m lerobot.async_inference.policy_server`, and training on several GPUs with
+`accelerate launch ... THIS_FOLDER/load_shallow.py lerobot-train ...`.
+@warning@
+From Python:
 
 ```python
 import sys; sys.path.insert(0, "THIS_FOLDER")
@@ -56,6 +131,13 @@ preprocess, postprocess = make_pre_post_processors(policy.config, "THIS_FOLDER",
 
 `policy_preprocessor.json` and `policy_postprocessor.json` name the normalisation statistics.
 @notes@)";
+
+// Only where LeRobot's own table does not fit.
+constexpr const char* kWarning = R"(
+**Without `load_shallow.py` LeRobot refuses this folder**, and whatever it trained from it: "Invalid
+paligemma_variant", after the names in `config.json`. Do not replace those by `gemma_2b` and `gemma_300m`: LeRobot
+would then build 18 layers, print "Warning: Could not load state dict" and go on, on a robot too, with random weights.
+)";
 
 Json step_json(const char* name, Json config) {
   return {{"registry_name", name}, {"config", std::move(config)}};
@@ -151,6 +233,10 @@ std::string notes_of(const CheckpointInfo& info) {
     notes +=
         "\nThis policy learned from images resized as Pillow does; LeRobot resizes without antialiasing. "
         "Give it images of the policy's size to avoid the difference.\n";
+  if (info.spec.resize_mode == ResizeMode::kTorchLeRobot04)
+    notes +=
+        "\nThis policy learned from images that LeRobot 0.4.x padded with -3, which are not square before; "
+        "LeRobot 0.6.1 pads with -1, so expect worse actions from such images.\n";
   if (!info.spec.default_prompt.empty())
     notes += str("\nObservations without a prompt get ", in_quotes(info.spec.default_prompt),
                  " here; give LeRobot that as the task.\n");
@@ -166,7 +252,7 @@ std::string fill(const char* text, const CheckpointInfo& info) {
   return fill_template(text, {{"@depth@", str(info.config.depth())},
                               {"@kind@", std::string(enum_name(info.config.kind))},
                               {"@loads@", how_to_load(info.config, CheckpointFormat::kLeRobot)},
-                              {"@class@", info.config.kind == PolicyKind::kPi05 ? "PI05Policy" : "PI0Policy"},
+                              {"@warning@", has_released_depth(info.config) ? "" : kWarning},
                               {"@notes@", notes_of(info)}});
 }
 

@@ -9,23 +9,58 @@ namespace shallowpi::checkpoint {
 namespace {
 
 constexpr const char* kLoader =
-    R"(# Tells openpi how many layers the policy beside this file has: its variant table knows 18 only.
-# Call set_depth() before openpi creates the model.
-import dataclasses
+    R"py("""Runs openpi's scripts, which know 18 layers only, with the depth of the policy beside this file.
 
-import openpi.models.gemma as gemma
+usage: python load_shallow.py SCRIPT [ARGUMENT...]      such as scripts/serve_policy.py, scripts/train_pytorch.py
+In Python, call set_depth() before openpi creates the model.
+
+Every policy of that process gets this depth; openpi stops with an error where weights have another.
+"""
+import dataclasses
+import pathlib
+import runpy
+import sys
 
 DEPTH = @depth@
 
 
 def set_depth():
+    import openpi.models.gemma as gemma
+
     full_size = gemma.get_config
     gemma.get_config = lambda variant: dataclasses.replace(full_size(variant), depth=DEPTH)
-)";
+
+
+def fail(message):
+    print(f"load_shallow.py: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(arguments):
+    if arguments[:1] in (["-h"], ["--help"]):
+        return print(__doc__)
+    if not arguments:
+        fail(f"which of openpi's scripts?\n{__doc__}")
+    script = pathlib.Path(arguments[0])
+    if not script.is_file():
+        fail(f"there is no script {script}; name one of openpi's, such as OPENPI/scripts/serve_policy.py")
+    set_depth()
+    sys.argv, sys.path[0] = arguments, str(script.resolve().parent)  # as where Python starts the script itself
+    runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+)py";
 
 constexpr const char* kReadme = R"(# A @kind@ policy of @depth@ layers for openpi
 
 `model.safetensors` has openpi's tensor names. @loads@
+
+    uv run python THIS_FOLDER/load_shallow.py scripts/serve_policy.py policy:checkpoint \
+      --policy.config=YOUR_CONFIG --policy.dir=THIS_FOLDER
+
+So does `scripts/train_pytorch.py`, also behind `torchrun`. From Python:
 
 ```python
 import sys; sys.path.insert(0, "THIS_FOLDER")
@@ -61,7 +96,7 @@ std::string notes_on(const PolicySpec& spec) {
     notes +=
         "\nThis policy learned from prompts as they were given (LeRobot); openpi replaces underscores and "
         "newlines by spaces and strips the prompt first.\n";
-  if (spec.resize_mode == ResizeMode::kTorch)
+  if (spec.resize_mode != ResizeMode::kPillow)
     notes +=
         "\nThis policy learned from images resized as LeRobot does (no antialiasing); openpi resizes as "
         "Pillow does.\n";

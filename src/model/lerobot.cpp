@@ -74,6 +74,12 @@ class StatsFile {
     return std::any_of(tensors.begin(), tensors.end(),
                        [&](const auto& entry) { return entry.first.starts_with(feature + "."); });
   }
+  /// Of a feature's statistics; 0 where there are none.
+  std::int64_t width(const std::string& feature) const {
+    for (const char* stat : {"mean", "q01", "min"})
+      if (const auto values = get(feature, stat); !values.empty()) return std::ssize(values);
+    return 0;
+  }
   const fs::path& path() const { return file_.path(); }
 
  private:
@@ -84,6 +90,20 @@ class StatsFile {
   }
   SafetensorsFile file_;
 };
+
+/// The width of the robot's state. A fine-tuned base policy keeps the base's padded width in config.json,
+/// which LeRobot does not read: its normaliser goes by the statistics.
+std::int64_t read_state_width(const Steps& pre, const Json& inputs, const std::string& where,
+                              CheckpointInfo& info) {
+  const std::int64_t said = feature_width(inputs, kStateFeature, info.config.action_dim, where);
+  const Step* step = find_step(pre, "normalizer_processor");
+  if (!step || step->state_file.empty()) return said;
+  const auto known = StatsFile(info.folder / step->state_file).width(kStateFeature);
+  if (known == 0 || known >= said) return said;
+  info.notes.push_back(str("config.json says ", said, " state dims, the statistics ", known,
+                           ": taken as a fine-tuned base policy's, with ", known));
+  return known;
+}
 
 /// The two statistics that a mode reads; nothing for IDENTITY.
 std::pair<const char*, const char*> stats_of_mode(const std::string& mode, const std::string& where) {
@@ -259,10 +279,8 @@ std::vector<bool> read_delta_mask(const Steps& pre, const Json& config, std::int
   return mask;
 }
 
-/// LeRobot 0.4 padded the state to 32 dims before it wrote it into pi0.5's prompt. Its files are told by two
-/// signs together: the token embedding is stored tied (as lm_head alone; 0.5.0 stores both), and config.json
-/// lacks use_relative_actions (which 0.5.1 added).
-void read_prompt(const Steps& pre, const Json& config, bool has_embed_tokens, const std::string& where,
+/// LeRobot 0.4 padded the state to 32 dims before it wrote it into pi0.5's prompt.
+void read_prompt(const Steps& pre, const Json& config, bool is_lerobot04, const std::string& where,
                  CheckpointInfo& info) {
   const bool pi05 = info.config.kind == PolicyKind::kPi05;
   PolicySpec& spec = info.spec;
@@ -275,12 +293,8 @@ void read_prompt(const Steps& pre, const Json& config, bool has_embed_tokens, co
     spec.prompt_mode = PromptMode::kLeRobotPi0;
   } else if (!pre.empty() && !find_step(pre, "pi05_prepare_state_tokenizer_processor_step")) {
     spec.prompt_mode = PromptMode::kPi05NoState;
-  } else if (!has_embed_tokens && !config.contains("use_relative_actions")) {
+  } else if (is_lerobot04) {
     spec.prompt_mode = PromptMode::kPi05StatePadded32;
-    info.warnings.push_back(
-        "written by LeRobot 0.4.x (lm_head alone, no use_relative_actions): its prompt has the state "
-        "padded to 32 numbers (prompt mode pi05_state_padded32), and it padded non-square images with grey "
-        "levels outside the usual range");
   } else {
     spec.prompt_mode = PromptMode::kPi05State;
   }
@@ -288,6 +302,11 @@ void read_prompt(const Steps& pre, const Json& config, bool has_embed_tokens, co
 
 /// What LeRobot can be told that this program cannot do, or does otherwise.
 void check_settings(const Json& config, const std::string& where, CheckpointInfo& info) {
+  const auto state_width = json_get_or<std::int64_t>(config, "max_state_dim", 32, where),
+             action_width = json_get_or<std::int64_t>(config, "max_action_dim", 32, where);
+  if (config.value("type", "") == "pi0" && state_width != action_width)
+    throw UsageError(str(where, ": max_state_dim ", state_width, " and max_action_dim ", action_width,
+                         " differ; only a pi0 with equal ones can be read"));
   // LeRobot's memory of earlier images has no weights of its own, so the file looks like any other.
   for (const char* key : {"use_visual_memory", "use_proprioceptive_memory"})
     if (json_get_or<bool>(config, key, false, where))
@@ -325,17 +344,27 @@ void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& i
   if (info.horizon_known) spec.horizon = json_get<std::int64_t>(config, "chunk_size", where);
   spec.rtc_training_max_delay = json_get_or<std::int64_t>(config, "rtc_training_max_delay", 0, where);
   spec.image_size = info.config.vision.image_size;
-  spec.resize_mode = ResizeMode::kTorch;
-  spec.robot.state_dim = feature_width(inputs, kStateFeature, info.config.action_dim, where);
+  // Two signs together: the token embedding is stored tied (as lm_head alone; 0.5.0 stores both), and
+  // use_relative_actions is missing (0.5.1 added it).
+  const bool is_lerobot04 = !has_embed_tokens && !config.contains("use_relative_actions");
+  spec.resize_mode = is_lerobot04 ? ResizeMode::kTorchLeRobot04 : ResizeMode::kTorch;
+  const Steps pre = read_steps(info.folder / "policy_preprocessor.json");
+  const Steps post = read_steps(info.folder / "policy_postprocessor.json");
+  spec.robot.state_dim = read_state_width(pre, inputs, where, info);
   spec.robot.action_dim = feature_width(outputs, kActionFeature, info.config.action_dim, where);
   const bool libero = spec.robot.state_dim == kLiberoStateDim && spec.robot.action_dim == kLiberoActionDim;
   spec.robot.kind = libero ? RobotKind::kLibero : RobotKind::kJoints;
   read_cameras(inputs, where, info);
-  const Steps pre = read_steps(info.folder / "policy_preprocessor.json");
-  const Steps post = read_steps(info.folder / "policy_postprocessor.json");
   read_renamed_cameras(pre, where, info);
   spec.robot.delta_mask = read_delta_mask(pre, config, spec.robot.action_dim, where);
-  read_prompt(pre, config, has_embed_tokens, where, info);
+  read_prompt(pre, config, is_lerobot04, where, info);
+  if (is_lerobot04)
+    info.warnings.push_back(
+        str("written by LeRobot 0.4.x (lm_head alone, no use_relative_actions), which padded images that are "
+            "not square with -3 instead of -1 (resize mode torch_lerobot04)",
+            spec.prompt_mode == PromptMode::kPi05StatePadded32
+                ? ", and the state in its prompt to 32 numbers (prompt mode pi05_state_padded32)"
+                : ""));
   const std::vector<std::string> problems = spec_problems(spec, info.config);
   if (!problems.empty()) throw CorruptError(str(where, ": ", join(problems, "; ")));
   read_stats(pre, post, config, info);

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "model/checkpoint_internal.h"
+#include "model/export.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/text.h"
 
@@ -51,6 +52,13 @@ void add_relative_actions(const PolicySpec& spec, Json& json) {
   json["action_feature_names"] = names;
 }
 
+/// LeRobot's variants have 18 layers. It would build so many for a policy of fewer, only print that the
+/// weights do not fit, and run it with random ones (from_pretrained in its modeling_pi05.py): variants that
+/// it does not know stop it, and an export's load_shallow.py knows them.
+std::string variant_name(const char* name, const PolicyConfig& config) {
+  return has_released_depth(config) ? name : str(name, "_", config.depth(), "_layers_needs_load_shallow.py");
+}
+
 }  // namespace
 
 std::string lerobot_camera(const PolicySpec& spec, const std::string& camera) {
@@ -92,8 +100,8 @@ std::string lerobot_config_json(const PolicyConfig& config, const PolicySpec& sp
                {"license", nullptr},
                {"pretrained_path", nullptr},
                {"pretrained_revision", nullptr},
-               {"paligemma_variant", "gemma_2b"},
-               {"action_expert_variant", "gemma_300m"},
+               {"paligemma_variant", variant_name("gemma_2b", config)},
+               {"action_expert_variant", variant_name("gemma_300m", config)},
                {"dtype", dtype_name(store)},
                {"chunk_size", spec.horizon},
                {"n_action_steps", spec.horizon},

@@ -96,7 +96,7 @@ bool PolicyImpl::recomputes() const {
 }
 
 Tensor PolicyImpl::embed_cameras(const Observation& observation,
-                                 const std::vector<std::vector<std::int64_t>>& samples) {
+                                 const std::vector<std::vector<std::int64_t>>& samples) const {
   const std::int64_t size = config_.vision.image_size;
   std::vector<Tensor> images;
   for (std::size_t c = 0; c < samples.size(); ++c) {
@@ -114,8 +114,12 @@ Tensor PolicyImpl::embed_cameras(const Observation& observation,
   return parts_->vision.forward(images.size() == 1 ? images[0] : torch::cat(images), recomputes());
 }
 
-Tensor PolicyImpl::embed_images(const Observation& observation) {
-  return embed_cameras(observation, layout(observation).camera_samples);
+Tensor PolicyImpl::embed_images(const Observation& observation) const {
+  return embed_images(observation, layout(observation));
+}
+
+Tensor PolicyImpl::embed_images(const Observation& observation, const PrefixLayout& layout) const {
+  return embed_cameras(observation, layout.camera_samples);
 }
 
 PrefixLayout PolicyImpl::layout(const Observation& observation) const {
@@ -127,12 +131,12 @@ PrefixLayout PolicyImpl::fixed_layout(const Observation& observation) const {
 }
 
 PrefixCache PolicyImpl::encode(const Observation& observation, AttentionTap* tap,
-                               const Tensor& image_tokens) {
+                               const Tensor& image_tokens) const {
   return encode(observation, layout(observation), tap, image_tokens);
 }
 
 PrefixCache PolicyImpl::encode(const Observation& observation, const PrefixLayout& layout, AttentionTap* tap,
-                               const Tensor& image_tokens) {
+                               const Tensor& image_tokens) const {
   const Tensor images = image_tokens.defined() ? image_tokens.to(parts_->store.dtype())
                                                : embed_cameras(observation, layout.camera_samples);
   const std::int64_t width = config_.backbone.width, batch = observation.batch_size(), length = layout.length;
@@ -154,7 +158,7 @@ PrefixCache PolicyImpl::encode(const Observation& observation, const PrefixLayou
 }
 
 Tensor PolicyImpl::velocity(const PrefixCache& cache, const Tensor& state_bd, const Tensor& x_t,
-                            const Tensor& t, AttentionTap* tap, const Tensor& given_mask_bh) {
+                            const Tensor& t, AttentionTap* tap, const Tensor& given_mask_bh) const {
   check_suffix(config_, cache, state_bd, x_t);
   const std::int64_t batch = cache.lengths_b.size(0), rows = x_t.size(0), horizon = x_t.size(1);
   TORCH_CHECK(t.sizes() == at::IntArrayRef({rows}), "t is ", t.sizes(), " for x_t ", x_t.sizes());
@@ -166,12 +170,12 @@ Tensor PolicyImpl::velocity(const PrefixCache& cache, const Tensor& state_bd, co
 }
 
 Tensor PolicyImpl::sample_actions(const Observation& observation, const Tensor& noise_bhd,
-                                  std::int64_t steps) {
+                                  std::int64_t steps) const {
   torch::NoGradGuard no_grad;
   return sample_actions(encode(observation), observation.state_bd, noise_bhd, steps);
 }
 
-std::shared_ptr<const StepConditioning> PolicyImpl::step_conditioning(std::int64_t steps) {
+std::shared_ptr<const StepConditioning> PolicyImpl::step_conditioning(std::int64_t steps) const {
   torch::NoGradGuard no_grad;
   if (steps < 1) throw UsageError(str("cannot sample actions in ", steps, " steps"));
   const auto options = torch::dtype(torch::kFloat64).device(parts_->store.device());
@@ -184,7 +188,7 @@ std::shared_ptr<const StepConditioning> PolicyImpl::step_conditioning(std::int64
 }
 
 Tensor PolicyImpl::sample_actions(const PrefixCache& cache, const Tensor& state_bd, const Tensor& noise_bhd,
-                                  std::int64_t steps, const SampleOptions& options) {
+                                  std::int64_t steps, const SampleOptions& options) const {
   torch::NoGradGuard no_grad;
   check_suffix(config_, cache, state_bd, noise_bhd);
   const auto conditioning = options.conditioning ? options.conditioning : step_conditioning(steps);
@@ -206,7 +210,7 @@ Tensor PolicyImpl::sample_actions(const PrefixCache& cache, const Tensor& state_
   return x;
 }
 
-Tensor PolicyImpl::full_prefix_embeddings(const Observation& observation) {
+Tensor PolicyImpl::full_prefix_embeddings(const Observation& observation) const {
   torch::NoGradGuard no_grad;
   const std::int64_t batch = observation.batch_size(), width = config_.backbone.width;
   std::vector<std::int64_t> everyone(static_cast<std::size_t>(batch));

@@ -1,13 +1,19 @@
 #include "shallowpi/runtime/action_chunk_controller.h"
 
+#include <algorithm>
+
+#include "shallowpi/base/log.h"
+
 namespace shallowpi {
 
-ActionChunkController::ActionChunkController(ChunkingOptions options, ChunkInference infer,
+ActionChunkController::ActionChunkController(const ChunkingOptions& options, ChunkInference infer,
                                              ObservationCheck check)
-    : chunker_(std::move(options)),
-      infer_(std::move(infer)),
-      check_(std::move(check)),
-      worker_([this] { work(); }) {}
+    : chunker_(options), infer_(std::move(infer)), check_(std::move(check)), worker_([this] { work(); }) {
+  if (options.mode != ChunkMode::kRtc) return;
+  const std::string warning =
+      rtc_warning(std::max<std::int64_t>(1, options.expected_delay), options.trained_delay);
+  if (!warning.empty()) log::warning(warning);
+}
 
 ActionChunkController::~ActionChunkController() {
   {

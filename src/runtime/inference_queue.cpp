@@ -113,12 +113,19 @@ struct InferenceQueue::Attempt {
   std::vector<InferResult> results;
 };
 
-InferenceQueue::Attempt InferenceQueue::attempt(const std::vector<Job>& batch) {
-  std::vector<InferRequest> requests;
-  for (const Job& job : batch) requests.push_back(job.request.infer);
+InferenceQueue::Attempt InferenceQueue::attempt(std::vector<Job>& batch) {
+  std::vector<InferRequest> requests;  // lent, for images are large; a batch may be tried again
+  for (Job& job : batch) requests.push_back(std::move(job.request.infer));
+  Attempt made = infer(requests, batch.front().request.options);
+  for (std::size_t i = 0; i < batch.size(); ++i) batch[i].request.infer = std::move(requests[i]);
+  return made;
+}
+
+InferenceQueue::Attempt InferenceQueue::infer(std::vector<InferRequest>& requests,
+                                              const InferOptions& options) {
   try {
-    Attempt done{RequestEnd::kAnswered, "", infer_(requests, batch.front().request.options)};
-    if (done.results.size() != batch.size()) throw Error("the policy returned another number of answers");
+    Attempt done{RequestEnd::kAnswered, "", infer_(requests, options)};
+    if (done.results.size() != requests.size()) throw Error("the policy returned another number of answers");
     for (const InferResult& result : done.results)
       if (!all_finite(result.actions)) throw NotFiniteError("an action is not finite");
     return done;

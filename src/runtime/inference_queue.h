@@ -18,9 +18,9 @@
 
 namespace shallowpi {
 
-/// PolicyRunner::infer, or a test's stand-in; throws what that throws.
+/// PolicyRunner::infer, or a test's stand-in; throws what that throws. May fill in what a request lacks.
 using InferFunction =
-    std::function<std::vector<InferResult>(const std::vector<InferRequest>&, const InferOptions&)>;
+    std::function<std::vector<InferResult>(std::vector<InferRequest>&, const InferOptions&)>;
 
 struct QueueOptions {
   std::size_t capacity = 16;                         ///< observations that may wait
@@ -64,7 +64,8 @@ class InferenceQueue {
   std::vector<Job> next_batch(std::unique_lock<std::mutex>& lock);
   void run_batch(std::vector<Job>& batch);
   struct Attempt;
-  Attempt attempt(const std::vector<Job>& batch);
+  Attempt attempt(std::vector<Job>& batch);
+  Attempt infer(std::vector<InferRequest>& requests, const InferOptions& options);
   bool count_failures(RequestEnd end);
   void finish(Job& job, Outcome outcome);
   std::optional<Outcome> refuse_early(const Job& job) const;

@@ -116,6 +116,7 @@ void Doctor::describe() {
        str(enum_name(spec.robot.kind), ", ", spec.robot.state_dim, " state dims, ", spec.robot.action_dim,
            " action dims", spec.robot.delta_mask.empty() ? "" : ", delta actions"));
   fact("chunk", info_.horizon_known ? str(spec.horizon, " steps") : "not known");
+  if (spec.control_hz > 0) fact("actions per second", str(spec.control_hz));
   if (spec.rtc_training_max_delay > 0)
     fact("real-time chunking", str("trained to be given up to ", spec.rtc_training_max_delay, " actions"));
   fact("normalisation", std::string(enum_name(spec.norm_mode)));

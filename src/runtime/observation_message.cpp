@@ -10,6 +10,7 @@
 #include "runtime/message.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/data/image.h"
 
 namespace shallowpi {
 namespace {
@@ -32,10 +33,13 @@ const std::vector<CameraKeys>& camera_keys(RobotKind robot) {
   static const std::vector<CameraKeys> aloha = {{"base_0_rgb", {"images/cam_high"}, true},
                                                 {"left_wrist_0_rgb", {"images/cam_left_wrist"}, false},
                                                 {"right_wrist_0_rgb", {"images/cam_right_wrist"}, false}};
+  // DROID's, those of two arms whose joints are not ALOHA's (openpi's adapt_to_pi=False), and plain ones.
   static const std::vector<CameraKeys> joints = {
-      {"base_0_rgb", {"observation/exterior_image_1_left", "observation/image"}, true},
-      {"left_wrist_0_rgb", {"observation/wrist_image_left", "observation/wrist_image"}, true},
-      {"right_wrist_0_rgb", {"observation/wrist_image_right"}, false}};
+      {"base_0_rgb", {"observation/exterior_image_1_left", "images/cam_high", "observation/image"}, true},
+      {"left_wrist_0_rgb",
+       {"observation/wrist_image_left", "images/cam_left_wrist", "observation/wrist_image"},
+       true},
+      {"right_wrist_0_rgb", {"images/cam_right_wrist", "observation/wrist_image_right"}, false}};
   switch (robot) {
     case RobotKind::kLibero:
       return libero;
@@ -48,7 +52,8 @@ const std::vector<CameraKeys>& camera_keys(RobotKind robot) {
 }
 
 /// A camera that openpi has no key for stands under its own name.
-CameraKeys keys_of(const std::string& camera, RobotKind robot) {
+CameraKeys keys_of(const std::string& camera, RobotKind robot, const ClientKeys& given = {}) {
+  if (const auto own = given.find(camera); own != given.end()) return {camera, own->second, true};
   const std::vector<CameraKeys>& known = camera_keys(robot);
   const auto entry =
       std::find_if(known.begin(), known.end(), [&](const CameraKeys& keys) { return keys.camera == camera; });
@@ -104,26 +109,46 @@ template <typename T>
 bool fill_image(const char* in, bool is_chw, Image& image) {
   bool bad = false;
   const std::size_t pixels = static_cast<std::size_t>(image.height * image.width);
+  const std::size_t to_next = is_chw ? 1 : 3, to_channel = is_chw ? pixels : 1;
   image.bytes.resize(pixels * 3);
-  for (std::size_t i = 0; i < image.bytes.size(); ++i) {
-    const std::size_t from = is_chw ? i % 3 * pixels + i / 3 : i;
-    T value;
-    std::memcpy(&value, in + from * sizeof(T), sizeof(T));
-    image.bytes[i] = to_byte(value, bad);
-  }
+  for (std::size_t channel = 0; channel < 3; ++channel)
+    for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
+      T value;
+      std::memcpy(&value, in + (pixel * to_next + channel * to_channel) * sizeof(T), sizeof(T));
+      image.bytes[3 * pixel + channel] = to_byte(value, bad);
+    }
   return !bad;
 }
 
+Image read_jpeg(std::string_view bytes, std::string_view field) {
+  constexpr std::int64_t kMaxPixels = (32 << 20) / 3;  // as many as a message has room for
+  try {
+    return decode_jpeg(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), "what was sent",
+                       kMaxPixels);
+  } catch (const CorruptError& error) {
+    refuse(field, error.what());
+  }
+}
+
+void check_sides(std::int64_t height, std::int64_t width, std::string_view field) {
+  if (std::min(height, width) < 1 || std::max(height, width) > kMaxImageSide)
+    refuse(field, str("expected 1 to ", kMaxImageSide, " pixels a side, got ", height, " x ", width));
+}
+
 Image to_image(const WireValue& value, std::string_view field) {
+  if (const auto* jpeg = value.as<WireBytes>()) {
+    Image image = read_jpeg(jpeg->bytes, field);
+    check_sides(image.height, image.width, field);
+    return image;
+  }
   const WireArray* array = value.as<WireArray>();
-  if (!array) refuse(field, "expected an array");
+  if (!array) refuse(field, "expected an array, or the bytes of a JPEG");
   const std::vector<std::int64_t>& shape = array->shape;
   const bool is_chw = shape.size() == 3 && shape[0] == 3;  // openpi's rule
   if (shape.size() != 3 || (!is_chw && shape[2] != 3))
     refuse(field, str("expected [height, width, 3] or [3, height, width], got ", shape_of(*array)));
   Image image{is_chw ? shape[1] : shape[0], is_chw ? shape[2] : shape[1], {}};
-  if (std::min(image.height, image.width) < 1 || std::max(image.height, image.width) > kMaxImageSide)
-    refuse(field, str("expected 1 to ", kMaxImageSide, " pixels a side, got ", shape_of(*array)));
+  check_sides(image.height, image.width, field);
   const char* data = array->data.data();
   bool good = false;
   if (array->kind == 'u' && array->item_bytes == 1) {
@@ -165,7 +190,8 @@ std::vector<float> to_vector(const WireValue& value, std::string_view field) {
     }
   } else if (const auto* array = value.as<WireArray>(); array && array->shape.size() == 1) {
     if (!std::strchr("biuf", array->kind)) refuse(field, str("expected numbers, got ", shape_of(*array)));
-    if (array->size() > 1024) refuse(field, str("expected a few numbers, got ", shape_of(*array)));
+    if (array->size() > kMaxTextStateDim)
+      refuse(field, str("expected a few numbers, got ", shape_of(*array)));
     for (std::int64_t i = 0; i < array->size(); ++i) numbers.push_back(to_finite(array->number(i), field));
   } else if (const std::optional<double> number = as_number(value)) {
     numbers.push_back(to_finite(*number, field));
@@ -239,8 +265,23 @@ std::string to_prompt(const WireValue& value) {
   return text;
 }
 
-std::vector<float> read_state(const WireMap& map, const RobotSpec& robot) {
+void check_state_width(const std::vector<float>& state, const RobotSpec& robot, std::string_view field) {
+  if (std::ssize(state) != robot.state_dim)
+    refuse(field, str("expected ", robot.state_dim, " numbers in all, got ", state.size()));
+}
+
+/// The state of `robot`, whose parts a client may send under keys of their own.
+std::vector<float> read_state(const WireMap& map, const RobotSpec& robot, const ClientKeys& given) {
   std::vector<float> state;
+  if (const auto own = given.find("state"); own != given.end()) {
+    for (const std::string& key : own->second) {
+      const WireValue* part = look_up(map, key);
+      if (!part) refuse_missing(key, map);
+      for (const float number : to_vector(*part, key)) state.push_back(number);
+    }
+    check_state_width(state, robot, join(own->second, ", "));
+    return state;
+  }
   std::string_view field = robot.kind == RobotKind::kAloha ? "state" : "observation/state";
   const WireValue* whole = look_up(map, field);
   if (robot.kind == RobotKind::kJoints) {
@@ -256,15 +297,15 @@ std::vector<float> read_state(const WireMap& map, const RobotSpec& robot) {
   }
   if (state.empty() && !whole) refuse_missing(field, map);
   if (state.empty()) state = to_vector(*whole, field);
-  if (static_cast<std::int64_t>(state.size()) != robot.state_dim)
-    refuse(field, str("expected ", robot.state_dim, " numbers in all, got ", state.size()));
+  check_state_width(state, robot, field);
   return state;
 }
 
-std::map<std::string, Image> read_images(const WireMap& map, const PolicySpec& spec) {
+std::map<std::string, Image> read_images(const WireMap& map, const PolicySpec& spec,
+                                         const ClientKeys& given) {
   std::map<std::string, Image> images;
   for (const std::string& camera : spec.image_keys) {
-    const CameraKeys entry = keys_of(camera, spec.robot.kind);
+    const CameraKeys entry = keys_of(camera, spec.robot.kind, given);
     const WireValue* value = nullptr;
     for (std::size_t k = 0; k < entry.keys.size() && !value; ++k) {
       value = look_up(map, entry.keys[k]);
@@ -276,7 +317,7 @@ std::map<std::string, Image> read_images(const WireMap& map, const PolicySpec& s
 }
 
 /// openpi refuses ALOHA cameras of other names, which are typing errors that would silently blind the policy.
-void check_aloha_cameras(const WireMap& map, const PolicySpec& spec) {
+void check_aloha_cameras(const WireMap& map, const PolicySpec& spec, const ClientKeys& given) {
   const WireValue* value = find(map, "images");
   const WireMap* images = value ? value->as<WireMap>() : nullptr;
   if (!images) return;
@@ -285,7 +326,7 @@ void check_aloha_cameras(const WireMap& map, const PolicySpec& spec) {
     return std::find(known.begin(), known.end(), name) != known.end();
   };
   for (const std::string& camera : spec.image_keys) {
-    const std::string key = keys_of(camera, RobotKind::kAloha).keys.front();
+    const std::string key = keys_of(camera, RobotKind::kAloha, given).keys.front();
     if (const std::string name = key.substr(key.find('/') + 1); !is_known(name)) known.push_back(name);
   }
   for (const auto& [name, image] : *images)
@@ -329,7 +370,7 @@ bool camera_required(const std::string& camera, RobotKind robot) {
 
 ObservationDecoder::ObservationDecoder(PolicySpec spec, std::optional<NormStats> stats,
                                        DecoderOptions options)
-    : spec_(std::move(spec)), stats_(std::move(stats)), options_(options) {}
+    : spec_(std::move(spec)), stats_(std::move(stats)), options_(std::move(options)) {}
 
 PolicyRequest ObservationDecoder::decode(std::string_view message) const {
   const WireValue root = decode_message(message);
@@ -338,12 +379,12 @@ PolicyRequest ObservationDecoder::decode(std::string_view message) const {
   PolicyRequest request;
   request.options.steps = options_.steps;
   RobotObservation& observation = request.infer.observation;
-  if (spec_.robot.kind == RobotKind::kAloha) check_aloha_cameras(*map, spec_);
-  observation.images = read_images(*map, spec_);
-  observation.state = read_state(*map, spec_.robot);
+  if (spec_.robot.kind == RobotKind::kAloha) check_aloha_cameras(*map, spec_, options_.keys);
+  observation.images = read_images(*map, spec_, options_.keys);
+  observation.state = read_state(*map, spec_.robot, options_.keys);
   if (const WireValue* prompt = look_up(*map, "prompt")) observation.prompt = to_prompt(*prompt);
   if (observation.prompt.empty()) observation.prompt = spec_.default_prompt;
-  if (observation.prompt.empty()) refuse("prompt", "is missing");
+  if (observation.prompt.empty()) refuse("prompt", "is missing or empty");
   if (options_.check) options_.check(observation);
 
   check_extras(*map);
@@ -389,7 +430,8 @@ std::string encode_observation(const RobotObservation& observation, RobotKind ro
     if (robot == RobotKind::kAloha) {
       std::string& planes = chw.emplace_back(bytes.size(), '\0');
       const std::size_t pixels = bytes.size() / 3;
-      for (std::size_t i = 0; i < bytes.size(); ++i) planes[i % 3 * pixels + i / 3] = bytes[i];
+      for (std::size_t channel = 0; channel < 3; ++channel)
+        for (std::size_t i = 0; i < pixels; ++i) planes[channel * pixels + i] = bytes[3 * i + channel];
       key.remove_prefix(key.find('/') + 1);
       images.push_back({key, WireValue{WireArray{'u', 1, {3, image.height, image.width}, planes}}});
     } else {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,11 +21,16 @@ struct PolicyRequest {
   std::optional<double> timestamp_s;  ///< when the observation was made, in Unix seconds
 };
 
+/// Where a client sends a camera, or "state", if not under the usual key. A state may be in several, which
+/// follow each other.
+using ClientKeys = std::map<std::string, std::vector<std::string>>;
+
 struct DecoderOptions {
   std::int64_t steps = kEulerSteps;  ///< where a client asks for none
   std::int64_t max_steps = 100;      ///< what a client may ask for
   /// Throws UsageError for an observation that is not to be answered, such as PolicyTransform::check_prompt.
   std::function<void(const RobotObservation&)> check{};
+  ClientKeys keys{};
 };
 
 /// Turns messages into requests, for one policy.
@@ -35,9 +41,9 @@ class ObservationDecoder {
   /// Reads the cameras of the spec, the state and the prompt under the keys of the robot kind; flat
   /// ("observation/image") or nested ({"images": {"cam_high": ...}}). A camera that openpi does not know
   /// stands under its own name ("observation/side", ALOHA: "images/side") and is required. Images are uint8,
-  /// or floats in [0, 1], as HWC or CHW. Optional: `noise` [H, action_width], `num_steps`, `prefix_actions`
-  /// [D, action_dim] (the first D < H actions of the answer, in robot units), `timestamp`. Throws UsageError
-  /// that begins with the field.
+  /// or floats in [0, 1], as HWC or CHW, or the bytes of a JPEG. Optional: `noise` [H, action_width],
+  /// `num_steps`, `prefix_actions` [D, action_dim] (the first D < H actions of the answer, in robot units),
+  /// `timestamp`. Throws UsageError that begins with the field.
   PolicyRequest decode(std::string_view message) const;
 
  private:

@@ -113,6 +113,7 @@ Json policy_metadata(const PolicySpec& spec) {
                    {"action_width", spec.action_width},   {"image_size", spec.image_size},
                    {"cameras", spec.image_keys}};
   if (spec.demo_image_size > 0) metadata["demo_image_size"] = spec.demo_image_size;
+  if (spec.control_hz > 0) metadata["control_hz"] = spec.control_hz;
   if (spec.rtc_training_max_delay > 0) metadata["rtc_training_max_delay"] = spec.rtc_training_max_delay;
   // The pose that openpi's ALOHA configurations name, and its ALOHA client moves to before an episode.
   if (spec.robot.kind == RobotKind::kAloha) metadata["reset_pose"] = {0.0, -1.5, 1.5, 0.0, 0.0, 0.0};

@@ -42,9 +42,6 @@ void check_cameras(const RunOptions& options, const CheckpointInfo& info, std::s
 }
 
 void check_options(const RunOptions& options) {
-  if (options.steps < 1) throw UsageError(str("--steps ", options.steps, ": must be at least 1"));
-  if (options.horizon && *options.horizon < 1)
-    throw UsageError(str("--horizon ", *options.horizon, ": must be at least 1"));
   std::error_code none_yet;
   if (std::filesystem::equivalent(options.input, options.output, none_yet))
     throw UsageError(str("--output ", options.output.string(), " is the --input; name another file"));

@@ -15,6 +15,7 @@ ChunkingOptions chunking_for(const PolicySpec& spec) {
   options.horizon = spec.horizon;
   options.execute = std::min(options.execute, options.horizon);
   options.trained_delay = spec.rtc_training_max_delay;
+  if (spec.control_hz > 0) options.control_hz = spec.control_hz;
   if (spec.robot.kind == RobotKind::kLibero) {
     // OSC_POSE: a displacement of position and rotation, then the gripper's command.
     options.relative_dims.assign(static_cast<std::size_t>(spec.robot.action_dim), true);
@@ -29,8 +30,9 @@ ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64
   auto calls = std::make_shared<std::atomic<std::uint64_t>>(0);
   return [=](const RobotObservation& observation, const RobotActions& prefix) {
     const std::uint64_t noise_seed = Random({seed, (*calls)++}).next();
-    const InferRequest request = runner->request(observation, prefix, noise_seed, noise_scale);
-    return runner->infer({request}, {.steps = steps}).at(0).actions;
+    std::vector<InferRequest> batch;  // an initializer list would copy the images
+    batch.push_back(runner->request(observation, prefix, noise_seed, noise_scale));
+    return runner->infer(batch, {.steps = steps}).at(0).actions;
   };
 }
 

@@ -43,6 +43,21 @@ QueueOptions queue_options(const ServeOptions& options) {
   return queue;
 }
 
+ClientKeys parse_keys(const std::vector<std::string>& given, const PolicySpec& spec) {
+  ClientKeys keys;
+  for (const std::string& text : given) {
+    const std::size_t equals = text.find('=');
+    const std::string name = text.substr(0, equals);
+    const bool is_camera = std::ranges::count(spec.image_keys, name) != 0;
+    if (equals == std::string::npos || equals + 1 == text.size() || (!is_camera && name != "state"))
+      throw UsageError(
+          str("--key ", text, ": expected NAME=KEY with a NAME among state, ", join(spec.image_keys, ", ")));
+    const std::string key = text.substr(equals + 1);
+    keys[name] = is_camera ? std::vector{key} : split(key, ',');
+  }
+  return keys;
+}
+
 }  // namespace
 
 int serve_policy(const ServeOptions& options) {
@@ -61,13 +76,14 @@ int serve_policy(const ServeOptions& options) {
                    {"euler_steps", options.steps},
                    {"dtype", dtype_name(options.dtype)}});
   if (options.noise_scale != 1) metadata["noise_scale"] = options.noise_scale;
-  DecoderOptions decoder{.steps = options.steps, .check = [&](const RobotObservation& observation) {
-                           runner.transform().check_prompt(observation);
-                         }};
+  DecoderOptions decoder{
+      .steps = options.steps,
+      .check = [&](const RobotObservation& observation) { runner.transform().check_prompt(observation); },
+      .keys = parse_keys(options.keys, spec)};
   decoder.max_steps = std::max(decoder.max_steps, options.steps);
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(options.seed);
   const std::vector<std::int64_t> chunk{spec.horizon, runner.info().config.action_dim};
-  const auto infer = [&](std::vector<InferRequest> requests, const InferOptions& how) {
+  const auto infer = [&](std::vector<InferRequest>& requests, const InferOptions& how) {
     for (InferRequest& request : requests)
       if (!request.noise_hd.defined())
         request.noise_hd = torch::randn(chunk, generator) * options.noise_scale;

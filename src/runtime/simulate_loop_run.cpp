@@ -97,7 +97,7 @@ std::vector<LoopReport> simulate_all(const Dataset& dataset, const EpisodePolicy
   LoopSettings settings;
   settings.chunking = chunking_for(spec);
   settings.chunking.execute = options.execute;
-  settings.chunking.control_hz = options.control_hz;
+  settings.chunking.control_hz = *options.control_hz;
   settings.chunking.ensemble_decay = options.ensemble_decay;
   settings.robot = spec.robot;
   settings.episodes = options.episodes;
@@ -123,7 +123,7 @@ Json reports_json(const std::vector<LoopReport>& reports, const PolicySpec& spec
                   const SimulateLoopOptions& options) {
   Json out;
   out["checkpoint"] = options.checkpoint.empty() ? Json(nullptr) : Json(options.checkpoint.string());
-  out["control_hz"] = options.control_hz;
+  out["control_hz"] = *options.control_hz;
   out["execute"] = options.execute;
   out["horizon"] = spec.horizon;
   out["ensemble_decay"] = options.ensemble_decay;
@@ -188,11 +188,14 @@ std::string loop_table(const std::vector<LoopReport>& reports) {
   return text_table(header, rows);
 }
 
-void run_simulate_loop(const SimulateLoopOptions& options) {
-  check_options(options);
+void run_simulate_loop(const SimulateLoopOptions& given) {
+  check_options(given);
   // Pauses are part of real time.
   const Dataset dataset =
-      open_dataset({options.data.begin(), options.data.end()}, DataFormat::kAuto, {.drop_noops = false});
+      open_dataset({given.data.begin(), given.data.end()}, DataFormat::kAuto, {.drop_noops = false});
+  SimulateLoopOptions options = given;
+  if (const std::set<double> rates = dataset.control_rates(); !options.control_hz)
+    options.control_hz = rates.size() == 1 ? *rates.begin() : 30;
   PolicySpec spec;
   EpisodePolicy policy;
   if (options.checkpoint.empty()) {

@@ -3,7 +3,6 @@
 
 #define H5_USE_110_API
 #include <hdf5.h>
-#include <turbojpeg.h>
 
 #include <filesystem>
 #include <functional>
@@ -11,6 +10,8 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "shallowpi/data/image.h"
 
 namespace shallowpi::testing {
 
@@ -179,14 +180,8 @@ struct AlohaFixture {
 };
 
 inline std::vector<std::uint8_t> encode_jpeg(const std::vector<std::uint8_t>& rgb, int height, int width) {
-  const tjhandle handle = tjInitCompress();
-  unsigned char* bytes = nullptr;
-  unsigned long size = 0;
-  tjCompress2(handle, rgb.data(), width, 0, height, TJPF_RGB, &bytes, &size, TJSAMP_444, 95, 0);
-  std::vector<std::uint8_t> result(bytes, bytes + size);
-  tjFree(bytes);
-  tjDestroy(handle);
-  return result;
+  const std::string jpeg = shallowpi::encode_jpeg({height, width, rgb});
+  return {jpeg.begin(), jpeg.end()};
 }
 
 inline void write_jpegs(hid_t file, const std::string& name,

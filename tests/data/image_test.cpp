@@ -101,6 +101,18 @@ TEST(Image, TorchModeEqualsLeRobots) {
   EXPECT_EQ(cases, 4);
 }
 
+TEST(Image, LeRobot04PadsWithMinusThree) {
+  std::vector<float> now(3 * 16 * 16), then(3 * 16 * 16);
+  image_to_float(picture(8, 16), 16, ResizeMode::kTorch, now.data());
+  image_to_float(picture(8, 16), 16, ResizeMode::kTorchLeRobot04, then.data());
+  for (std::size_t i = 0; i < now.size(); ++i) {
+    const std::size_t row = i / 16 % 16;
+    const bool is_padding = row < 4 || row >= 12;
+    ASSERT_EQ(then[i], is_padding ? -3.0f : now[i]) << i;
+    if (is_padding) ASSERT_EQ(now[i], -1.0f);
+  }
+}
+
 TEST(Image, ImpossibleSizesAreRefused) {
   expect_error<UsageError>([] { resize_with_pad(picture(1, 1000), 224); }, "1 x 1000", "narrow");
   expect_error<UsageError>(
@@ -191,6 +203,9 @@ TEST(Jpeg, DecodesAndRefuses) {
   expect_error<CorruptError>([&] { decode_jpeg(jpeg.data(), jpeg.size() / 2, "frame 3"); }, "frame 3",
                              "JPEG");
   expect_error<CorruptError>([&] { decode_jpeg(jpeg.data(), 0, "frame 4"); }, "frame 4");
+  expect_error<CorruptError>([&] { decode_jpeg(jpeg.data(), jpeg.size(), "frame 6", 20 * 30 - 1); },
+                             "frame 6", "20 x 30 pixels");
+  EXPECT_NO_THROW(decode_jpeg(jpeg.data(), jpeg.size(), "frame 6", 20 * 30));
   const std::vector<std::uint8_t> junk(1000, 42);
   expect_error<CorruptError>([&] { decode_jpeg(junk.data(), junk.size(), "frame 5"); }, "frame 5");
 }

@@ -193,6 +193,20 @@ TEST(SamplePipeline, AugmentsBySeedAndPosition) {
   EXPECT_FALSE(first[0].equal(pipeline.make_batch({{0, 1, 2}}).observation.images_bcyx[0][0]));
 }
 
+TEST(SamplePipeline, CropsAndRotatesNoWristCamera) {
+  const Dataset dataset = fake_dataset();
+  const SamplePipeline pipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab);
+  const auto spread = [](const torch::Tensor& image) { return (image.max() - image.min()).item<double>(); };
+  double base = 0;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    const auto images = pipeline.make_batch({{0, 1, 2}}, Augmentation{.seed = seed, .state_noise = {}})
+                            .observation.images_bcyx;
+    base = std::max(base, spread(images[0]));
+    EXPECT_LT(spread(images[1]), 1e-5) << "not of one grey any more with seed " << seed;
+  }
+  EXPECT_GT(base, 0.01) << "no dark corners";
+}
+
 TEST(SamplePipeline, AddsNoiseToTheStateBySeedAndPosition) {
   const Dataset dataset = fake_dataset();
   const SamplePipeline pipeline(dataset, fake_spec(), identity_stats(), tokenizer(), kVocab);

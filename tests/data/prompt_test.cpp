@@ -64,5 +64,15 @@ TEST(Prompt, TheTextItself) {
             (std::vector<std::string>{"open the drawer", "\n"}));
 }
 
+TEST(Prompt, IsStrippedAsPythonDoes) {
+  PolicySpec spec;
+  spec.prompt_mode = PromptMode::kPi05NoState;
+  for (const char* text :
+       {"fold it", " \t\r\nfold it\x1c ", "\u3000fold it\u00a0\u2028", "\u2003fold it\u200a"})
+    EXPECT_EQ(prompt_parts(spec, text, {}).front(), "fold it") << text;
+  EXPECT_EQ(prompt_parts(spec, "\u200bfold it", {}).front(), "\u200bfold it") << "no space in Python";
+  EXPECT_EQ(prompt_parts(spec, "\u3000 ", {}).front(), "");
+}
+
 }  // namespace
 }  // namespace shallowpi::testing

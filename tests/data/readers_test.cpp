@@ -290,6 +290,45 @@ TEST(Aloha, AnInstructionPerStep) {
                              "does not hold texts");
 }
 
+TEST(Readers, TellTheControlRate) {
+  const TempDir dir;
+  const auto with_arguments = [&](const std::string& arguments) {
+    write_libero(dir / "libero.hdf5", {.demos = 1, .steps = 3, .spoil = [&](hid_t file) {
+                                         const hid_t data = H5Gopen2(file, "data", H5P_DEFAULT);
+                                         write_text_attribute(data, "env_args", arguments);
+                                         H5Gclose(data);
+                                       }});
+    return open_libero(dir / "libero.hdf5")->control_hz();
+  };
+  EXPECT_EQ(with_arguments(R"({"env_kwargs": {"control_freq": 20}})"), 20);
+  for (const char* silent : {"{}", "no JSON", "[]", R"({"env_kwargs": {"control_freq": "20"}})",
+                             R"({"env_kwargs": {"control_freq": -1}})"})
+    EXPECT_EQ(with_arguments(silent), 0) << silent;
+  write_aloha(dir / "silent.hdf5", {.steps = 3});
+  EXPECT_EQ(open_aloha(dir / "silent.hdf5")->control_hz(), 0);
+  write_aloha(dir / "aloha.hdf5", {.steps = 3, .spoil = [](hid_t file) {
+                                     const hid_t space = H5Screate(H5S_SCALAR);
+                                     const hid_t attribute = H5Acreate2(file, "fps", H5T_NATIVE_INT, space,
+                                                                        H5P_DEFAULT, H5P_DEFAULT);
+                                     const int fps = 50;
+                                     H5Awrite(attribute, H5T_NATIVE_INT, &fps);
+                                     H5Aclose(attribute);
+                                     H5Sclose(space);
+                                   }});
+  EXPECT_EQ(open_aloha(dir / "aloha.hdf5")->control_hz(), 50);
+  EXPECT_EQ(open_dataset({{(dir / "*t.hdf5").string()}, {(dir / "aloha.hdf5").string()}}, DataFormat::kAuto)
+                .control_rates(),
+            std::set<double>{50})
+      << "of those that say it";
+}
+
+TEST(Aloha, TheInstructionIsKeptAsItIs) {
+  const TempDir dir;
+  write_aloha(dir / "episode.hdf5", {.steps = 3, .prompt = "fold the towel "});
+  EXPECT_EQ(open_aloha(dir / "episode.hdf5")->episodes()[0].prompt, "fold the towel ")
+      << "LeRobot's pi0 learns from it so";
+}
+
 TEST(Readers, DetectTheLayout) {
   TempDir dir;
   write_libero(dir / "libero.hdf5");

@@ -289,6 +289,7 @@ TEST(DryRun, WarnsWhereMemoryOrDiskAreTooSmall) {
   const std::string huge =
       warnings({"student.architecture.backbone.width=65536", "student.architecture.backbone.mlp=1048576"});
   EXPECT_NE(huge.find("of memory, but this machine has"), std::string::npos) << huge;
+  EXPECT_NE(huge.find("train less of the policy (optimizer.freeze"), std::string::npos) << huge;
   EXPECT_NE(huge.find("left, but one checkpoint takes"), std::string::npos) << huge;
 }
 
@@ -318,6 +319,18 @@ TEST(PrepareTraining, WarnsOfATeacherThatWasTrainedOtherwise) {
           "in: relative action dims, horizon, cameras or their order. The teacher was not trained that way"),
       std::string::npos)
       << shown;
+}
+
+TEST(PrepareTraining, ATeachersCamerasAreUsedWhereNoneAreNamed) {
+  const TrainingFixture fixture;
+  const std::string teacher = fixture.teacher();
+  ::testing::internal::CaptureStderr();
+  const TrainingSetup setup = prepare_training(
+      fixture.config("run", {"teacher.checkpoint=" + teacher, "student.layers=2", "policy.image_keys=[]"}));
+  const std::string shown = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(setup.spec.image_keys, setup.teacher->spec.image_keys);
+  EXPECT_EQ(shown.find("leaves it out"), std::string::npos) << shown;
+  EXPECT_EQ(shown.find("differs from its teacher"), std::string::npos) << shown;
 }
 
 TEST(LoadModels, RefusesADamagedTeacher) {

@@ -43,12 +43,20 @@ TEST(Resume, IsBitExact) {
 
 TEST(Resume, HoldsForADistillationWithSkippedSteps) {
   const TrainingFixture fixture;
-  std::vector<std::string> run = {"teacher.checkpoint=" + fixture.teacher(), "student.layers=2",
-                                  "flow.draws=2", "train.steps=6", "train.keep_last=9"};
+  const std::vector<std::string> run = {"teacher.checkpoint=" + fixture.teacher(),
+                                        "student.layers=2",
+                                        "flow.draws=2",
+                                        "train.steps=12",
+                                        "train.keep_last=9",
+                                        "train.max_skipped=20",
+                                        fixture.extreme_demos()};
   ASSERT_EQ(fixture.run("run", run), 0);
   const fs::path copy = fixture / "copy";
   fs::copy(fixture / "run", copy, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
-  cut_back(fixture / "run", 3);
+  cut_back(fixture / "run", 9);
+  const TrainingState begun = read_training_state(fixture / "run/checkpoints/step_000009/training_state");
+  ASSERT_GT(begun.guard.skipped, 0);
+  ASSERT_GT(read_training_state(copy / "last/training_state").updates, begun.updates);
   ASSERT_EQ(fixture.run("run", run), 0);
   expect_same_folder(copy / "last", fixture / "run/last");
   EXPECT_EQ(read_file(copy / "metrics.jsonl"), read_file(fixture / "run/metrics.jsonl"));

@@ -3,10 +3,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <limits>
 
+#include "distill/schedule.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/manifest.h"
 #include "shallowpi/base/problems.h"
@@ -80,6 +82,97 @@ TEST(Trainer, DoesNothingWhereTheRunIsComplete) {
   EXPECT_EQ(fs::last_write_time(fixture / "run/config.yaml"), written);
   ASSERT_EQ(fixture.run("run", {"train.steps=8"}), 0) << "a longer run goes on";
   EXPECT_EQ(read_training_state(fixture / "run/last/training_state").step, 8);
+}
+
+TEST(Trainer, SavesTheAverageOfTheWeights) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run"), 0);
+  const SafetensorsFolder model(fixture / "run/last");
+  const auto names = canonical_names(model);
+  std::size_t averages = 0, differing = 0;
+  const NamedTensors state = load_safetensors(fixture / "run/last/training_state/optimizer.safetensors");
+  for (const auto& [key, average] : state) {
+    if (!key.starts_with("ema/")) continue;
+    const std::string name = key.substr(4);
+    const torch::Tensor saved = model.read(names.at(name));
+    EXPECT_TRUE(saved.equal(average.to(saved.scalar_type()))) << name;
+    differing += !saved.equal(state.at("master/" + name).to(saved.scalar_type()));
+    ++averages;
+  }
+  EXPECT_GT(averages, 50u);
+  EXPECT_GT(differing, 0u);
+}
+
+double last_held_out_loss(const fs::path& run) {
+  return metric_lines(run, "held_out_loss").back()["held_out_loss"].get<double>();
+}
+
+TEST(Trainer, HeldOutLossIsThatOfTheWeightsItSaves) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run"), 0);
+  ASSERT_EQ(fixture.run("raw", {"optimizer.ema_decay=0"}), 0);
+  const double loss = last_held_out_loss(fixture / "run");
+  EXPECT_GT(std::abs(last_held_out_loss(fixture / "raw") - loss), 0.02) << "of the same training";
+  // A run that leaves what it starts from as it is.
+  ASSERT_EQ(fixture.run("again", {"student.checkpoint=" + (fixture / "run/last").string(), "train.steps=1",
+                                  "optimizer.peak_lr=1e-30", "optimizer.end_lr=0", "optimizer.warmup_steps=0",
+                                  "optimizer.ema_decay=0"}),
+            0);
+  EXPECT_NEAR(last_held_out_loss(fixture / "again"), loss, 1e-3) << "but for rounding to bfloat16";
+}
+
+TEST(Trainer, BestIsTheCheckpointWithTheLeastHeldOutLoss) {
+  const TrainingFixture fixture;
+  // The learning rate rises until what was learned is lost.
+  ASSERT_EQ(fixture.run("run", {"optimizer.peak_lr=1", "optimizer.warmup_steps=10", "train.steps=12",
+                                "train.eval_every=2", "train.save_every=2"}),
+            0);
+  const auto lines = metric_lines(fixture / "run", "held_out_loss");
+  ASSERT_EQ(lines.size(), 6u);
+  const auto loss = [](const Json& line) { return line["held_out_loss"].get<double>(); };
+  const Json& least = *std::ranges::min_element(lines, {}, loss);
+  ASSERT_LT(loss(least), loss(lines.back()));
+  EXPECT_EQ(fs::canonical(fixture / "run/best"),
+            fs::canonical(RunFolder::checkpoint_path(fixture / "run", least["step"].get<std::int64_t>())));
+}
+
+TEST(Trainer, UpdatesByTheClippedGradientAtTheRateOfTheStep) {
+  const TrainingFixture fixture;
+  std::vector<std::map<std::string, torch::Tensor>> states;  // after 0, 1 and 2 steps
+  for (const int steps : {1, 2}) {
+    Bench bench(fixture.config(str("run", steps), {"optimizer.clip_norm=1e-3", str("train.steps=", steps)}));
+    if (states.empty()) states.push_back(bench.trainer.replicas().state());
+    bench.trainer.run(bench.stop);
+    states.push_back(bench.trainer.replicas().state());
+  }
+  const OptimizerConfig config = fixture.config("run").config.optimizer;
+  const torch::Tensor master = states[0].at("master").clone();
+  AdamW adam(config, master);
+  for (const int step : {0, 1}) {
+    const auto &before = states[step], &after = states[step + 1];
+    // The first moment's change tells which gradient was used.
+    const torch::Tensor gradient =
+        (after.at("exp_avg") - config.beta1 * before.at("exp_avg")) / (1 - config.beta1);
+    EXPECT_NEAR(gradient.norm().item<double>(), 1e-3, 1e-5) << step;
+    adam.step(master, gradient, learning_rate(config, step));
+    expect_tensor_near(after.at("master"), master, 1e-5, 0, str("step ", step));
+  }
+}
+
+TEST(Trainer, ChangesImagesAndStatesAsConfigured) {
+  const TrainingFixture fixture;
+  const auto first_loss = [&](const std::string& name, std::vector<std::string> settings) {
+    // pi0: a fresh pi0.5's velocity does not depend on the observation yet.
+    settings.insert(settings.end(), {"student.architecture.kind=pi0", "policy.prompt_mode=pi0_plain",
+                                     "train.steps=1", "train.eval_every=0"});
+    EXPECT_EQ(fixture.run(name, settings), 0);
+    return metric_lines(fixture / name, "loss").at(0)["loss"].get<double>();
+  };
+  const std::string plain = "data.augment=false";
+  const double loss = first_loss("plain", {plain});
+  EXPECT_NE(first_loss("augmented", {}), loss);
+  EXPECT_NE(first_loss("noisy", {plain, "data.state_noise=[0, 0, 0, 0, 0, 0, 0, 0.5]"}), loss);
+  EXPECT_EQ(first_loss("noiseless", {plain, "data.state_noise=[0, 0, 0, 0, 0, 0, 0, 0]"}), loss);
 }
 
 TEST(Trainer, DistilsWithThreeLossesAndOneTower) {
@@ -383,19 +476,10 @@ TEST(Trainer, NamesAWayOnAfterADivergence) {
 
 TEST(Trainer, NamesTheFramesOfASkippedStep) {
   const TrainingFixture fixture;
-  testing::LiberoFixture libero;
-  libero.demos = 4;
-  libero.steps = 12;
-  libero.actions = [](int demo) {
-    std::vector<double> values(std::size_t{12} * 7, 0.5);
-    if (demo < 2) values.back() = 1e30;  // one of the two at least is trained on
-    return values;
-  };
-  testing::write_libero(fixture / "extreme.hdf5", libero);
   testing::write_text(fixture / "stats.json",
                       norm_stats_json(*read_checkpoint_info(fixture.teacher()).stats));
   ::testing::internal::CaptureStderr();
-  EXPECT_EQ(fixture.run("run", {"data.files=" + (fixture / "extreme.hdf5").string(),
+  EXPECT_EQ(fixture.run("run", {fixture.extreme_demos(),
                                 "data.norm_stats=" + (fixture / "stats.json").string(), "train.steps=20",
                                 "train.save_every=20", "train.eval_every=0", "train.max_skipped=20"}),
             0);

@@ -61,6 +61,20 @@ class TrainingFixture {
     return load_distill_config({}, all);
   }
 
+  /// The setting for other demonstrations, some of whose frames have an infinite loss.
+  std::string extreme_demos() const {
+    LiberoFixture libero;
+    libero.demos = 4;
+    libero.steps = 12;
+    libero.actions = [](int demo) {
+      std::vector<double> values(std::size_t{12} * 7, 0.5);
+      if (demo < 2) values.back() = 1e30;  // one of the two at least is trained on
+      return values;
+    };
+    write_libero(dir_ / "extreme.hdf5", libero);
+    return "data.files=" + (dir_ / "extreme.hdf5").string();
+  }
+
   int run(const std::string& name, const std::vector<std::string>& more = {},
           const std::string& resume = "auto") const {
     return run_distill(config(name, more), {.resume = resume, .quiet = true});

@@ -12,7 +12,9 @@ TrainingState some_state() {
   state.step = 17;
   state.updates = 15;
   state.guard.norms = {0.1, 1.0 / 3};
-  state.guard.skipped = 2;
+  state.guard.next = 1;
+  state.guard.skipped = 5;
+  state.guard.in_a_row = 3;
   state.window.add({{"loss", 0.1 + 0.2}});
   state.metrics_bytes = 12345;
   state.demonstrations = "digest";
@@ -27,7 +29,9 @@ TEST(TrainingState, ComesBackExactly) {
   EXPECT_EQ(state.step, 17);
   EXPECT_EQ(state.updates, 15);
   EXPECT_EQ(state.guard.norms, some_state().guard.norms);
-  EXPECT_EQ(state.guard.skipped, 2);
+  EXPECT_EQ(state.guard.next, 1);
+  EXPECT_EQ(state.guard.skipped, 5);
+  EXPECT_EQ(state.guard.in_a_row, 3);
   EXPECT_EQ(state.window.sums.at("loss"), 0.1 + 0.2);
   EXPECT_EQ(state.window.steps, 1);
   EXPECT_TRUE(std::isinf(state.best_loss));

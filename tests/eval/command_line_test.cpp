@@ -47,16 +47,20 @@ std::set<std::string> options_of(const std::string& command) {
   return options;
 }
 
-std::set<std::string> with_common(std::set<std::string> options) {
-  options.merge(std::set<std::string>{"--help", "--device", "--dtype", "--threads", "--seed", "--log-level",
-                                      "--quiet", "--version"});
+std::set<std::string> with_log(std::set<std::string> options) {
+  options.merge(std::set<std::string>{"--help", "--log-level", "--quiet", "--version"});
   return options;
+}
+
+std::set<std::string> with_common(std::set<std::string> options) {
+  options.merge(std::set<std::string>{"--device", "--dtype", "--threads", "--seed"});
+  return with_log(std::move(options));
 }
 
 TEST(CommandLine, TheOptionsAreFrozen) {
   EXPECT_EQ(options_of("shallowpi-distill"),
             with_common({"--config", "--dry-run", "--dump-config", "--init-only", "--resume"}));
-  EXPECT_EQ(options_of("shallowpi-distill export"), with_common({"--checkpoint", "--to", "--horizon"}));
+  EXPECT_EQ(options_of("shallowpi-distill export"), with_log({"--checkpoint", "--to", "--horizon"}));
   EXPECT_EQ(options_of("shallowpi-eval"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(options_of("shallowpi-eval offline"),
             with_common({"--checkpoint", "--teacher", "--data", "--held-out", "--batch", "--frames",
@@ -77,7 +81,7 @@ TEST(CommandLine, TheOptionsAreFrozen) {
                    "--latency-from", "--chunking",   "--workers",      "--batch",        "--steps",
                    "--horizon",      "--tokenizer",  "--video",        "--python",       "--worker",
                    "--timeout",      "--render",     "--api-key-file", "--video-trials", "--noise-scale"}));
-  EXPECT_EQ(options_of("shallowpi-eval compare"), with_common({"--within", "--video", "--out"}));
+  EXPECT_EQ(options_of("shallowpi-eval compare"), with_log({"--within", "--video", "--out"}));
   EXPECT_EQ(options_of("shallowpi-infer"), (std::set<std::string>{"--help", "--version"}));
   EXPECT_EQ(options_of("shallowpi-infer run"),
             with_common({"--checkpoint", "--input", "--output", "--steps", "--horizon", "--engine"}));
@@ -85,12 +89,12 @@ TEST(CommandLine, TheOptionsAreFrozen) {
             with_common({"--checkpoint", "--data", "--held-out", "--set", "--frames", "--steps",
                          "--batch-size", "--horizon", "--engine", "--min-cosine", "--min-cosine-worst",
                          "--max-abs", "--max-abs-worst", "--max-l2", "--max-l2-worst", "--json"}));
-  EXPECT_EQ(options_of("shallowpi-infer inspect"), with_common({"--json"}));
+  EXPECT_EQ(options_of("shallowpi-infer inspect"), with_log({"--json"}));
   EXPECT_EQ(options_of("shallowpi-infer serve"),
             with_common({"--checkpoint", "--host", "--port", "--api-key-file", "--insecure",
                          "--default-prompt", "--tokenizer", "--horizon", "--steps", "--max-queue",
                          "--max-batch", "--batch-window-ms", "--inference-timeout-s", "--max-age-ms",
-                         "--max-connections", "--engine", "--noise-scale"}));
+                         "--max-connections", "--engine", "--noise-scale", "--key"}));
   EXPECT_EQ(options_of("shallowpi-infer bench"),
             with_common({"--checkpoint", "--random-weights", "--model", "--layers", "--size", "--cameras",
                          "--horizon", "--prompt-tokens", "--steps", "--batch", "--iterations", "--warmup",
@@ -134,7 +138,10 @@ TEST(CommandLine, BadUsageExitsWith2AndSaysWhy) {
       {"shallowpi-distill --config /tmp", "/tmp is a folder; name a YAML file"},
       {"shallowpi-distill my.yaml", "did you mean --config my.yaml?"},
       {"shallowpi-distill --dump-config --seed -1", "--seed: must not be negative"},
-      {"shallowpi-eval compare a b --seed -1", "--seed: must not be negative"},
+      {"shallowpi-eval compare a b --seed 1", "there is no option --seed"},
+      {"shallowpi-distill export --checkpoint a --to lerobot out --dtype bfloat16",
+       "there is no option --dtype"},
+      {"shallowpi-eval skip --checkpoint a --seed -1", "--seed: must not be negative"},
       {"shallowpi-distill --dump-config train.stepz=3", "did you mean train.steps?"},
       {"shallowpi-distill --dump-config --device tpu", "device: 'tpu' is not auto, cpu, cuda:N, several"},
       {"shallowpi-distill --dump-config=xml", "xml"},

@@ -1,5 +1,6 @@
 """Speaks libero_worker.py's protocol without a simulator. Its world: the state is [tick, task, init, seed, sums of the
-first two action dims, 0, 0], and an even initial state succeeds at tick 12 + task. An object moves by [0, 1] per tick.
+first two action dims, 0, 0], and an even initial state succeeds at tick 12 + task. An object moves by [0, 1] per tick. All
+bytes of the scene's image are 1, of the wrist's 2.
 
 From the environment: FAKE_DIE, FAKE_HANG: the chance, per request, to die or to hang; FAKE_AT: only at this command;
 FAKE_DEATHS: a folder, of which each request takes a file and dies, while there is one; FAKE_ERROR: answer every request with an
@@ -54,8 +55,10 @@ class World:
     def answer(self, executed, render, frames, more):
         r = self.reset_request
         state = [len(self.actions), r["task"], r["init"], r["seed"], *self.sums, 0, 0]
+        pixels = r["size"] ** 2
+        payload = render * (b"\1" * 3 * pixels + b"\2" * 3 * pixels) + bytes(frames * 2 * 3 * pixels)
         return {"state": [float(x) for x in state], "offsets": {"soup_1": [0, len(self.actions)]}, "done": self.done(),
-                "executed": executed, "images": render, "frames": frames, **more}, bytes((render + frames) * 2 * r["size"] ** 2 * 3)
+                "executed": executed, "images": render, "frames": frames, **more}, payload
 
 
 def receive(connection, size):

@@ -137,6 +137,20 @@ TEST(MeasurePolicy, LossesAreThoseOfTheFixedDraws) {
   EXPECT_GT(std::abs(other.frames[0].loss_task - report.frames[0].loss_task), 1e-4);
 }
 
+TEST(MeasurePolicy, NoiseOfScaleZeroIsTheSameForEverySeed) {
+  FakeData data;
+  MeasuredPolicy subject{"policy", fake_policy(2, 1), {}};
+  const auto action_error = [&](double noise_scale, std::uint64_t seed) {
+    MeasureOptions options = fast_options();
+    options.noise_scale = noise_scale;
+    options.seed = seed;
+    return measure_policy(subject, nullptr, data.dataset, data.pipeline, data.samples, options)
+        .action_error.value();
+  };
+  EXPECT_EQ(action_error(0, 1), action_error(0, 2));
+  EXPECT_GT(std::abs(action_error(1, 1) - action_error(1, 2)), 1e-4);
+}
+
 TEST(MeasurePolicy, APolicyIsNoWayFromItself) {
   FakeData data;
   Policy policy = fake_policy(3, 5);

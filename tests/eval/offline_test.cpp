@@ -116,6 +116,18 @@ TEST_F(OfflineData, ComparesTeacherStudentAndFloor) {
   EXPECT_EQ(Json::parse(lines(options_.per_frame)[0])["policy"], "teacher");
 }
 
+TEST_F(OfflineData, ATeacherInATrainingFolderIsItselfAmongTheCheckpoints) {
+  std::filesystem::create_directories(dir_ / "lerobot");
+  std::filesystem::rename(dir_ / "teacher", dir_ / "lerobot/pretrained_model");
+  options_.teacher = dir_ / "lerobot";
+  options_.checkpoints.push_back("big=" + (dir_ / "lerobot").string());
+  run_offline(options_);
+  const Json policies = read_json(options_.out)["policies"];
+  ASSERT_EQ(policies.size(), 3u) << "student, teacher, floor";
+  EXPECT_EQ(policies[1]["name"], "big");
+  EXPECT_TRUE(policies[1]["velocity_error_teacher"].is_null()) << "not its own student";
+}
+
 TEST_F(OfflineData, FindsTheSplitOnlyWithAllFilesOfTheRun) {
   write_file_atomically(dir_ / "run.yaml", "data: {files: '*.hdf5'}\n");
   write_file_atomically(dir_ / "recipe.yaml", "data: {held_out_fraction: 0.5}\n");

@@ -9,6 +9,7 @@
 #include <set>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "eval/rollout_results.h"
@@ -29,6 +30,16 @@ class Environment {
   const char* name_;
 };
 
+/// Both cameras, each with its own picture.
+inline void expect_images_of_the_fake(const RobotObservation& observation) {
+  ASSERT_EQ(observation.images.size(), 2u);
+  for (const auto& [camera, value] : {std::pair{"base_0_rgb", 1}, {"left_wrist_0_rgb", 2}}) {
+    const Image& image = observation.images.at(camera);
+    const auto bytes = static_cast<std::size_t>(image.height * image.width * 3);
+    EXPECT_EQ(image.bytes, std::vector<std::uint8_t>(bytes, static_cast<std::uint8_t>(value))) << camera;
+  }
+}
+
 /// Each action says which observation it came from and its place in the chunk: [tick, i, f(state), ...].
 class ScriptedPolicy final : public RolloutPolicy {
  public:
@@ -41,7 +52,7 @@ class ScriptedPolicy final : public RolloutPolicy {
     on_call();
     std::vector<RobotActions> out;
     for (const PolicyCall& call : calls) {
-      EXPECT_EQ(call.observation.images.size(), 2u);
+      expect_images_of_the_fake(call.observation);
       EXPECT_EQ(call.observation.state[0], float(call.tick));  // the fake's clock
       out.emplace_back();
       for (std::int64_t i = 0; i < horizon_; ++i)

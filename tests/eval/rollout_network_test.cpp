@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -197,6 +198,21 @@ TEST(CheckpointPolicy, ScalesItsNoise) {
     expect_error<UsageError>([&] { resume_from(dir / "results.json", results); }, "holds another run",
                              "noise_scale: ");
   }
+}
+
+TEST(CheckpointPolicy, DrawsAnotherNoiseForEachEpisodeAndCall) {
+  const auto policy = checkpoint_policy(kTeacher, 7, {.steps = 1});
+  std::set<RobotActions> answers;
+  const auto expect_another = [&](const char* what, const std::function<void(PolicyCall&)>& change) {
+    std::vector<PolicyCall> calls = calls_of_the_teacher();
+    change(calls[0]);
+    EXPECT_TRUE(answers.insert(policy->infer(calls)[0]).second) << what;
+  };
+  expect_another("first", [](PolicyCall&) {});
+  expect_another("suite", [](PolicyCall& call) { call.episode.suite = "libero_goal"; });
+  expect_another("task", [](PolicyCall& call) { call.episode.task = 1; });
+  expect_another("trial", [](PolicyCall& call) { call.episode.trial = 1; });
+  expect_another("call", [](PolicyCall& call) { call.call = 1; });
 }
 
 TEST(CheckpointPolicy, ContinuesAPrefix) {

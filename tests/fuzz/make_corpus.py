@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Writes the seeds of the fuzz targets to corpus/TARGET/NAME; coverage.sh shows which lines they do not reach.
 
-usage: make_corpus.py      needs: msgpack, numpy
+usage: make_corpus.py      needs: msgpack, numpy, Pillow
 """
+import io
 import json
 import pathlib
 import shutil
@@ -10,6 +11,7 @@ import struct
 
 import msgpack
 import numpy
+from PIL import Image
 
 CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
 
@@ -87,6 +89,10 @@ def observations():
     add("image_int", image_of([[[0, 1, 2]]], "i4"))
     add("image_flat", image_of([1, 2, 3], "u1"))
     add("image_empty", image_of(numpy.zeros((0, 4, 3), "u1")))
+    jpeg = io.BytesIO()
+    Image.fromarray(numpy.full((8, 8, 3), 90, "u1")).save(jpeg, "JPEG")
+    add("image_jpeg", changed(libero, observation__image=jpeg.getvalue()))
+    add("image_jpeg_cut", changed(libero, observation__image=jpeg.getvalue()[:300]))
     add("image_text", changed(libero, observation__image="no array"))
     for dtype in ("i8", "i4", "i1", "u8", "u4", "u2", "u1", "?"):
         add(f"state_{dtype.replace('?', 'b1')}", state_of(array(numpy.ones(8), dtype)))

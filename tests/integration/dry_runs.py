@@ -20,6 +20,7 @@ PROJECT = pathlib.Path(__file__).resolve().parents[2]
 CONFIGS = PROJECT / "configs"
 QUICKSTART = CONFIGS / "quickstart"
 ANY_TEACHER = CONFIGS / "distill_l6.yaml"
+ANY_ROBOT = CONFIGS / "finetune.yaml"
 TOKENIZER = PROJECT / "tests" / "data" / "tokenizer" / "small.model"
 DEPTH, VISION_DEPTH, VOCABULARY = 18, 27, 257152
 WIDTH, MLP, EXPERT_WIDTH, EXPERT_MLP, HEADS, HEAD = 2048, 16384, 1024, 4096, 8, 256
@@ -162,7 +163,7 @@ def main():
         for kind in ("pi0", "pi05"):
             write_teacher(scratch / kind, kind)
         configs = sorted(path for path in CONFIGS.rglob("*.yaml")
-                         if "quickstart" not in path.name and path.parent.name != "libero_mini" and path != ANY_TEACHER)
+                         if "quickstart" not in path.name and path.parent.name != "libero_mini" and path not in (ANY_TEACHER, ANY_ROBOT))
         assert len(configs) == 27, f"{len(configs)} configs: is the list of checks complete?"
         for config in configs:
             robot = next((name for name in ("aloha", "humanoid") if name in config.name), "libero")
@@ -179,6 +180,20 @@ def main():
             except (AssertionError, KeyError) as error:
                 raise AssertionError(f"{config}: {error!r}\n{result.stdout}") from error
         check_own_teacher(binary, scratch)
+        check_own_robot(binary, scratch)
+
+
+def check_own_robot(binary, scratch):
+    """A base policy is fine-tuned for any robot: here its action expert alone."""
+    layer, norm, projections = EXPERT_PIECES["pi05"]
+    result = subprocess.run(
+        [binary, "--config", ANY_ROBOT, "--dry-run", f"student.checkpoint={scratch}/pi05", f"data.files={scratch}/humanoid*.hdf5",
+         f"data.tokenizer={TOKENIZER}", f"output_dir={scratch}/run", "policy.robot.state_dim=22", "policy.robot.action_dim=22",
+         'optimizer.freeze=["paligemma_with_expert.paligemma.*"]'], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "22 state dims, 22 action dims" in result.stdout and "computed from the data" in result.stdout, result.stdout
+    value, half_a_digit = rounded(re.search(r"parameters trained\s+\|?\s*([\d.]+ [MB])", result.stdout).group(1))
+    assert abs(value - DEPTH * layer - norm - projections) <= half_a_digit, result.stdout
 
 
 def check_own_teacher(binary, scratch):

@@ -6,19 +6,28 @@ usage: lerobot_export.py BIN_DIR PARITY_DIR        (with the python of scripts/l
 For pi0 and pi0.5: a teacher folder is put together from the parity fixture, a 6-layer student made from it, exported to
 both packages' formats and loaded strictly. LeRobot must sample the same actions, and its processors must normalise as
 openpi does. The openpi export goes into the same network through safetensors' strict loader, as openpi loads it.
+LeRobot alone must refuse the student; load_shallow.py must bring it, and the teacher, into LeRobot's own command.
 """
+import concurrent.futures
+import contextlib
+import dataclasses
 import importlib.util
 import json
 import pathlib
+import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
+import types
 
 import numpy as np
 import torch
+from lerobot.configs import parser
+from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.policies.pi0 import modeling_pi0
 from lerobot.policies.pi05 import modeling_pi05
-from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.factory import make_policy, make_pre_post_processors
 from lerobot.processor import tokenizer_processor
 from lerobot.utils.constants import OBS_STATE
 from safetensors.torch import load_file, load_model, save_file
@@ -45,8 +54,8 @@ def use_small_sizes(module):
                 config = mapping[key](**arguments)
                 if key == "paligemma":
                     vision = config.vision_config
-                    vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads = VISION_WIDTH, VISION_DEPTH, 16
-                    vision.patch_size = 14
+                    vision.hidden_size, vision.num_hidden_layers = VISION_WIDTH, VISION_DEPTH
+                    vision.num_attention_heads, vision.patch_size = 16, 14
                 return config
 
             return make
@@ -154,10 +163,91 @@ def check_state_prompt(scratch, config, stats, rng):
     """A pi0.5 policy whose prompt has the state."""
     path = scratch / "student" / "shallowpi.json"
     path.write_text(path.read_text().replace("pi05_no_state", "pi05_state"))
+    (scratch / "student" / "manifest.json").unlink()  # of the file as it was
     run("shallowpi-distill", "export", "--checkpoint", scratch / "student", "--to", "lerobot", scratch / "with_state")
     prompt, state = check_processors(scratch / "with_state", config, "pi05", stats, rng)
     bins = " ".join(str(int(b)) for b in np.digitize(state.numpy(), np.linspace(-1, 1, 257)[:-1]) - 1)
     expect_prompt(prompt, f"Task: put it there, State: {bins};\nAction: ")
+
+
+@parser.wrap()
+def evaluate(config: EvalPipelineConfig):
+    """lerobot-eval as far as its policy, which is made in a thread; what follows needs a simulator."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        evaluate.policy = pool.submit(make_policy, config.policy, env_cfg=config.env).result()
+
+
+def launch(launcher, *arguments):
+    """python LAUNCHER ARGUMENT..., in this process, which has the small sizes. What LeRobot prints is dropped."""
+    sys.argv = [str(launcher), *map(str, arguments)]
+    with contextlib.redirect_stdout(None):
+        try:
+            runpy.run_path(str(launcher), run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
+
+
+def expect_error(command, code, *messages):
+    """Runs Python, which must end with `code` and say `messages`."""
+    result = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    if result.returncode != code or any(message not in result.stderr for message in messages):
+        sys.exit(f"exit code {result.returncode}, and this instead of {messages}: {result.stderr}")
+    print(f"  refused: {messages[0]}")
+
+
+def check_lerobot_launcher(launcher, folder, layers):
+    """The real entry point of lerobot-eval, up to its module, gets the policy with all weights of its file."""
+    sys.modules["lerobot.scripts.lerobot_eval"] = types.SimpleNamespace(main=evaluate)
+    launch(launcher, "lerobot-eval", f"--policy.path={folder}", "--env.type=libero", "--policy.device=cpu")
+    loaded, stored = evaluate.policy.state_dict(), load_file(folder / "model.safetensors")
+    depth = len(evaluate.policy.model.paligemma_with_expert.gemma_expert.model.layers)
+    if depth != layers or loaded.keys() != stored.keys():
+        sys.exit(f"lerobot-eval got {depth} layers and {len(loaded)} tensors of {folder}")
+    for name, tensor in stored.items():
+        if not torch.equal(loaded[name], tensor):
+            sys.exit(f"lerobot-eval got other values of {name} than {folder} has")
+    print(f"  lerobot-eval gets {depth} layers with their weights")
+
+
+def check_lerobot_refusals(folder, scratch):
+    launcher = folder / "load_shallow.py"
+    read = "import sys; from lerobot.policies.factory import PreTrainedConfig as C; C.from_pretrained(sys.argv[1])"
+    expect_error(["-c", read, folder], 1, f"Invalid paligemma_variant: gemma_2b_{LAYERS}_layers_needs_load_shallow.py")
+    expect_error([launcher], 2, "which command of LeRobot?", "usage: python load_shallow.py")
+    expect_error([launcher, "lerobot-walk"], 2, "no command lerobot-walk", "lerobot-eval, ", "lerobot-train")
+    # LeRobot itself would print a warning and go on with 18 layers, 12 of them random
+    plain = scratch / "plain_names"
+    shutil.copytree(folder, plain)
+    config = (plain / "config.json").read_text()
+    (plain / "config.json").write_text(config.replace(f"_{LAYERS}_layers_needs_load_shallow.py", ""))
+    try:
+        check_lerobot_launcher(launcher, plain, LAYERS)
+    except RuntimeError as error:
+        if "did not load the weights" not in str(error):
+            raise
+        print(f"  refused: {error}")
+    else:
+        sys.exit("weights that do not fit were taken")
+
+
+def check_openpi_launcher(launcher, scratch):
+    """openpi is no dependency of the tests: a stand-in for the one function of it that the launcher changes."""
+    Config = dataclasses.make_dataclass("Config", ["width", "depth"], frozen=True)
+    for name in ("openpi", "openpi.models", "openpi.models.gemma"):
+        sys.modules[name] = types.ModuleType(name)
+    gemma = sys.modules["openpi.models.gemma"]
+    gemma.get_config = lambda variant: Config({"gemma_2b": 2048, "gemma_300m": 1024}[variant], 18)
+    script = scratch / "script.py"
+    script.write_text("import json, sys\njson.dump([__name__, *sys.argv], open(sys.argv[2], 'w'))\n")
+    launch(launcher, script, "--out", scratch / "seen.json")
+    seen = json.loads((scratch / "seen.json").read_text())
+    if seen != ["__main__", str(script), "--out", str(scratch / "seen.json")]:
+        sys.exit(f"openpi's script was started as {seen}")
+    if gemma.get_config("gemma_300m") != Config(1024, LAYERS):
+        sys.exit(f"openpi was told {gemma.get_config('gemma_300m')}")
+    expect_error([launcher], 2, "which of openpi's scripts?", "usage: python load_shallow.py")
+    expect_error([launcher, "serve_policy.py"], 2, "no script serve_policy.py")
 
 
 def check(kind, module, scratch):
@@ -167,7 +257,7 @@ def check(kind, module, scratch):
     stats = random_stats(rng)
     make_teacher(scratch / "teacher", kind, stats)
     run("shallowpi-distill", "--config", f"configs/{kind}_libero_l6.yaml", f"teacher.checkpoint={scratch / 'teacher'}",
-        f"student.layers={LAYERS}", "--init-only", scratch / "student")
+        f"student.layers={LAYERS}", "policy.horizon=10", "--init-only", scratch / "student")
     io = load_file(PARITY / kind / "io.safetensors")
     run("shallowpi-infer", "run", "--checkpoint", scratch / "student", "--input", PARITY / kind / "io.safetensors",
         "--output", scratch / "ours.safetensors", "--dtype", "float32")
@@ -175,6 +265,13 @@ def check(kind, module, scratch):
     for target in ("lerobot", "openpi"):
         run("shallowpi-distill", "export", "--checkpoint", scratch / "student", "--to", target, scratch / target)
 
+    whole = scratch / "whole"
+    run("shallowpi-distill", "export", "--checkpoint", scratch / "teacher", "--to", "lerobot", whole)
+    check_lerobot_refusals(scratch / "lerobot", scratch)
+    launcher = scratch / "lerobot" / "load_shallow.py"
+    check_lerobot_launcher(launcher, scratch / "lerobot", LAYERS)
+    check_lerobot_launcher(launcher, whole, 18)
+    check_openpi_launcher(scratch / "openpi" / "load_shallow.py", scratch)
     policy = load_export(scratch / "lerobot")
     expect_near(sample(policy.model, kind, io), ours, TOLERANCE, "actions of the LeRobot export")
     prompt, _ = check_processors(scratch / "lerobot", policy.config, kind, stats, rng)

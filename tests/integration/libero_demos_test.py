@@ -182,6 +182,11 @@ class Files(unittest.TestCase):
         self.assertEqual(list(self.out.iterdir()), [])
 
     def test_other_settings_are_refused(self):
+        self.assertIsNone(claim_folder(self.out, {"seed": 2}))  # of which nothing came
+        self.file.write_part(1, recording(1, 6))
+        (self.out / "collection.json").unlink()
+        self.assertIn("no collection.json", claim_folder(self.out, {"seed": 0, "disturb": 0.18}))
+        (self.out / "collection.json").write_text('{"seed": 0, "disturb": 0.18}')
         self.assertIsNone(claim_folder(self.out, {"seed": 0, "disturb": 0.18}))
         self.assertIsNone(claim_folder(self.out, {"seed": 0, "disturb": 0.18}))
         self.assertIn("seed 0, not 1", claim_folder(self.out, {"seed": 1, "disturb": 0.18}))

@@ -1,5 +1,6 @@
 """`shallowpi-infer serve` and the classes under it, against openpi's own client and against peers that mean no good.
 usage: serve_test.py SHALLOWPI_INFER FAKE_POLICY_SERVER CHECKPOINT"""
+import io
 import random
 import re
 import socket
@@ -14,6 +15,7 @@ import websockets.exceptions
 import websockets.sync.client
 from openpi_client import msgpack_numpy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from PIL import Image
 
 from serving import Server, check_answer, observation
 
@@ -90,6 +92,39 @@ def real_policy():
         assert max(waits) < 50, waits
         assert server.terminate()[0] == 0
         return f"/healthz during an inference: at most {max(waits):.1f} ms"
+
+
+def options_of_the_real_server():
+    limits = ["--steps", "1", "--max-age-ms", "5000", "--inference-timeout-s", "20", "--max-connections", "1",
+              "--key", "state=pose,gripper", "--key", "base_0_rgb=scene"]
+    with Server([infer_program, "serve", "--checkpoint", checkpoint, "--port", "0", "--quiet", *limits]) as server:
+        client = WebsocketClientPolicy("127.0.0.1", server.port)
+        asked = observation(prompt="pick up the butter", side=128, noise=np.ones((20, 8), np.float32))
+        asked["pose"], asked["gripper"] = np.split(asked.pop("observation/state"), [6])
+        asked["scene"] = asked.pop("observation/image")
+        plain, one, ten = (client.infer({**asked, **steps})["actions"]
+                           for steps in ({}, {"num_steps": 1}, {"num_steps": 10}))
+        assert np.array_equal(plain, one) and not np.array_equal(plain, ten)
+        jpeg = io.BytesIO()
+        Image.fromarray(asked["scene"]).save(jpeg, "JPEG")  # of one grey, which a JPEG keeps
+        assert np.array_equal(client.infer({**asked, "scene": jpeg.getvalue()})["actions"], plain)
+        client.infer({**asked, "timestamp": time.time()})
+        try:
+            client.infer({**asked, "timestamp": time.time() - 10})
+            raise AssertionError("no error")
+        except RuntimeError as error:
+            assert "timestamp: the observation is 10" in str(error) and "at most 5000" in str(error), error
+        assert raw(server, UPGRADE + b"\r\n").startswith(b"HTTP/1.1 503 ")  # a second connection
+        # An inference is not in trouble before its twenty seconds are over.
+        times = []
+        many = {**asked, "num_steps": 100}
+        slow = threading.Thread(target=lambda: times.append(client.infer(many)["policy_timing"]["infer_ms"]))
+        slow.start()
+        while slow.is_alive():
+            status, page, _ = server.get("/healthz")
+            assert status == 200, page
+            time.sleep(0.01)
+        assert times[0] > 40, "the slow inference was too fast for this test"
 
 
 def steady_chunks():
@@ -460,7 +495,7 @@ def stubborn():
 
 
 for check in (wire_format, bad_messages, failures, busy_server, many_clients, access, too_much, slow_loris, stale,
-              termination, stubborn, command_line, real_policy, steady_chunks):
+              termination, stubborn, command_line, real_policy, options_of_the_real_server, steady_chunks):
     start = time.monotonic()
     note = check()
     print(f"{check.__name__}: ok, {time.monotonic() - start:.1f} s{'; ' + note if note else ''}", flush=True)

@@ -131,7 +131,17 @@ TEST(Checkpoint, TakesTheRobotFromTheAssetId) {
   EXPECT_TRUE(simulated.delta_mask.empty()) << "openpi's pi0_aloha_sim has absolute actions";
   EXPECT_EQ(read_checkpoint_info(dir.path()).spec.default_prompt, "Transfer cube") << "its client sends none";
   EXPECT_EQ(robot("me/my_aloha_towel", small_stats(14, 14)).delta_mask, make_bool_mask({6, -1, 6, -1}));
+  EXPECT_NE(join(read_checkpoint_info(dir.path()).warnings, "\n").find("adapt_to_pi=False"),
+            std::string::npos);
   EXPECT_EQ(robot("me/aloha_one_arm", small_stats(7, 7)).kind, RobotKind::kJoints);
+  EXPECT_EQ(robot("trossen", small_stats(14, 14)).kind, RobotKind::kAloha);
+  const RobotSpec mobile = robot("trossen_mobile", small_stats(14, 16));
+  EXPECT_EQ(mobile.kind, RobotKind::kJoints) << "two base velocities more";
+  EXPECT_EQ(mobile.action_dim, 16);
+  robot("arx", small_stats(14, 14));
+  const std::string two_arms = join(read_checkpoint_info(dir.path()).warnings, "\n");
+  EXPECT_NE(two_arms.find("'policy.robot.delta_mask=[6, -1, 6, -1]'"), std::string::npos) << two_arms;
+  EXPECT_EQ(two_arms.find("max_token_len"), std::string::npos) << "DROID's alone";
 
   NormStats padded = small_stats(7, 6);
   for (FeatureStats* feature : {&padded.state, &padded.actions})
@@ -236,11 +246,11 @@ TEST(Checkpoint, RefusesFoldersWithoutUsableWeights) {
   write_text(dir / "peft/adapter_config.json", "{}");
   expect_error<UsageError>([&] { read_checkpoint_info(dir / "peft"); }, "merge the adapter into its base");
   write_text(dir / "jax/params/_METADATA", "{}");
-  for (const char* folder : {"jax", "jax/params"})
-    expect_error<UsageError>(
-        [&] { read_checkpoint_info(dir / folder); }, "convert_jax_model_to_pytorch.py --checkpoint_dir",
-        str("\n  cp -r ", (dir / "jax").string(), "/assets ", (dir / "jax").string(), "_pytorch/\n"),
-        "\"pi05\" occurs in --checkpoint_dir");
+  const std::string jax = dir / "jax";
+  for (const char* folder : {"jax", "jax/", "jax/params"})
+    expect_error<UsageError>([&] { read_checkpoint_info(dir / folder); },
+                             str("convert_jax.py ", jax, " --out ", jax, "_pytorch --horizon H"),
+                             "does not say (LIBERO policies");
 }
 
 TEST(Checkpoint, RefusesTruncatedAndForeignFiles) {
@@ -298,6 +308,7 @@ CheckpointContents small_contents() {
   contents.spec.asset_id = "two/levels";
   contents.spec.default_prompt = "pick up \"it\"";
   contents.spec.demo_image_size = 128;
+  contents.spec.control_hz = 12.5;
   contents.spec.rtc_training_max_delay = 6;
   contents.stats = small_stats();
   contents.kept_layers = {0, 3};
@@ -332,6 +343,7 @@ TEST(Checkpoint, WritesItsOwnFormatAndReadsItBack) {
   EXPECT_EQ(info.spec.robot.delta_mask, contents.spec.robot.delta_mask);
   EXPECT_EQ(info.spec.default_prompt, contents.spec.default_prompt);
   EXPECT_EQ(info.spec.demo_image_size, 128);
+  EXPECT_EQ(info.spec.control_hz, 12.5);
   EXPECT_EQ(info.spec.rtc_training_max_delay, 6);
   EXPECT_EQ(info.kept_layers, contents.kept_layers);
   EXPECT_EQ(info.teacher_fingerprint, "abc");
@@ -400,6 +412,7 @@ TEST(Checkpoint, RefusesADamagedShallowpiJson) {
   expect_error<CorruptError>(with("horizon", 0), "horizon is 0");
   expect_error<CorruptError>(with("horizon", "7"), "horizon");
   expect_error<CorruptError>(with("demo_image_size", -1), "demo_image_size is -1");
+  expect_error<CorruptError>(with("control_hz", -1), "control_hz is -1");
   expect_error<CorruptError>(with("rtc_training_max_delay", 7), "rtc_training_max_delay is 7", "horizon, 7");
   expect_error<CorruptError>(with("prompt_mode", "loud"), "'loud' is not one of");
   expect_error<CorruptError>(with("kept_layers", {0, 1, 2}), "kept_layers lists 3");

@@ -64,6 +64,8 @@ TEST_P(Export, ToOpenpiHoldsExactlyItsTensors) {
   EXPECT_EQ(info.stats->actions.q01, contents_.stats->actions.q01);
   EXPECT_NE(read_file(dir_ / "out/load_shallow.py").find("DEPTH = 2\n"), std::string::npos);
   EXPECT_EQ(read_file(dir_ / "out/README.md").find('@'), std::string::npos) << "a template key was left";
+  EXPECT_NE(read_file(dir_ / "out/README.md").find("load_shallow.py scripts/serve_policy.py"),
+            std::string::npos);
 }
 
 TEST_P(Export, ToLeRobotHoldsBothOfTheTiedPairUnderThePrefix) {
@@ -80,6 +82,54 @@ TEST_P(Export, ToLeRobotHoldsBothOfTheTiedPairUnderThePrefix) {
   EXPECT_EQ(info.spec.max_token_len, 48);
   EXPECT_EQ(info.spec.robot.kind, RobotKind::kLibero);
   EXPECT_EQ(weights_fingerprint(info), weights_fingerprint(read_checkpoint_info(dir_ / "own")));
+}
+
+/// Equal, up to the epsilon of the convention.
+void expect_stats_near(const FeatureStats& got, const FeatureStats& expected) {
+  for (const auto stat : {&FeatureStats::mean, &FeatureStats::std, &FeatureStats::q01, &FeatureStats::q99})
+    expect_tensor_near(torch::tensor(got.*stat, torch::kFloat64),
+                       torch::tensor(expected.*stat, torch::kFloat64), 1e-5);
+}
+
+TEST_P(Export, ToLeRobotKeepsWhatNumbersMean) {
+  contents_.spec.robot.delta_mask = make_bool_mask({6, -1});
+  write_own();
+  export_checkpoint(dir_ / "own", CheckpointFormat::kLeRobot, dir_ / "out");
+  const CheckpointInfo info = read_checkpoint_info(dir_ / "out");
+  ASSERT_TRUE(info.stats);
+  expect_stats_near(info.stats->state, contents_.stats->state);
+  expect_stats_near(info.stats->actions, contents_.stats->actions);
+  EXPECT_EQ(uses_quantiles(info.spec.norm_mode), uses_quantiles(contents_.spec.norm_mode));
+  EXPECT_EQ(info.spec.robot.delta_mask, contents_.spec.robot.delta_mask);
+  EXPECT_EQ(info.spec.horizon, contents_.spec.horizon);
+  const Json absolute = read_json(dir_ / "out/policy_postprocessor.json").at("steps").at(1);
+  EXPECT_EQ(absolute.at("registry_name"), "absolute_actions_processor");
+  EXPECT_EQ(absolute.at("config").at("enabled"), true);
+}
+
+TEST_P(Export, ToLeRobotNamesVariantsThatOnlyItsLauncherKnows) {
+  export_checkpoint(dir_ / "own", CheckpointFormat::kLeRobot, dir_ / "out");
+  const Json config = read_json(dir_ / "out/config.json");
+  EXPECT_EQ(config["paligemma_variant"], "gemma_2b_2_layers_needs_load_shallow.py");
+  EXPECT_EQ(config["action_expert_variant"], "gemma_300m_2_layers_needs_load_shallow.py");
+  const std::string loader = read_file(dir_ / "out/load_shallow.py");
+  EXPECT_NE(loader.find(R"("_(\d+)_layers_needs_load_shallow\.py$")"), std::string::npos);
+  EXPECT_NE(loader.find(str("patch(\"", enum_name(GetParam()), "\").from_pretrained")), std::string::npos);
+  const std::string readme = read_file(dir_ / "out/README.md");
+  EXPECT_NE(readme.find("load_shallow.py lerobot-eval"), std::string::npos);
+  EXPECT_NE(readme.find("Without `load_shallow.py` LeRobot refuses"), std::string::npos);
+  EXPECT_EQ(readme.find('@'), std::string::npos) << "a template key was left";
+}
+
+TEST_P(Export, ToLeRobotKeepsItsVariantsAtTheirDepth) {
+  contents_.config = small_config(GetParam(), 18);
+  weights_ = random_weights(contents_.config);
+  write_own();
+  export_checkpoint(dir_ / "own", CheckpointFormat::kLeRobot, dir_ / "out");
+  const Json config = read_json(dir_ / "out/config.json");
+  EXPECT_EQ(config["paligemma_variant"], "gemma_2b");
+  EXPECT_EQ(config["action_expert_variant"], "gemma_300m");
+  EXPECT_EQ(read_file(dir_ / "out/README.md").find("refuses"), std::string::npos);
 }
 
 TEST_P(Export, WritesLeRobotsConfigKeysAndNoOther) {

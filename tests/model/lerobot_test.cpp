@@ -212,6 +212,19 @@ TEST_F(LeRobotFolder, APi05StateMayBeWiderThanTheNetwork) {
   expect_error<CorruptError>([&] { read(); }, "robot.state_dim is 40, expected 1 to 32");
 }
 
+TEST_F(LeRobotFolder, AFineTunedBaseHasTheStateOfItsStatistics) {
+  config_["input_features"]["observation.state"]["shape"] = Json::array({32});
+  write_text(dir_ / "config.json", config_.dump());
+  save_safetensors(dir_ / "in.safetensors", lerobot_stats(small_stats(6)));
+  const CheckpointInfo info = read();
+  EXPECT_EQ(info.spec.robot.state_dim, 6);
+  EXPECT_EQ(info.spec.robot.kind, RobotKind::kJoints);
+  EXPECT_NE(join(info.notes, "\n").find("config.json says 32 state dims, the statistics 6"),
+            std::string::npos);
+  save_safetensors(dir_ / "in.safetensors", lerobot_stats(small_stats(8)));
+  EXPECT_EQ(read().spec.robot.kind, RobotKind::kLibero) << "8 and 7";
+}
+
 TEST_F(LeRobotFolder, TellsThePromptOfOldVersions) {
   write_weights_file(dir_.path(), renamed(random_weights(small_config()), "model."));  // lm_head alone
   EXPECT_EQ(read().spec.prompt_mode, PromptMode::kPi05State) << "one sign is not enough";
@@ -219,7 +232,17 @@ TEST_F(LeRobotFolder, TellsThePromptOfOldVersions) {
   write_text(dir_ / "config.json", config_.dump());
   const CheckpointInfo info = read();
   EXPECT_EQ(info.spec.prompt_mode, PromptMode::kPi05StatePadded32);
+  EXPECT_EQ(info.spec.resize_mode, ResizeMode::kTorchLeRobot04);
   EXPECT_NE(join(info.warnings, "\n").find("LeRobot 0.4.x"), std::string::npos);
+  write_weights_file(dir_.path(), renamed(random_weights(small_config(PolicyKind::kPi0)), "model."));
+  config_["type"] = "pi0";
+  write_text(dir_ / "config.json", config_.dump());
+  EXPECT_EQ(read().spec.resize_mode, ResizeMode::kTorchLeRobot04) << "of pi0 as well";
+  EXPECT_NE(join(read().warnings, "\n").find("with -3 instead of -1 (resize mode torch_lerobot04)"),
+            std::string::npos);
+  config_["max_state_dim"] = 64;
+  write_text(dir_ / "config.json", config_.dump());
+  expect_error<UsageError>([&] { read(); }, "max_state_dim 64 and max_action_dim 32 differ");
 }
 
 TEST_F(LeRobotFolder, BuildsTheMaskOfRelativeActions) {

@@ -133,10 +133,12 @@ TEST(ActionChunkController, DestructionWaitsForInference) {
 TEST(ActionChunkController, OptionsOfAPolicy) {
   PolicySpec spec;
   spec.horizon = 5;
+  spec.rtc_training_max_delay = 4;
   spec.robot = {RobotKind::kLibero, 8, 7, {}};
   const ChunkingOptions libero = chunking_for(spec);
   EXPECT_EQ(libero.horizon, 5);
   EXPECT_EQ(libero.execute, 5);
+  EXPECT_EQ(libero.trained_delay, 4);
   EXPECT_EQ(libero.relative_dims, (std::vector<bool>{true, true, true, true, true, true, false}));
   spec.robot = {RobotKind::kAloha, 14, 14, {}};
   EXPECT_TRUE(chunking_for(spec).relative_dims.empty());

@@ -94,7 +94,7 @@ TEST(Bench, MeasuresCheckpointsAndShallowerOnesOfThem) {
   options.engine = EngineKind::kAuto;
   options.sweeps.clear();
   options.steps = 0;
-  expect_error<UsageError>([&] { run_bench_json(options); }, "--steps 0");
+  expect_error<UsageError>([&] { run_bench_json(options); }, "num_steps is 0");
 }
 
 TEST(Bench, WarnsWhereTheCheckpointDoesNotSayItsHorizon) {

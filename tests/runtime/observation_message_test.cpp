@@ -3,6 +3,7 @@
 #include <c10/util/Half.h>
 
 #include <cmath>
+#include <map>
 
 #include "runtime/message.h"
 #include "test_util.h"
@@ -21,7 +22,7 @@ PolicySpec spec_of(RobotKind kind, std::int64_t state_dim, std::int64_t action_d
   return spec;
 }
 
-/// An observation that tests change in one place.
+/// An observation that tests change in one place. The first byte of its k-th picture is 7 k.
 class Message {
  public:
   explicit Message(RobotKind robot) {
@@ -30,16 +31,16 @@ class Message {
       set("state", WireValue{floats(14)});
       WireMap images;
       for (const char* name : {"cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"})
-        images.push_back({name, {WireArray{'u', 1, {3, 4, 6}, bytes(72)}}});
+        images.push_back({name, {WireArray{'u', 1, {3, 4, 6}, bytes(72, images.size())}}});
       set("images", {std::move(images)});
     } else if (robot == RobotKind::kJoints) {
       set("observation/exterior_image_1_left", image(4, 6));
-      set("observation/wrist_image_left", image(4, 6));
+      set("observation/wrist_image_left", image(4, 6, 1));
       set("observation/joint_position", WireValue{floats(7)});
       set("observation/gripper_position", WireValue{floats(1)});
     } else {
       set("observation/image", image(4, 6));
-      set("observation/wrist_image", image(4, 6));
+      set("observation/wrist_image", image(4, 6, 1));
       set("observation/state", WireValue{floats(8)});
     }
     set("prompt", {std::string_view("pick up the bowl")});
@@ -55,16 +56,16 @@ class Message {
   }
   std::string encode() const { return encode_message({map_}); }
 
-  static std::string_view bytes(std::size_t count) {
+  static std::string_view bytes(std::size_t count, std::size_t picture = 0) {
     static const std::string pattern = [] {
       std::string all;
       for (int i = 0; i < 4096; ++i) all += static_cast<char>(i * 7);
       return all;
     }();
-    return std::string_view(pattern).substr(0, count);
+    return std::string_view(pattern).substr(picture, count);
   }
-  static WireValue image(std::int64_t height, std::int64_t width) {
-    return {WireArray{'u', 1, {height, width, 3}, bytes(3 * height * width)}};
+  static WireValue image(std::int64_t height, std::int64_t width, std::size_t picture = 0) {
+    return {WireArray{'u', 1, {height, width, 3}, bytes(3 * height * width, picture)}};
   }
   /// 0, 0.5, 1, ...
   static WireArray floats(std::int64_t count) {
@@ -128,7 +129,7 @@ TEST(ObservationMessage, ReadsAloha) {
   EXPECT_EQ(image.width, 6);
   for (int pixel = 0; pixel < 24; ++pixel)
     for (int channel = 0; channel < 3; ++channel)
-      EXPECT_EQ(image.bytes[3 * pixel + channel], static_cast<std::uint8_t>(7 * (24 * channel + pixel)));
+      EXPECT_EQ(image.bytes[3 * pixel + channel], static_cast<std::uint8_t>(7 * (24 * channel + pixel + 3)));
   EXPECT_EQ(observation.state.size(), 14u);
 
   Message message(RobotKind::kAloha);
@@ -151,6 +152,28 @@ TEST(ObservationMessage, ReadsDroid) {
   EXPECT_EQ(scalar.prompt, "fold it");
   expect_refused(message.remove("observation/gripper_position"), "observation/gripper_position: is missing",
                  RobotKind::kJoints);
+}
+
+/// Camera -> its picture of the message.
+std::map<std::string, int> pictures(const Message& message, RobotKind kind) {
+  std::map<std::string, int> out;
+  for (const auto& [camera, image] : decode(message, kind).infer.observation.images)
+    out[camera] = image.bytes.at(0) / 7;
+  return out;
+}
+
+TEST(ObservationMessage, EachCameraHasItsOwnPicture) {
+  using Pictures = std::map<std::string, int>;
+  EXPECT_EQ(pictures(Message(RobotKind::kAloha), RobotKind::kAloha),
+            (Pictures{{"base_0_rgb", 0}, {"left_wrist_0_rgb", 2}, {"right_wrist_0_rgb", 3}}));
+  const Pictures expected{{"base_0_rgb", 0}, {"left_wrist_0_rgb", 1}, {"right_wrist_0_rgb", 2}};
+  for (const RobotKind kind : {RobotKind::kLibero, RobotKind::kJoints})
+    EXPECT_EQ(pictures(Message(kind).set("observation/wrist_image_right", Message::image(4, 6, 2)), kind),
+              expected);
+  Message plain(RobotKind::kJoints);  // DROID's robot under LIBERO's keys
+  plain.remove("observation/exterior_image_1_left").set("observation/image", Message::image(4, 6));
+  plain.remove("observation/wrist_image_left").set("observation/wrist_image", Message::image(4, 6, 1));
+  EXPECT_EQ(pictures(plain, RobotKind::kJoints), (Pictures{{"base_0_rgb", 0}, {"left_wrist_0_rgb", 1}}));
 }
 
 TEST(ObservationMessage, WritesWhatItReads) {
@@ -221,6 +244,57 @@ TEST(ObservationMessage, TakesImagesAsOpenpiDoes) {
   EXPECT_EQ(planes.bytes, (std::vector<std::uint8_t>{0, 92, 185, 23, 115, 208, 46, 139, 231, 69, 162, 255}));
 }
 
+TEST(ObservationMessage, TakesJpegs) {
+  const Image sent{4, 6, std::vector<std::uint8_t>(72, 90)};
+  const std::string jpeg = encode_jpeg(sent);
+  Message message(RobotKind::kLibero);
+  const Image image =
+      decode(message.set("observation/image", {WireBytes{jpeg}})).infer.observation.images.at("base_0_rgb");
+  EXPECT_EQ(image.height, 4);
+  EXPECT_EQ(image.width, 6);
+  EXPECT_EQ(image.bytes, sent.bytes) << "one colour is coded exactly";
+  expect_refused(message.set("observation/image", {WireBytes{jpeg.substr(0, jpeg.size() / 2)}}),
+                 "observation/image: what was sent is not a readable JPEG");
+  expect_refused(message.set("observation/image", {WireBytes{"png"}}),
+                 "observation/image: what was sent is not a readable JPEG");
+  const std::string huge = encode_jpeg({4096, 4096, std::vector<std::uint8_t>(4096 * 4096 * 3)});
+  expect_refused(message.set("observation/image", {WireBytes{huge}}),
+                 "observation/image: what was sent is not a readable JPEG: it has 4096 x 4096 pixels");
+}
+
+TEST(ObservationMessage, TakesJointsUnderAlohasKeys) {
+  WireMap images;
+  for (const char* name : {"cam_high", "cam_left_wrist", "cam_right_wrist"})
+    images.push_back({name, {WireArray{'u', 1, {3, 4, 6}, Message::bytes(72, images.size())}}});
+  const std::string message = encode_message({WireMap{{"images", {std::move(images)}},
+                                                      {"state", {Message::floats(14)}},
+                                                      {"prompt", {std::string_view("fold")}}}});
+  const ObservationDecoder decoder(spec_of(RobotKind::kJoints, 14, 14), {}, {});
+  const RobotObservation observation = decoder.decode(message).infer.observation;
+  EXPECT_EQ(observation.images.at("base_0_rgb").bytes[0], 0);
+  EXPECT_EQ(observation.images.at("left_wrist_0_rgb").bytes[0], 7);
+  EXPECT_EQ(observation.images.at("right_wrist_0_rgb").bytes[0], 14);
+  EXPECT_EQ(observation.state.size(), 14u);
+}
+
+TEST(ObservationMessage, TakesKeysThatTheServerWasTold) {
+  PolicySpec spec = spec_of(RobotKind::kJoints, 7, 7);
+  spec.image_keys = {"base_0_rgb"};
+  const ObservationDecoder decoder(
+      spec, {}, {.keys = {{"base_0_rgb", {"base_rgb"}}, {"state", {"joints", "gripper"}}}});
+  Message message(RobotKind::kLibero);
+  message.set("base_rgb", Message::image(4, 6, 1)).set("joints", {Message::floats(6)}).set("gripper", {0.25});
+  const RobotObservation observation = decoder.decode(message.encode()).infer.observation;
+  EXPECT_EQ(observation.images.at("base_0_rgb").bytes[0], 7);
+  EXPECT_EQ(observation.state, (std::vector<float>{0, 0.5, 1, 1.5, 2, 2.5, 0.25}));
+  expect_error<UsageError>([&] { decoder.decode(message.set("joints", {Message::floats(7)}).encode()); },
+                           "joints, gripper: expected 7 numbers in all, got 8");
+  expect_error<UsageError>([&] { decoder.decode(message.remove("gripper").encode()); },
+                           "gripper: is missing");
+  expect_error<UsageError>([&] { decoder.decode(message.remove("base_rgb").encode()); },
+                           "base_rgb: is missing");
+}
+
 TEST(ObservationMessage, RefusesBadImages) {
   const std::string key = "observation/image";
   const auto refused = [&](WireValue value, const std::string& what) {
@@ -266,7 +340,7 @@ TEST(ObservationMessage, RefusesBadPrompts) {
   expect_refused(message.set("prompt", {std::string_view(long_text)}), "prompt: longer than");
   expect_refused(message.set("prompt", {WireBytes{"\xFF\xFE"}}), "prompt: is not UTF-8");
   expect_refused(message.set("prompt", {std::int64_t{1}}), "prompt: expected text");
-  expect_refused(message.set("prompt", {std::string_view("")}), "prompt: is missing");
+  expect_refused(message.set("prompt", {std::string_view("")}), "prompt: is missing or empty");
   expect_refused(message.remove("prompt"), "prompt: is missing");
   for (const char* other : {"timestep", "max_steps", "timestamp_ns", "prev_actions"})
     EXPECT_NO_THROW(decode(Message(RobotKind::kLibero).set(other, {std::int64_t{1}})));

@@ -145,6 +145,9 @@ TEST_F(PolicyServiceTest, DescribesThePolicy) {
   EXPECT_FALSE(policy_metadata(aloha).contains("demo_image_size")) << "where it is not known";
   aloha.demo_image_size = 640;
   EXPECT_EQ(policy_metadata(aloha).at("demo_image_size"), 640);
+  EXPECT_FALSE(policy_metadata(aloha).contains("control_hz")) << "where it is not known";
+  aloha.control_hz = 50;
+  EXPECT_EQ(policy_metadata(aloha).at("control_hz"), 50);
   EXPECT_FALSE(policy_metadata(aloha).contains("rtc_training_max_delay")) << "where it was not trained so";
   aloha.rtc_training_max_delay = 8;
   EXPECT_EQ(policy_metadata(aloha).at("rtc_training_max_delay"), 8);

@@ -110,7 +110,7 @@ TEST_P(Run, RefusesContradictionsAndWritesNothing) {
   expect_error<UsageError>([&] { run_policy_on_file(options_); }, "is the --input");
   options_.output = dir_ / "out";
   options_.steps = 0;
-  expect_error<UsageError>([&] { run_policy_on_file(options_); }, "--steps 0");
+  expect_error<UsageError>([&] { run_policy_on_file(options_); }, "num_steps is 0");
   EXPECT_FALSE(std::filesystem::exists(dir_ / "out"));
 }
 

@@ -80,15 +80,17 @@ constexpr double norm_epsilon(NormMode mode) {
   return mode == NormMode::kZScore || mode == NormMode::kQuantile ? 1e-6 : 1e-8;
 }
 
-/// How images are brought to the policy's size; both keep the aspect ratio and pad with black.
+/// How images are brought to the policy's size; all keep the aspect ratio and pad with black (-1).
 enum class ResizeMode {
-  kPillow,  ///< openpi: bit-exact Pillow bilinear on uint8, antialiased
-  kTorch,   ///< LeRobot: bilinear on floats without antialiasing
+  kPillow,          ///< openpi: bit-exact Pillow bilinear on uint8, antialiased
+  kTorch,           ///< LeRobot: bilinear on floats without antialiasing
+  kTorchLeRobot04,  ///< LeRobot 0.4.x: the same, but padded with -3, darker than black
 };
 template <>
 inline constexpr auto kEnumNames<ResizeMode> = std::to_array<EnumName<ResizeMode>>({
     {ResizeMode::kPillow, "pillow"},
     {ResizeMode::kTorch, "torch"},
+    {ResizeMode::kTorchLeRobot04, "torch_lerobot04"},
 });
 
 inline constexpr std::int64_t kLiberoStateDim = 8, kLiberoActionDim = 7;
@@ -144,6 +146,8 @@ struct PolicySpec {
   std::string default_prompt;          ///< used where an observation brings none
   /// Pixels of the longer side of the images in its demonstrations; 0: not known.
   std::int64_t demo_image_size = 0;
+  /// Steps per second of its demonstrations, and so of its actions; 0: not known.
+  double control_hz = 0;
   /// Real-time chunking: the most actions at the start of a chunk that it was trained to be given.
   std::int64_t rtc_training_max_delay = 0;
 };

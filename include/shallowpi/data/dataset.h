@@ -43,6 +43,8 @@ class EpisodeFile {
   virtual const std::vector<std::string>& camera_names() const = 0;
   virtual std::int64_t state_dim() const = 0;
   virtual std::int64_t action_dim() const = 0;
+  /// Steps per second; 0 where the file does not say it.
+  virtual double control_hz() const { return 0; }
   /// The images of pair `step`, upright as the policy expects them; `cameras` selects by index into
   /// camera_names(). Throws UsageError where there is no such episode, step or camera, CorruptError where the
   /// frame is damaged.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,8 @@ class Dataset {
   const std::vector<Source>& sources() const { return sources_; }
   std::int64_t state_dim() const;
   std::int64_t action_dim() const;
+  /// The sources' steps per second, of those that say it.
+  std::set<double> control_rates() const;
   /// Cameras that every source has, in canonical order.
   std::vector<std::string> camera_names() const;
   /// The file that a sample is of.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -15,7 +16,8 @@ namespace shallowpi {
 Image resize_with_pad(const Image& image, std::int64_t size);
 
 /// Writes the image as float [3, size, size] in [-1, 1] into `out_cyx` (3*size*size floats), resized by
-/// `mode`. kTorch is LeRobot's: bilinear on floats, no antialiasing, align_corners=false, padded with -1.
+/// `mode`. kTorch is LeRobot's: bilinear on floats, no antialiasing, align_corners=false, padded with -1;
+/// kTorchLeRobot04 pads with -3.
 void image_to_float(const Image& image, std::int64_t size, ResizeMode mode, float* out_cyx);
 
 /// An image and where its floats go.
@@ -23,10 +25,16 @@ struct ImageJob {
   const Image* image;
   float* out_cyx;
 };
-/// image_to_float for a robot's cameras, one thread each: they wait for the slowest, not for the sum.
+/// image_to_float for the cameras of one or several robots, by all threads.
 void images_to_float(const std::vector<ImageJob>& jobs, std::int64_t size, ResizeMode mode);
 
-/// Decodes a JPEG (RGB out). Throws CorruptError; `where` names the frame.
-Image decode_jpeg(const std::uint8_t* bytes, std::size_t size, std::string_view where);
+inline constexpr std::int64_t kMaxJpegPixels = std::int64_t{8192} * 8192;
+/// Decodes a JPEG (RGB out). Throws CorruptError, also for one of more than `max_pixels`, before it takes
+/// memory for these; `where` names the frame.
+Image decode_jpeg(const std::uint8_t* bytes, std::size_t size, std::string_view where,
+                  std::int64_t max_pixels = kMaxJpegPixels);
+
+/// A JPEG of quality 90, without subsampling of the colours.
+std::string encode_jpeg(const Image& image);
 
 }  // namespace shallowpi

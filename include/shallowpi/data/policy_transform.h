@@ -12,6 +12,7 @@
 #include "shallowpi/base/observation.h"
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/data/dataset.h"
+#include "shallowpi/data/image.h"
 #include "shallowpi/data/tokenizer.h"
 
 namespace shallowpi {
@@ -69,8 +70,10 @@ class PolicyTransform {
   }
 
  private:
+  /// All but the images, which `add_image` writes when it is called, or later.
   Observation prepare_each(std::int64_t count,
-                           const std::function<const RobotObservation&(std::int64_t)>& observation) const;
+                           const std::function<const RobotObservation&(std::int64_t)>& observation,
+                           const std::function<void(const ImageJob&)>& add_image) const;
   std::vector<float> policy_state(const RobotObservation& observation) const;
   std::vector<std::int64_t> tokens_of(const RobotObservation& observation,
                                       const std::vector<float>& state) const;

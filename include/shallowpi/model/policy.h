@@ -33,7 +33,7 @@ struct PrefixCache {
   std::vector<torch::Tensor> values_bpk;  ///< per layer [B, P, K]
   torch::Tensor mask_bp;                  ///< bool [B, P]
   torch::Tensor lengths_b;  ///< int64 [B], valid tokens per sample = position of the first suffix token
-  bool ragged = false;      ///< whether the lengths differ, so that rows are padded
+  bool ragged = false;      ///< whether a length may differ from P, so that rows are padded
 };
 
 /// Where the tokens of an observation go in the prefix, from PolicyImpl::layout or fixed_layout.
@@ -101,6 +101,7 @@ struct ParameterGroup {
 /// slices that alias it, without gradient history.
 std::map<std::string, torch::Tensor> split_parts(const ParameterGroup& group, const torch::Tensor& whole);
 
+/// The const members may run in several threads at once while nobody changes the weights.
 class PolicyImpl : public torch::nn::Module {
  public:
   /// Parameters are created uninitialised on `device`: load them (model/checkpoint.h) or call initialize().
@@ -116,13 +117,15 @@ class PolicyImpl : public torch::nn::Module {
 
   /// Vision tower and projector, only on the (sample, camera) pairs that exist. Returns [M, T, W] image
   /// tokens for the M existing pairs, camera-major (all samples of camera 0, then of camera 1, ...).
-  torch::Tensor embed_images(const Observation& observation);
+  torch::Tensor embed_images(const Observation& observation) const;
+  /// The same, of an observation whose layout() is known.
+  torch::Tensor embed_images(const Observation& observation, const PrefixLayout& layout) const;
 
   /// Runs the backbone. `image_tokens` takes the result of embed_images, also of another policy with a
   /// bit-equal tower and projector (the seam for a shared frozen tower). Throws UsageError for an observation
   /// without any token, or whose images have another size than config().vision.image_size.
   PrefixCache encode(const Observation& observation, AttentionTap* tap = nullptr,
-                     const torch::Tensor& image_tokens = {});
+                     const torch::Tensor& image_tokens = {}) const;
 
   /// Where the observation's valid tokens go, with P of the longest sample. Works on the host: masks are
   /// copied there. The layout is on the observation's device. Throws UsageError for a sample without any
@@ -133,7 +136,7 @@ class PolicyImpl : public torch::nn::Module {
   PrefixLayout fixed_layout(const Observation& observation) const;
   /// `encode` with a layout made before, on the observation's device: launches device work only.
   PrefixCache encode(const Observation& observation, const PrefixLayout& layout, AttentionTap* tap = nullptr,
-                     const torch::Tensor& image_tokens = {});
+                     const torch::Tensor& image_tokens = {}) const;
 
   /// Flow velocity float32 [B*R, H, A] at x_t [B*R, H, A], state [B, A], t [B*R]. One cache row serves R
   /// consecutive rows of x_t (R flow draws per observation; R = 1 at inference): row b*R + r belongs to
@@ -142,22 +145,22 @@ class PolicyImpl : public torch::nn::Module {
   /// is missing or has another shape.
   torch::Tensor velocity(const PrefixCache& cache, const torch::Tensor& state_bd, const torch::Tensor& x_t,
                          const torch::Tensor& t, AttentionTap* tap = nullptr,
-                         const torch::Tensor& given_mask_bh = {});
+                         const torch::Tensor& given_mask_bh = {}) const;
 
   /// `steps` Euler steps from `noise_bhd` [B, H, A] at t = 1 - k/steps. Returns float32 [B, H, A] normalised
   /// actions. Throws UsageError as encode and velocity do, and for steps < 1.
   torch::Tensor sample_actions(const Observation& observation, const torch::Tensor& noise_bhd,
-                               std::int64_t steps = kEulerSteps);
+                               std::int64_t steps = kEulerSteps) const;
   torch::Tensor sample_actions(const PrefixCache& cache, const torch::Tensor& state_bd,
                                const torch::Tensor& noise_bhd, std::int64_t steps = kEulerSteps,
-                               const SampleOptions& options = {});
+                               const SampleOptions& options = {}) const;
   /// For SampleOptions: what `steps` steps need of the flow time, from the weights as they are now. Throws
   /// UsageError for steps < 1.
-  std::shared_ptr<const StepConditioning> step_conditioning(std::int64_t steps);
+  std::shared_ptr<const StepConditioning> step_conditioning(std::int64_t steps) const;
 
   /// Prefix embeddings [B, cameras*T + prompt, W] in the full padded layout (masked cameras and padding
   /// embedded too), as LeRobot's embed_prefix returns them; for comparison and inspection only.
-  torch::Tensor full_prefix_embeddings(const Observation& observation);
+  torch::Tensor full_prefix_embeddings(const Observation& observation) const;
 
   /// Parameters under openpi's tensor names (the tied pair as embed_tokens), dead ones included only where
   /// `with_dead`. The tensors alias the module's parameters. Dead tensors that no module holds (the expert's
@@ -171,7 +174,7 @@ class PolicyImpl : public torch::nn::Module {
   struct Parts;
   /// Pixels of the existing (sample, camera) pairs, or of all of them, through tower and projector.
   torch::Tensor embed_cameras(const Observation& observation,
-                              const std::vector<std::vector<std::int64_t>>& samples);
+                              const std::vector<std::vector<std::int64_t>>& samples) const;
   bool recomputes() const;
 
   PolicyConfig config_;

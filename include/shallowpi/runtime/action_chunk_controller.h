@@ -39,7 +39,7 @@ ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64
 class ActionChunkController {
  public:
   /// Throws UsageError (check_chunking).
-  ActionChunkController(ChunkingOptions options, ChunkInference infer, ObservationCheck check = {});
+  ActionChunkController(const ChunkingOptions& options, ChunkInference infer, ObservationCheck check = {});
   ~ActionChunkController();  ///< waits for the inference that is under way
   ActionChunkController(const ActionChunkController&) = delete;
   ActionChunkController& operator=(const ActionChunkController&) = delete;

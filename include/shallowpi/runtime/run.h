@@ -1,4 +1,4 @@
-// `shallowpi-infer run`: one forward pass of a policy on a tensor file.
+// `shallowpi-infer run`: what a policy computes of a tensor file.
 #pragma once
 
 #include <torch/types.h>

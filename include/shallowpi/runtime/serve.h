@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "shallowpi/runtime/engine.h"
 
@@ -18,6 +19,7 @@ struct ServeOptions {
   std::int64_t port = 8000;             ///< 0: any free one
   std::filesystem::path api_key_file;   ///< empty: no key
   bool insecure = false;                ///< another host than loopback without a key
+  std::vector<std::string> keys;        ///< NAME=KEY: where clients send a camera, or "state" (NAME=KEY,KEY)
   std::string default_prompt;           ///< where an observation brings none; empty: the checkpoint's
   std::string tokenizer;                ///< empty: found by find_tokenizer()
   std::optional<std::int64_t> horizon;  ///< where the checkpoint does not say it

@@ -6,6 +6,7 @@
  *   if (shallowpi_policy_load("runs/l6/last", NULL, &policy)) fail(shallowpi_last_error());
  *   shallowpi_controller_defaults(policy, &options);
  *   if (shallowpi_controller_create(policy, &options, &controller)) fail(shallowpi_last_error());
+ *   shallowpi_controller_reset(controller, current_command, dims);  // sent until the first chunk is there
  *   while (running) {
  *     if (shallowpi_controller_tick(controller, &observation, action, dims, NULL)) fail(...);
  *     ... send `action`, wait for the next control period ...

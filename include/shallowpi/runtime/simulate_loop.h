@@ -72,7 +72,7 @@ struct SimulateLoopOptions {
   std::vector<std::string> data;  ///< files or patterns
   std::int64_t episodes = 0;      ///< of each file, the first; 0: all
   std::vector<double> latencies_ms{110};
-  double control_hz = 30;
+  std::optional<double> control_hz;  ///< default: the demonstrations', else 30
   std::int64_t execute = 7;
   std::vector<ChunkMode> modes{ChunkMode::kEnsemble, ChunkMode::kReceding, ChunkMode::kRtc};
   double ensemble_decay = 0.01;
