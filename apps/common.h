@@ -158,9 +158,8 @@ inline void add_demo_options(CLI::App& app, DemoOptions& options) {
 }
 
 /// Gives every subcommand the common options, unless it has those of the log, and examples. The help of a
-/// program ends with `examples`
-/// ("Examples:", then one command per line), that of a subcommand with its own, and the lines that continue
-/// them.
+/// program ends with `examples` ("Examples:", then one command per line), that of a subcommand with its own,
+/// and the lines that continue them.
 inline void finish_commands(CLI::App& app, CommonOptions& options, const std::string& examples) {
   app.footer(examples);
   for (CLI::App* command : app.get_subcommands({})) {

@@ -127,7 +127,7 @@ CLI::App* add_simulate_loop(CLI::App& app, SimulateLoopOptions& options) {
   loop->add_option("--control-hz", options.control_hz,
                    "ticks per second; default: the demonstrations', else 30")
       ->type_name("HZ")
-      ->check(within(0.1, 10000.0));
+      ->check(within(kMinControlHz, kMaxControlHz));
   loop->add_option("--execute", options.execute, "ticks from one request to the next")
       ->type_name("K")
       ->check(within<std::int64_t>(1, kMaxHorizon))

@@ -12,7 +12,6 @@ twice: 10 GB for the released policies.
 """
 import argparse
 import dataclasses
-import glob
 import json
 import math
 import os
@@ -21,7 +20,8 @@ import re
 import shutil
 import struct
 import sys
-import time
+
+from weights_folder import Progress, fail, few, new_folder
 
 VISION = "paligemma_with_expert.paligemma.model.vision_tower.vision_model."
 PROJECTOR = "paligemma_with_expert.paligemma.model.multi_modal_projector.linear"
@@ -35,10 +35,6 @@ DTYPES = {"float32": ("F32", 4), "bfloat16": ("BF16", 2)}  # safetensors' names,
 ARRAY_FILES = {".zarray": "zarr", "zarr.json": "zarr3"}  # what an array's folder has, and tensorstore's driver for it
 UNFINISHED = "orbax-checkpoint-tmp"  # in the name of a folder that orbax was writing to
 MAX_HORIZON = 10000  # as in include/shallowpi/base/policy_spec.h
-
-
-def fail(message):
-    sys.exit(f"error: {message}")
 
 
 def import_packages():
@@ -211,10 +207,6 @@ def open_array(spec, cache_bytes=0):
     return ts.open(spec, read=True, context=ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})).result()
 
 
-def few(items):
-    return ", ".join(items[:10]) + (f" and {len(items) - 10} more" if len(items) > 10 else "")
-
-
 def is_pi05(arrays, params):
     if "time_mlp_in/kernel" in arrays:
         return True
@@ -338,35 +330,19 @@ def lay_out(rows, sizes, dtype):
     return entries, rows, precision
 
 
-class Progress:
-    """Bytes written, on stderr: one line that is redrawn on a terminal; in a log one per half minute, and the last."""
-
-    def __init__(self, total):
-        self.total, self.done, self.started, self.last = total, 0, time.monotonic(), time.monotonic()
-
-    def advance(self, size):
-        self.done += size
-        now, at_end, on_terminal = time.monotonic(), self.done == self.total, sys.stderr.isatty()
-        if not at_end and now - self.last < (0.2 if on_terminal else 30):
-            return
-        left = round((now - self.started) / self.done * (self.total - self.done))
-        text = f"{self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB written, {left // 60} min {left % 60:02} s left "
-        print("\r" * on_terminal + text, end="\n" if at_end or not on_terminal else "", file=sys.stderr, flush=True)
-        self.last = now
+def size_of(dtype, shape):
+    return math.prod(shape) * DTYPES[dtype][1]
 
 
 def write_weights(path, entries, rows):
     """A safetensors file: the header's length, the header in JSON, and the tensors without gaps."""
     header, offset = {"__metadata__": {"format": "pt", EMBED_TOKENS: TIED_HEAD}}, 0
     for name, (dtype, shape) in entries.items():
-        code, width = DTYPES[dtype]
-        end = offset + math.prod(shape) * width
-        header[name] = {"dtype": code, "shape": shape, "data_offsets": [offset, end]}
+        end = offset + size_of(dtype, shape)
+        header[name] = {"dtype": DTYPES[dtype][0], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    if (free := shutil.disk_usage(path.parent).free) < offset:
-        fail(f"the weights need {offset / 1e9:.1f} GB, but {path.parent.parent} has {free / 1e9:.1f} GB free")
     progress, names = Progress(offset), iter(entries.items())
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
@@ -406,26 +382,17 @@ def convert(checkpoint, out, horizon, dtype, alpha):
     elif alpha is not None:
         fail(f"--lora-alpha: {params} has no LoRA arrays")
 
-    temporary = out.absolute().with_name(f"{out.name}.{os.getpid()}.tmp")
-    for stale in out.parent.glob(glob.escape(out.name) + ".*.tmp"):  # of killed processes
-        shutil.rmtree(stale, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        write_weights(temporary / "model.safetensors", entries, rows)
+    assets = params.parent / "assets"
+    stats = sorted(assets.rglob("norm_stats.json"))
+    with new_folder(out, sum(size_of(*entry) for entry in entries.values())) as folder:
+        write_weights(folder / "model.safetensors", entries, rows)
         # What is not known is left out.
         text = json.dumps({key: value for key, value in config.items() if value is not None}, indent=2)
-        (temporary / "config.json").write_text(text + "\n")
-        assets = params.parent / "assets"
-        stats = sorted(assets.rglob("norm_stats.json"))
+        (folder / "config.json").write_text(text + "\n")
         for path in stats:
-            target = temporary / "assets" / path.relative_to(assets)
+            target = folder / "assets" / path.relative_to(assets)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        os.rename(temporary, out)
-    except OSError as error:
-        fail(f"{out} cannot be written: {error}")
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     count = sum(math.prod(shape) for name, (_, shape) in entries.items() if name != EXPERT_HEAD)
     dtypes = " and ".join(sorted({stored for stored, _ in entries.values()}))
     print(f"{out}: {count / 1e6:.2f} M parameters in {dtypes}")

@@ -11,7 +11,6 @@ their statistics, are ADAPTER's where it has them, else BASE's. Needs numpy, but
 for a few copies of the largest tensor that the adapter changes.
 """
 import argparse
-import glob
 import json
 import math
 import os
@@ -20,7 +19,7 @@ import re
 import shutil
 import sys
 
-from convert_jax import Progress, fail, few
+from weights_folder import Progress, fail, few, new_folder
 
 WEIGHTS, ADAPTER_WEIGHTS, ADAPTER_CONFIG = "model.safetensors", "adapter_model.safetensors", "adapter_config.json"
 PROCESSORS = ("policy_preprocessor.json", "policy_postprocessor.json")
@@ -218,8 +217,6 @@ def changed(change, adapter, base, target):
 
 def write_weights(path, changes, adapter, base):
     """The base's file, with other bytes where a tensor changes."""
-    if (free := shutil.disk_usage(path.parent).free) < base.data.size:
-        fail(f"the weights need {base.data.size / 1e9:.1f} GB, and {path.parent.parent} has {free / 1e9:.1f} GB free")
     progress = Progress(base.data.size)
     with open(path, "wb") as file:
         file.write(base.head)
@@ -276,20 +273,11 @@ def merge(adapter_folder, base_folder, out):
               f"{base_folder}")
     copied += [path for name in EXPORTED if (path := base_folder / name).is_file()]
 
-    temporary = out.absolute().with_name(f"{out.name}.{os.getpid()}.tmp")
-    for stale in out.parent.glob(glob.escape(out.name) + ".*.tmp"):  # of killed processes
-        shutil.rmtree(stale, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        write_weights(temporary / WEIGHTS, changes, adapter, base)
-        (temporary / "config.json").write_text(json.dumps(settings, indent=4) + "\n")
+    with new_folder(out, base.data.size) as folder:
+        write_weights(folder / WEIGHTS, changes, adapter, base)
+        (folder / "config.json").write_text(json.dumps(settings, indent=4) + "\n")
         for path in copied:
-            shutil.copyfile(path, temporary / path.name)
-        os.rename(temporary, out)
-    except OSError as error:
-        fail(f"{out} cannot be written: {error}")
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copyfile(path, folder / path.name)
     print(f"Next: build/bin/shallowpi-infer inspect {out}")
 
 

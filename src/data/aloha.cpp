@@ -7,6 +7,7 @@
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/readers.h"
+#include "shallowpi/data/tokenizer.h"
 
 namespace shallowpi {
 namespace {
@@ -58,7 +59,7 @@ void read_step_prompts(const hdf5::File& file, Hdf5Episode& episode) {
     file.fail(kInstruction,
               str("has ", texts.size(), " texts, but there are ", episode.actions.size(), " actions"),
               "store one text per step or a single one, or rename the dataset");
-  if (episode.prompt.empty()) episode.prompt = texts.front();
+  if (is_blank(episode.prompt)) episode.prompt = texts.front();
 }
 
 Hdf5Content read_aloha(const hdf5::File& file) {

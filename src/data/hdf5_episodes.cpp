@@ -1,6 +1,5 @@
 #include "data/hdf5_episodes.h"
 
-#include <cmath>
 #include <utility>
 
 #include "data/hdf5_child.h"
@@ -47,7 +46,7 @@ Hdf5Episodes::Hdf5Episodes(const std::filesystem::path& path,
                            const std::function<Hdf5Content(const hdf5::File&)>& read, bool rotate_frames)
     : file_(path), rotate_frames_(rotate_frames) {
   content_ = hdf5::in_child(path, [&] { return nlohmann::json(read(hdf5::File(path))); }).get<Hdf5Content>();
-  if (!std::isfinite(content_.control_hz) || content_.control_hz < 0) content_.control_hz = 0;
+  if (!is_control_rate(content_.control_hz)) content_.control_hz = 0;
   if (!content_.warning.empty()) log::warning(path.string(), ": ", content_.warning);
   for (const Hdf5Episode& episode : content_.episodes) {
     infos_.push_back({episode.name, episode.prompt, static_cast<std::int64_t>(episode.actions.size()),

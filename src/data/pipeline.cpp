@@ -145,7 +145,6 @@ void warn_of_other_statistics(const Dataset& dataset, const PolicySpec& spec, co
 
 bool lacks_prompt(const EpisodeInfo& episode) {
   const std::vector<std::string>& texts = episode.step_prompts;
-  const auto is_blank = [](const std::string& text) { return trim(text).empty(); };
   return texts.empty() ? is_blank(episode.prompt) : std::ranges::any_of(texts, is_blank);
 }
 

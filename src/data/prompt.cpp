@@ -44,6 +44,10 @@ std::string state_text(const std::vector<float>& state, std::size_t dims) {
 
 }  // namespace
 
+bool is_blank(std::string_view text) {
+  return python_strip(text).empty();
+}
+
 std::int64_t state_bin(double value) {
   // np.digitize(value, np.linspace(-1, 1, 257)[:-1]) - 1, in exact arithmetic: the edges are k / 128, and
   // scaling by 128 does not round (adding 1 first would).

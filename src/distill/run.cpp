@@ -186,8 +186,9 @@ void check_room(const TrainingPlan& plan, const DistillConfig& config, bool dry_
         plan.on_gpu ? "the GPU" : "this machine", " has ", human_bytes(plan.machine_bytes), "; ",
         plan.peak_bytes() - plan.activation_bytes < plan.machine_bytes
             ? "raise train.accumulate or set train.activation_checkpointing"
-            : "train less of the policy (optimizer.freeze, optimizer.ema_decay=0; docs/training.md has "
-              "plans for 24 GB) or take more GPUs");
+            : str("train less of the policy (optimizer.freeze, optimizer.ema_decay=0; docs/training.md has "
+                  "plans for 24 GB)",
+                  plan.on_gpu ? " or take more GPUs" : ""));
   const std::uint64_t available = plan.free_disk_bytes;
   if (available < plan.checkpoint_bytes) {
     const std::string problem = str("output_dir: ", config.output_dir, " has ", human_bytes(available),

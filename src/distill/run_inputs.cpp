@@ -74,9 +74,13 @@ void check_same_inputs(const StartPoint& start, const TrainingSetup& setup, cons
                          " is or had; set it back"));
   // What the configuration does not set comes from the teacher's or the start's folder, which may have
   // changed.
-  const std::vector<std::string> differences =
-      json_differences(read_json(folder / checkpoint::kOwnConfig),
-                       parse_json(checkpoint::own_config_json(inputs.contents), checkpoint::kOwnConfig));
+  Json before = read_json(folder / checkpoint::kOwnConfig),
+       now = parse_json(checkpoint::own_config_json(inputs.contents), checkpoint::kOwnConfig);
+  for (const char* of_the_data : {"control_hz", "demo_image_size"}) {  // whose digest is compared below
+    before.erase(of_the_data);
+    now.erase(of_the_data);
+  }
+  const std::vector<std::string> differences = json_differences(before, now);
   if (!differences.empty())
     throw UsageError(str(name, " was trained with another policy's settings; set these back in ",
                          setup.origin() ? setup.origin()->folder.string() : "the configuration", ":\n  ",

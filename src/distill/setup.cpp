@@ -144,6 +144,16 @@ std::int64_t demo_image_size(const TrainingSetup& setup) {
   return std::max(image.width, image.height);
 }
 
+/// The data's; where they do not say it, what the policy has learned so far on the same robot.
+void choose_control_rate(TrainingSetup& setup) {
+  const std::set<double> rates = setup.dataset->control_rates();
+  if (rates.size() > 1)
+    log::warning("the demonstrations have different steps per second (", join(rates, ", "),
+                 "), and the policy learns them as if they were one speed");
+  if (rates.size() > 1 || is_for_another_robot(setup)) setup.spec.control_hz = 0;
+  if (rates.size() == 1) setup.spec.control_hz = *rates.begin();
+}
+
 /// How samples are made, and what the spec says of that.
 void make_pipeline(TrainingSetup& setup) {
   const auto tokenizer = std::make_shared<const Tokenizer>(setup.tokenizer);
@@ -152,14 +162,9 @@ void make_pipeline(TrainingSetup& setup) {
   setup.pipeline = std::make_shared<const SamplePipeline>(*setup.dataset, setup.spec, stats, tokenizer,
                                                           setup.policy.vocab, origin);
   setup.spec = setup.pipeline->spec();
-  check_against_teacher(setup);
   setup.spec.demo_image_size = demo_image_size(setup);
-  if (const std::set<double> rates = setup.dataset->control_rates(); rates.size() == 1)
-    setup.spec.control_hz = *rates.begin();
-  else if (rates.size() > 1)
-    log::warning("the demonstrations have different steps per second (",
-                 join(std::vector(rates.begin(), rates.end()), ", "),
-                 "), and the policy learns them as if they were one speed");
+  choose_control_rate(setup);
+  check_against_teacher(setup, stats);
 }
 
 }  // namespace

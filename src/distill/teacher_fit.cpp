@@ -66,9 +66,8 @@ void warn_of_unused_cameras(const TrainingSetup& setup) {
                    "policy.image_keys leaves it out: both will act without it");
 }
 
-void warn_of_differences(const TrainingSetup& setup) {
+void warn_of_differences(const TrainingSetup& setup, const NormStats& stats) {
   const PolicySpec &student = setup.spec, &teacher = setup.teacher->spec;
-  const std::optional<NormStats>& stats = setup.teacher->stats;
   std::vector<std::string> differences;
   const auto compare = [&](bool same, const char* what) {
     if (!same) differences.emplace_back(what);
@@ -80,7 +79,9 @@ void warn_of_differences(const TrainingSetup& setup) {
   compare(student.robot.delta_mask == teacher.robot.delta_mask, "relative action dims");
   compare(student.horizon == teacher.horizon, "horizon");
   compare(are_in_order(student.image_keys, teacher.image_keys), "cameras or their order");
-  compare(!stats || norm_stats_json(setup.pipeline->stats()) == norm_stats_json(*stats),
+  const bool know_rates = student.control_hz > 0 && teacher.control_hz > 0;
+  compare(!know_rates || student.control_hz == teacher.control_hz, "steps per second");
+  compare(!setup.teacher->stats || norm_stats_json(stats) == norm_stats_json(*setup.teacher->stats),
           "normalisation statistics");
   if (!differences.empty())
     log::warning("the student differs from its teacher ", setup.teacher->folder.string(),
@@ -134,13 +135,13 @@ void require_teacher_stats(const TrainingSetup& setup) {
           how_to_add_stats(*setup.teacher), "; or name them (data.norm_stats)"));
 }
 
-void check_against_teacher(const TrainingSetup& setup) {
+void check_against_teacher(const TrainingSetup& setup, const NormStats& stats) {
   if (!setup.teacher) return;
   if (setup.teaches()) {
     check_prompts(setup);
     warn_of_unused_cameras(setup);
   }
-  warn_of_differences(setup);
+  warn_of_differences(setup, stats);
 }
 
 }  // namespace shallowpi

@@ -18,9 +18,9 @@ std::vector<std::int64_t> layers_of_teacher(TrainingSetup& setup);
 /// than it was trained with.
 void require_teacher_stats(const TrainingSetup& setup);
 
-/// What the student sees and says, by setup.spec and setup.pipeline, must mean the same to its teacher: warns
+/// What the student, by setup.spec and with `stats`, sees and says must mean the same to its teacher: warns
 /// of differences. Throws UsageError where the teacher would be asked with prompts that it does not
 /// understand.
-void check_against_teacher(const TrainingSetup& setup);
+void check_against_teacher(const TrainingSetup& setup, const NormStats& stats);
 
 }  // namespace shallowpi

@@ -76,8 +76,9 @@ fs::path find_weights(const fs::path& folder) {
   if (fs::exists(folder / "adapter_config.json") ||
       fs::exists(folder / "pretrained_model/adapter_config.json"))
     hint =
-        ". It is a PEFT adapter: merge the adapter into its base first (PEFT's merge_and_unload) and save "
-        "that";
+        str(". It is a PEFT adapter: merge the adapter into its base first, the policy that "
+            "adapter_config.json names: scripts/merge_adapter.py ",
+            folder.string(), " --base BASE --out OUT");
   for (const char* pickle : {"pytorch_model.bin", "model.pt", "model.pth"})
     if (fs::exists(folder / pickle))
       hint = str(". Pickled weights (", pickle,

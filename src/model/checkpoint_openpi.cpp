@@ -48,7 +48,7 @@ std::int64_t real_width(const FeatureStats& stats, std::int64_t action_dim, std:
 std::string unknown_robot(const CheckpointInfo& info) {
   const RobotSpec& robot = info.spec.robot;
   const std::int64_t joints = std::max<std::int64_t>(std::min(robot.action_dim - 1, robot.state_dim), 1);
-  const bool has_two_arms = robot.action_dim >= kAlohaDim && robot.state_dim >= kAlohaDim;
+  const bool has_two_arms = robot.action_dim >= kAlohaDim && robot.state_dim == kAlohaDim;
   const bool is_droid = info.spec.asset_id.find("droid") != std::string::npos;
   return str(
       "assets of ", info.spec.asset_id,

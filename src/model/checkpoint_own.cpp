@@ -100,7 +100,8 @@ std::vector<std::string> spec_problems(const PolicySpec& spec, const PolicyConfi
     problems.push_back(
         str("image_size is ", spec.image_size, ", but the vision tower takes ", config.vision.image_size));
   if (spec.demo_image_size < 0) problems.push_back(str("demo_image_size is ", spec.demo_image_size));
-  if (!(spec.control_hz >= 0)) problems.push_back(str("control_hz is ", spec.control_hz));
+  if (spec.control_hz != 0 && !is_control_rate(spec.control_hz))
+    problems.push_back(str("control_hz is ", spec.control_hz));
   if (spec.rtc_training_max_delay < 0 || spec.rtc_training_max_delay >= spec.horizon)
     problems.push_back(str("rtc_training_max_delay is ", spec.rtc_training_max_delay,
                            ", expected 0 to less than the horizon, ", spec.horizon));

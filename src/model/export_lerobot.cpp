@@ -235,8 +235,9 @@ std::string notes_of(const CheckpointInfo& info) {
         "Give it images of the policy's size to avoid the difference.\n";
   if (info.spec.resize_mode == ResizeMode::kTorchLeRobot04)
     notes +=
-        "\nThis policy learned from images that LeRobot 0.4.x padded with -3, which are not square before; "
-        "LeRobot 0.6.1 pads with -1, so expect worse actions from such images.\n";
+        "\nLeRobot 0.4.x padded images that are not square with -3, and this policy learned from such; "
+        "LeRobot "
+        "0.6.1 pads with -1, so expect worse actions from images that are not square.\n";
   if (!info.spec.default_prompt.empty())
     notes += str("\nObservations without a prompt get ", in_quotes(info.spec.default_prompt),
                  " here; give LeRobot that as the task.\n");

@@ -100,6 +100,11 @@ std::string notes_on(const PolicySpec& spec) {
     notes +=
         "\nThis policy learned from images resized as LeRobot does (no antialiasing); openpi resizes as "
         "Pillow does.\n";
+  if (spec.resize_mode == ResizeMode::kTorchLeRobot04)
+    notes +=
+        "\nLeRobot 0.4.x padded images that are not square with -3, and this policy learned from such; "
+        "openpi "
+        "pads with -1, so expect worse actions from images that are not square.\n";
   if (!spec.default_prompt.empty())
     notes += str("\nObservations without a prompt get ", in_quotes(spec.default_prompt),
                  " here; give openpi the same as `default_prompt`.\n");

@@ -67,8 +67,8 @@ Heads split_and_rotate(const Tensor& qkv, const Rotation& rotation, std::int64_t
 
 /// Multi-query attention softmax(q k^T / sqrt(K) + mask) v. All query heads share one key and value head, so
 /// heads are just more query rows: q [B, M, K], k and v [B, P, K]; `mask` is additive, broadcasts to [B, M,
-/// P] and may be undefined. Returns [B, M, K]; the softmax is float32, but
-/// on a CPU in bfloat16.
+/// P] and may be undefined. Returns [B, M, K]; the softmax is float32, except for bfloat16
+/// on a CPU, where it is bfloat16.
 Tensor multi_query_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask);
 
 /// Activation checkpointing: runs `layer` on `activations` without recording it, and records it again in

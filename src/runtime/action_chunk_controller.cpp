@@ -1,7 +1,5 @@
 #include "shallowpi/runtime/action_chunk_controller.h"
 
-#include <algorithm>
-
 #include "shallowpi/base/log.h"
 
 namespace shallowpi {
@@ -10,8 +8,10 @@ ActionChunkController::ActionChunkController(const ChunkingOptions& options, Chu
                                              ObservationCheck check)
     : chunker_(options), infer_(std::move(infer)), check_(std::move(check)), worker_([this] { work(); }) {
   if (options.mode != ChunkMode::kRtc) return;
-  const std::string warning =
-      rtc_warning(std::max<std::int64_t>(1, options.expected_delay), options.trained_delay);
+  const std::string warning = options.trained_delay == 0
+                                  ? "rtc: the policy is not known to have learned to continue actions "
+                                    "(policy.rtc_training_max_delay)"
+                                  : rtc_warning(options.expected_delay, options.trained_delay);
   if (!warning.empty()) log::warning(warning);
 }
 

@@ -11,6 +11,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/image.h"
+#include "shallowpi/data/tokenizer.h"
 
 namespace shallowpi {
 namespace {
@@ -120,11 +121,13 @@ bool fill_image(const char* in, bool is_chw, Image& image) {
   return !bad;
 }
 
-Image read_jpeg(std::string_view bytes, std::string_view field) {
-  constexpr std::int64_t kMaxPixels = (32 << 20) / 3;  // as many as a message has room for
+/// `pixels_left`: how many the JPEGs of the message may still have.
+Image read_jpeg(std::string_view bytes, std::string_view field, std::int64_t& pixels_left) {
   try {
-    return decode_jpeg(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), "what was sent",
-                       kMaxPixels);
+    Image image = decode_jpeg(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(),
+                              "what was sent", pixels_left);
+    pixels_left -= image.height * image.width;
+    return image;
   } catch (const CorruptError& error) {
     refuse(field, error.what());
   }
@@ -135,9 +138,9 @@ void check_sides(std::int64_t height, std::int64_t width, std::string_view field
     refuse(field, str("expected 1 to ", kMaxImageSide, " pixels a side, got ", height, " x ", width));
 }
 
-Image to_image(const WireValue& value, std::string_view field) {
+Image to_image(const WireValue& value, std::string_view field, std::int64_t& pixels_left) {
   if (const auto* jpeg = value.as<WireBytes>()) {
-    Image image = read_jpeg(jpeg->bytes, field);
+    Image image = read_jpeg(jpeg->bytes, field, pixels_left);
     check_sides(image.height, image.width, field);
     return image;
   }
@@ -304,12 +307,13 @@ std::vector<float> read_state(const WireMap& map, const RobotSpec& robot, const 
 std::map<std::string, Image> read_images(const WireMap& map, const PolicySpec& spec,
                                          const ClientKeys& given) {
   std::map<std::string, Image> images;
+  std::int64_t pixels_left = (32 << 20) / 3;  // as many as a message has room for uncompressed
   for (const std::string& camera : spec.image_keys) {
     const CameraKeys entry = keys_of(camera, spec.robot.kind, given);
     const WireValue* value = nullptr;
     for (std::size_t k = 0; k < entry.keys.size() && !value; ++k) {
       value = look_up(map, entry.keys[k]);
-      if (value) images[camera] = to_image(*value, entry.keys[k]);
+      if (value) images[camera] = to_image(*value, entry.keys[k], pixels_left);
     }
     if (!value && entry.required) refuse_missing(join(entry.keys, " or "), map);
   }
@@ -383,8 +387,8 @@ PolicyRequest ObservationDecoder::decode(std::string_view message) const {
   observation.images = read_images(*map, spec_, options_.keys);
   observation.state = read_state(*map, spec_.robot, options_.keys);
   if (const WireValue* prompt = look_up(*map, "prompt")) observation.prompt = to_prompt(*prompt);
-  if (observation.prompt.empty()) observation.prompt = spec_.default_prompt;
-  if (observation.prompt.empty()) refuse("prompt", "is missing or empty");
+  if (is_blank(observation.prompt)) observation.prompt = spec_.default_prompt;
+  if (is_blank(observation.prompt)) refuse("prompt", "is missing or empty");
   if (options_.check) options_.check(observation);
 
   check_extras(*map);

@@ -53,7 +53,8 @@ ClientKeys parse_keys(const std::vector<std::string>& given, const PolicySpec& s
       throw UsageError(
           str("--key ", text, ": expected NAME=KEY with a NAME among state, ", join(spec.image_keys, ", ")));
     const std::string key = text.substr(equals + 1);
-    keys[name] = is_camera ? std::vector{key} : split(key, ',');
+    if (!keys.emplace(name, is_camera ? std::vector{key} : split(key, ',')).second)
+      throw UsageError(str("--key ", text, ": ", name, " has a key already"));
   }
   return keys;
 }
@@ -65,6 +66,7 @@ int serve_policy(const ServeOptions& options) {
   check_address(listen.host, listen.port);
   PolicyRunner runner = PolicyRunner::load(options.checkpoint, options.device, options.dtype, options.horizon,
                                            options.tokenizer, options.engine);
+  const ClientKeys keys = parse_keys(options.keys, runner.info().spec);
   log::info("loaded; warming up");
   runner.warm_up(options.steps, options.max_batch, options.default_prompt);
   PolicySpec spec = runner.info().spec;
@@ -79,7 +81,7 @@ int serve_policy(const ServeOptions& options) {
   DecoderOptions decoder{
       .steps = options.steps,
       .check = [&](const RobotObservation& observation) { runner.transform().check_prompt(observation); },
-      .keys = parse_keys(options.keys, spec)};
+      .keys = keys};
   decoder.max_steps = std::max(decoder.max_steps, options.steps);
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(options.seed);
   const std::vector<std::int64_t> chunk{spec.horizon, runner.info().config.action_dim};

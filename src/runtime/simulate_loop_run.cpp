@@ -194,8 +194,11 @@ void run_simulate_loop(const SimulateLoopOptions& given) {
   const Dataset dataset =
       open_dataset({given.data.begin(), given.data.end()}, DataFormat::kAuto, {.drop_noops = false});
   SimulateLoopOptions options = given;
-  if (const std::set<double> rates = dataset.control_rates(); !options.control_hz)
-    options.control_hz = rates.size() == 1 ? *rates.begin() : 30;
+  const std::set<double> rates = dataset.control_rates();
+  if (!options.control_hz && rates.size() > 1)
+    throw UsageError(str("the demonstrations have different steps per second (", join(rates, ", "),
+                         "): give --control-hz, or those of one rate"));
+  if (!options.control_hz) options.control_hz = rates.empty() ? 30 : *rates.begin();
   PolicySpec spec;
   EpisodePolicy policy;
   if (options.checkpoint.empty()) {

@@ -126,6 +126,7 @@ struct LiberoFixture {
   int height = 16, width = 12;
   Storage storage = {};
   std::string instruction = "pick up the cup";
+  int control_hz = 0;  ///< 0: not said
   /// Replaces fixture_table(demo, steps, 7).
   std::function<std::vector<double>(int demo)> actions = nullptr;
   /// obs/drawn; empty: not written.
@@ -144,6 +145,9 @@ inline void write_libero(const std::filesystem::path& path, const LiberoFixture&
   const hid_t file = checked(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
   const hid_t data = create_group(file, "data");
   write_text_attribute(data, "problem_info", "{\"language_instruction\": \"" + fixture.instruction + "\"}");
+  if (fixture.control_hz > 0)
+    write_text_attribute(data, "env_args",
+                         "{\"env_kwargs\": {\"control_freq\": " + std::to_string(fixture.control_hz) + "}}");
   const auto steps = static_cast<hsize_t>(fixture.steps);
   const Dims frames = {steps, static_cast<hsize_t>(fixture.height), static_cast<hsize_t>(fixture.width), 3};
   for (int demo = 0; demo < fixture.demos; ++demo) {

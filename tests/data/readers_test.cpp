@@ -301,8 +301,9 @@ TEST(Readers, TellTheControlRate) {
     return open_libero(dir / "libero.hdf5")->control_hz();
   };
   EXPECT_EQ(with_arguments(R"({"env_kwargs": {"control_freq": 20}})"), 20);
-  for (const char* silent : {"{}", "no JSON", "[]", R"({"env_kwargs": {"control_freq": "20"}})",
-                             R"({"env_kwargs": {"control_freq": -1}})"})
+  for (const char* silent :
+       {"{}", "no JSON", "[]", R"({"env_kwargs": {"control_freq": "20"}})",
+        R"({"env_kwargs": {"control_freq": -1}})", R"({"env_kwargs": {"control_freq": 1e300}})"})
     EXPECT_EQ(with_arguments(silent), 0) << silent;
   write_aloha(dir / "silent.hdf5", {.steps = 3});
   EXPECT_EQ(open_aloha(dir / "silent.hdf5")->control_hz(), 0);

@@ -167,6 +167,47 @@ TEST(Plan, GrowsAsItShould) {
   EXPECT_LT(plan({"train.eval_every=0"}).host_bytes, base.host_bytes) << "no held-out batches";
 }
 
+TEST(Plan, AFrozenTowerThatIsTheTeachersIsInMemoryOnce) {
+  const TrainingFixture fixture;
+  const auto weights = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"teacher.checkpoint=" + fixture.teacher(), "student.layers=2"};
+    all.insert(all.end(), more.begin(), more.end());
+    return plan_training(prepare_training(fixture.config("run", all))).weight_bytes;
+  };
+  const std::string frozen = "optimizer.freeze=['*vision_tower*', '*multi_modal_projector*']";
+  std::uint64_t tower = 0;
+  for (const auto& [name, tensor] : load_policy(read_checkpoint_info(fixture.teacher()))->named_tensors())
+    if (name.find("vision_tower") != std::string::npos ||
+        name.find("multi_modal_projector") != std::string::npos)
+      tower += tensor.nbytes();
+  EXPECT_EQ(weights({}) - weights({frozen}), tower);
+  EXPECT_EQ(weights({"teacher.dtype=bfloat16"}), weights({frozen, "teacher.dtype=bfloat16"}))
+      << "of another precision";
+}
+
+TEST(PrepareTraining, TakesTheControlRateOfTheData) {
+  const TrainingFixture fixture;
+  fixture.write_demos("fast.hdf5", 50);
+  fixture.write_demos("slow.hdf5", 20);
+  const auto prepare = [&](const std::string& files, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> all = {"data.files=" + files};
+    all.insert(all.end(), more.begin(), more.end());
+    return prepare_training(fixture.config("run", all)).spec.control_hz;
+  };
+  const std::string fast = fixture / "fast.hdf5", slow = fixture / "slow.hdf5",
+                    silent = fixture / "demos.hdf5";
+  EXPECT_EQ(prepare(fast), 50);
+  EXPECT_EQ(prepare(str("[", fast, ", ", silent, "]")), 50) << "of those that say it";
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(prepare(str("[", fast, ", ", slow, "]")), 0);
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("different steps per second (20, 50)"),
+            std::string::npos);
+  ASSERT_EQ(fixture.run("start", {"data.files=" + fast, "train.steps=1"}), 0);
+  const std::string start = "student.checkpoint=" + (fixture / "start/last").string();
+  EXPECT_EQ(prepare(silent, {start}), 50) << "what it has learned so far";
+  EXPECT_EQ(prepare(silent, {start, "policy.asset_id=another"}), 0) << "on another robot";
+}
+
 TEST(Plan, SaysItAllInWords) {
   const TrainingFixture fixture;
   const std::string text = plan_text(plan_training(prepare_training(fixture.config("run"))));
@@ -321,9 +362,14 @@ TEST(PrepareTraining, WarnsOfATeacherThatWasTrainedOtherwise) {
       << shown;
 }
 
-TEST(PrepareTraining, ATeachersCamerasAreUsedWhereNoneAreNamed) {
+TEST(PrepareTraining, AStudentOfItsTeachersSettingsDiffersInNone) {
   const TrainingFixture fixture;
   const std::string teacher = fixture.teacher();
+  const fs::path file = fs::path(teacher) / "assets/shallowpi/norm_stats.json";
+  NormStats padded = read_norm_stats(file);  // as openpi's early ones
+  for (FeatureStats* feature : {&padded.state, &padded.actions})
+    for (auto* values : {&feature->mean, &feature->std, &feature->q01, &feature->q99}) values->resize(32);
+  testing::write_text(file, norm_stats_json(padded));
   ::testing::internal::CaptureStderr();
   const TrainingSetup setup = prepare_training(
       fixture.config("run", {"teacher.checkpoint=" + teacher, "student.layers=2", "policy.image_keys=[]"}));

@@ -62,6 +62,15 @@ TEST(Resume, HoldsForADistillationWithSkippedSteps) {
   EXPECT_EQ(read_file(copy / "metrics.jsonl"), read_file(fixture / "run/metrics.jsonl"));
 }
 
+TEST(Resume, WhereTheDemonstrationsSayTheirRateOnlyNow) {
+  const TrainingFixture fixture;
+  ASSERT_EQ(fixture.run("run", {"train.steps=3"}), 0);
+  EXPECT_EQ(read_checkpoint_info(fixture / "run/last").spec.control_hz, 0);
+  fixture.write_demos("demos.hdf5", 20);
+  ASSERT_EQ(fixture.run("run"), 0);
+  EXPECT_EQ(read_checkpoint_info(fixture / "run/last").spec.control_hz, 20);
+}
+
 TEST(Resume, AfterASignalToo) {
   const TrainingFixture fixture;
   const std::vector<std::string> run = {"train.steps=60", "train.save_every=30"};

@@ -60,6 +60,7 @@ TEST(Trainer, LearnsFromScratchAndLeavesACompleteFolder) {
   EXPECT_EQ(info.config.depth(), 4);
   EXPECT_EQ(info.spec.horizon, 4);
   EXPECT_EQ(info.spec.demo_image_size, 16) << "of images that are 16 high and 12 wide";
+  EXPECT_TRUE(std::filesystem::exists(fixture / "run/first_batch.jpg"));
   EXPECT_TRUE(info.stats.has_value());
   EXPECT_NO_THROW(load_policy(info));
 }

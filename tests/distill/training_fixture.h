@@ -16,7 +16,13 @@ class TrainingFixture {
  public:
   TrainingFixture() {
     torch::set_num_threads(1);
+    write_demos("demos.hdf5");
+  }
+
+  /// Four demonstrations of twelve steps, which say their control rate where it is not 0.
+  void write_demos(const std::string& name, int control_hz = 0) const {
     LiberoFixture libero;
+    libero.control_hz = control_hz;
     libero.demos = 4;
     libero.steps = 12;
     libero.actions = [](int demo) {
@@ -25,7 +31,7 @@ class TrainingFixture {
         for (int dim = 0; dim < 7; ++dim) values.push_back(std::sin(0.5 * step + dim + 0.1 * demo));
       return values;
     };
-    write_libero(dir_ / "demos.hdf5", libero);
+    write_libero(dir_ / name, libero);
   }
 
   std::filesystem::path operator/(const std::string& name) const { return dir_ / name; }

@@ -127,6 +127,15 @@ def options_of_the_real_server():
         assert times[0] > 40, "the slow inference was too fast for this test"
 
 
+def refused_keys():
+    for keys, problem in ((["bsae_0_rgb=x"], "expected NAME=KEY with a NAME among state, base_0_rgb"),
+                          (["state="], "expected NAME=KEY"), (["state=a", "state=b"], "state has a key already")):
+        options = [option for key in keys for option in ("--key", key)]
+        said = subprocess.run([infer_program, "serve", "--checkpoint", checkpoint, "--port", "0", *options],
+                              capture_output=True, text=True)
+        assert said.returncode == 2 and problem in said.stderr, said.stderr
+
+
 def steady_chunks():
     command = [infer_program, "serve", "--checkpoint", checkpoint, "--port", "0", "--quiet"]
     asked = observation(prompt="pick up the butter", side=128)
@@ -495,7 +504,8 @@ def stubborn():
 
 
 for check in (wire_format, bad_messages, failures, busy_server, many_clients, access, too_much, slow_loris, stale,
-              termination, stubborn, command_line, real_policy, options_of_the_real_server, steady_chunks):
+              termination, stubborn, command_line, real_policy, options_of_the_real_server, refused_keys,
+              steady_chunks):
     start = time.monotonic()
     note = check()
     print(f"{check.__name__}: ok, {time.monotonic() - start:.1f} s{'; ' + note if note else ''}", flush=True)

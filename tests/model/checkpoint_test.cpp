@@ -244,7 +244,8 @@ TEST(Checkpoint, RefusesFoldersWithoutUsableWeights) {
   expect_error<UsageError>([&] { read_checkpoint_info(dir.path()); }, "pytorch_model.bin", "never read");
   expect_error<UsageError>([&] { read_checkpoint_info(dir / "pytorch_model.bin"); }, "this is a file");
   write_text(dir / "peft/adapter_config.json", "{}");
-  expect_error<UsageError>([&] { read_checkpoint_info(dir / "peft"); }, "merge the adapter into its base");
+  expect_error<UsageError>([&] { read_checkpoint_info(dir / "peft"); }, "merge the adapter into its base",
+                           "scripts/merge_adapter.py");
   write_text(dir / "jax/params/_METADATA", "{}");
   const std::string jax = dir / "jax";
   for (const char* folder : {"jax", "jax/", "jax/params"})

@@ -130,6 +130,22 @@ TEST(ActionChunkController, DestructionWaitsForInference) {
   EXPECT_TRUE(ended);
 }
 
+TEST(ActionChunkController, WarnsOfAPolicyThatDidNotLearnToContinue) {
+  const auto warning = [](std::int64_t trained, std::int64_t expected, ChunkMode mode = ChunkMode::kRtc) {
+    ChunkingOptions options;
+    options.mode = mode;
+    options.trained_delay = trained;
+    options.expected_delay = expected;
+    ::testing::internal::CaptureStderr();
+    const ActionChunkController controller(options, [](const auto&, const auto&) { return RobotActions(); });
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_NE(warning(0, 0).find("not known to have learned to continue"), std::string::npos);
+  EXPECT_NE(warning(3, 4).find("it was trained to continue 3"), std::string::npos);
+  EXPECT_EQ(warning(4, 4), "");
+  EXPECT_EQ(warning(0, 0, ChunkMode::kEnsemble), "");
+}
+
 TEST(ActionChunkController, OptionsOfAPolicy) {
   PolicySpec spec;
   spec.horizon = 5;
@@ -139,6 +155,9 @@ TEST(ActionChunkController, OptionsOfAPolicy) {
   EXPECT_EQ(libero.horizon, 5);
   EXPECT_EQ(libero.execute, 5);
   EXPECT_EQ(libero.trained_delay, 4);
+  EXPECT_EQ(libero.control_hz, 30) << "where the policy's is not known";
+  spec.control_hz = 20;
+  EXPECT_EQ(chunking_for(spec).control_hz, 20);
   EXPECT_EQ(libero.relative_dims, (std::vector<bool>{true, true, true, true, true, true, false}));
   spec.robot = {RobotKind::kAloha, 14, 14, {}};
   EXPECT_TRUE(chunking_for(spec).relative_dims.empty());

@@ -260,6 +260,13 @@ TEST(ObservationMessage, TakesJpegs) {
   const std::string huge = encode_jpeg({4096, 4096, std::vector<std::uint8_t>(4096 * 4096 * 3)});
   expect_refused(message.set("observation/image", {WireBytes{huge}}),
                  "observation/image: what was sent is not a readable JPEG: it has 4096 x 4096 pixels");
+  const std::string large = encode_jpeg({2048, 3072, std::vector<std::uint8_t>(2048 * 3072 * 3)});
+  Message two(RobotKind::kLibero);
+  EXPECT_NO_THROW(decode(two.set("observation/image", {WireBytes{large}})));
+  expect_refused(
+      two.set("observation/wrist_image", {WireBytes{large}}),
+      "observation/wrist_image: what was sent is not a readable JPEG: it has 2048 x 3072 pixels, of which "
+      "at most 4893354 are read");
 }
 
 TEST(ObservationMessage, TakesJointsUnderAlohasKeys) {
@@ -341,6 +348,7 @@ TEST(ObservationMessage, RefusesBadPrompts) {
   expect_refused(message.set("prompt", {WireBytes{"\xFF\xFE"}}), "prompt: is not UTF-8");
   expect_refused(message.set("prompt", {std::int64_t{1}}), "prompt: expected text");
   expect_refused(message.set("prompt", {std::string_view("")}), "prompt: is missing or empty");
+  expect_refused(message.set("prompt", {std::string_view("\u3000 ")}), "prompt: is missing or empty");
   expect_refused(message.remove("prompt"), "prompt: is missing");
   for (const char* other : {"timestep", "max_steps", "timestamp_ns", "prev_actions"})
     EXPECT_NO_THROW(decode(Message(RobotKind::kLibero).set(other, {std::int64_t{1}})));
@@ -356,6 +364,11 @@ TEST(ObservationMessage, RefusesBadPrompts) {
             "e \xF0\x9F\xA4\x96");
   PolicySpec spec = spec_of(RobotKind::kLibero, 8, 7);
   spec.default_prompt = "tidy up";
+  for (const char* blank : {"", " \n"})
+    EXPECT_EQ(ObservationDecoder(spec, {}, {})
+                  .decode(message.set("prompt", {std::string_view(blank)}).encode())
+                  .infer.observation.prompt,
+              "tidy up");
   EXPECT_EQ(
       ObservationDecoder(spec, {}, {}).decode(message.remove("prompt").encode()).infer.observation.prompt,
       "tidy up");

@@ -191,6 +191,20 @@ TEST(SimulateLoop, TheCommandPrintsRowsAndWritesThem) {
   EXPECT_EQ(json["rows"][4]["delay_ticks"], 4);
   EXPECT_EQ(json["rows"][4]["episodes"], 1);
 
+  libero.control_hz = 20;
+  testing::write_libero(dir / "at_20.hdf5", libero);
+  options.data = {(dir / "at_20.hdf5").string()};
+  ::testing::internal::CaptureStdout();
+  run_simulate_loop(options);
+  ::testing::internal::GetCapturedStdout();
+  EXPECT_EQ(read_json(dir / "loop.json")["control_hz"], 20);
+  EXPECT_EQ(read_json(dir / "loop.json")["rows"][1]["delay_ticks"], 8);
+  libero.control_hz = 50;
+  testing::write_libero(dir / "at_50.hdf5", libero);
+  options.data.push_back((dir / "at_50.hdf5").string());
+  expect_error<UsageError>([&] { run_simulate_loop(options); }, "different steps per second (20, 50)");
+  options.data = {(dir / "demos.hdf5").string()};
+
   options.checkpoint = std::string(SHALLOWPI_SOURCE_DIR) + "/configs/quickstart/teacher";
   options.tokenizer = (dir / "none.model").string();
   expect_error<UsageError>([&] { run_simulate_loop(options); }, "none.model", "no such file");

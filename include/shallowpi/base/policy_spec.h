@@ -15,6 +15,10 @@ namespace shallowpi {
 inline constexpr std::int64_t kMaxHorizon = 10000;  ///< the most action steps per chunk
 inline constexpr std::int64_t kEulerSteps = 10;     ///< integration steps of the flow, where none are given
 inline constexpr std::int64_t kMaxEulerSteps = 1000;
+inline constexpr double kMinControlHz = 0.1, kMaxControlHz = 10000;  ///< steps per second
+constexpr bool is_control_rate(double hz) {
+  return hz >= kMinControlHz && hz <= kMaxControlHz;
+}
 inline constexpr double kMaxNoiseScale = 2;  ///< of what a chunk starts from; policies learn with 1
 inline constexpr std::int64_t kMaxTextStateDim = 1024;  ///< the most state dims that a prompt may hold
 

@@ -37,6 +37,8 @@ class Tokenizer {
 std::filesystem::path find_tokenizer(const std::string& explicit_path,
                                      const std::filesystem::path& checkpoint_path);
 
+/// Whether nothing is left of an instruction that is stripped as Python's str.strip() does.
+bool is_blank(std::string_view text);
 /// The prompt's text after bos, in the parts that are encoded one by one. `state` is the normalised, unpadded
 /// policy state (read by the pi05_state modes).
 std::vector<std::string> prompt_parts(const PolicySpec& spec, const std::string& text,

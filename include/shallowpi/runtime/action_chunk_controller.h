@@ -26,8 +26,9 @@ using ChunkInference =
 /// Throws what is wrong with an observation; PolicyRunner::check for a loaded policy.
 using ObservationCheck = std::function<void(const RobotObservation& observation)>;
 
-/// Defaults for a policy: its horizon, and the dims that its robot reads as displacements (LIBERO's first
-/// six). The joints of other robots are positions unless the caller says otherwise.
+/// Defaults for a policy: its horizon, its control rate where that is known, how many actions it learned to
+/// continue, and the dims that its robot reads as displacements (LIBERO's first six). The joints of other
+/// robots are positions unless the caller says otherwise.
 ChunkingOptions chunking_for(const PolicySpec& spec);
 
 /// Inference by a loaded policy, which is warmed up here, with noise from (seed, number of the call), times
