@@ -60,6 +60,12 @@ CLI::App* add_offline(CLI::App& app, OfflineOptions& offline, DemoOptions& demos
                    "write each frame's losses (JSON lines, or CSV by its name)")
       ->type_name("FILE")
       ->check(kOutputFile);
+  command
+      ->add_option("--plot", offline.plot,
+                   "draw each frame's chunk over the demonstrated actions, as a web page")
+      ->type_name("FILE.html")
+      ->check(kOutputFile)
+      ->excludes(batch);
   add_data_options(*command, offline, demos);
   add_noise_scale(*command, offline.measure.noise_scale);
   add_draws(*command, offline);

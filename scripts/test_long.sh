@@ -34,7 +34,7 @@ sanitized() {
   need_packages "libclang-rt-${clang#clang-}-dev" "llvm-${clang#clang-}"
   need_compiler
   need_libtorch cpu
-  cmake --preset "$preset" -DSHALLOWPI_TESTS=ON -DSHALLOWPI_TEST_PYTHON= >/dev/null
+  cmake --preset "$preset" -DSHALLOWPI_TEST_PYTHON= >/dev/null
   cmake --build "$folder" --target "$@"
   # Also from child processes, whose stderr is closed.
   local reports; reports=$(mktemp -d)

@@ -273,6 +273,10 @@ fs::path temporary_path(const fs::path& path) {
   return temporary;
 }
 
+bool is_temporary(const fs::path& path) {
+  return writer_of(path.filename().string()).has_value();
+}
+
 void remove_stale_temporaries(const fs::path& parent, bool locked) {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(parent, ignored)) {

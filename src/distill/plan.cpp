@@ -84,7 +84,7 @@ void count_passes(const TrainingSetup& setup, const TrainedParts& parts, const P
                                    inference_activation_bytes(setup.policy, shape, sizes.bytes_per_value));
 
   const PassCost student = forward_flops(setup.policy, shape);
-  const double micro_batches = static_cast<double>(config.train.batch_size / plan.micro_batch);
+  const double micro_batches = static_cast<double>(config.train.batch_size / setup.micro_batch());
   // A backward pass is two forward passes, and one more to recompute.
   const double again = sizes.recompute ? 1 : 0;
   plan.flops =
@@ -126,21 +126,12 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   const DistillConfig& config = setup.config();
   TrainingPlan plan;
   plan.base_bytes = resident_bytes() + kComputeBytes;
-  plan.kept_layers = setup.kept_layers;
-  plan.student = setup.policy;
-  plan.place = str(setup.devices.front().str(), ", ", dtype_name(setup.dtype));
   plan.devices = setup.devices.size();
   plan.on_gpu = setup.devices.front().is_cuda();
   plan.machine_bytes = total_memory(setup.devices.front());
   for (const torch::Device device : setup.devices)
     plan.machine_bytes = std::min(plan.machine_bytes, total_memory(device));
   plan.free_disk_bytes = free_disk_bytes(config.output_dir);
-  plan.training_frames = setup.split.train.size();
-  plan.held_out_frames = setup.split.held_out.size();
-  plan.spec = setup.spec;
-  plan.statistics = setup.statistics;
-  plan.steps = config.train.steps;
-  plan.batch_size = config.train.batch_size;
   const TrainedParts parts = count_student(setup, plan);
   if (plan.trained == 0)
     throw UsageError("optimizer.freeze: freezes every parameter; there is nothing left to train");
@@ -150,7 +141,7 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   const TrainingBatch sample = setup.pipeline->make_batch({setup.split.train.front()});
   plan.prefix_tokens = cameras * setup.policy.vision.tokens() + sample.observation.tokens_bt.size(1);
   PassShape shape;
-  shape.batch = plan.micro_batch = setup.micro_batch();
+  shape.batch = setup.micro_batch();
   shape.images = shape.batch * cameras;
   shape.prefix = plan.prefix_tokens;
   shape.horizon = setup.spec.horizon;
@@ -161,33 +152,34 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   return plan;
 }
 
-std::string plan_text(const TrainingPlan& plan) {
+std::string plan_text(const TrainingSetup& setup, const TrainingPlan& plan) {
+  const TrainConfig& train = setup.config().train;
+  const PolicySpec& spec = setup.spec;
   std::vector<std::vector<std::string>> rows;
   const auto row = [&](const std::string& what, const std::string& value) { rows.push_back({what, value}); };
   const auto count = [](std::int64_t n) { return human_count(static_cast<std::uint64_t>(n)); };
-  row("student", str(enum_name(plan.student.kind), ", ", plan.student.depth(), " layers"));
-  if (!plan.kept_layers.empty()) row("  teacher layers kept", join(plan.kept_layers, ", "));
+  row("student", str(enum_name(setup.policy.kind), ", ", setup.policy.depth(), " layers"));
+  if (!setup.kept_layers.empty()) row("  teacher layers kept", join(setup.kept_layers, ", "));
   row("  parameters trained", count(plan.trained));
   row("  frozen", count(plan.frozen));
   row("  dead (no output depends on them)", count(plan.dead));
   row("teacher in the loop", plan.teacher_layers > 0 ? str(plan.teacher_layers, " layers") : "none");
-  row("data", str(plan.training_frames, " frames to train on, ", plan.held_out_frames, " held out"));
-  row("  passes over them", fixed(static_cast<double>(plan.steps * plan.batch_size) /
-                                      static_cast<double>(std::max<std::size_t>(plan.training_frames, 1)),
-                                  1));
-  row("  cameras", join(plan.spec.image_keys, ", "));
-  const RobotSpec& robot = plan.spec.robot;
+  const std::size_t frames = setup.split.train.size();
+  row("data", str(frames, " frames to train on, ", setup.split.held_out.size(), " held out"));
+  row("  passes over them",
+      fixed(static_cast<double>(train.steps * train.batch_size) / static_cast<double>(frames), 1));
+  row("  cameras", join(spec.image_keys, ", "));
+  const RobotSpec& robot = spec.robot;
   row("  robot", str(enum_name(robot.kind), ", ", robot.state_dim, " state dims, ", robot.action_dim,
                      " action dims", robot.delta_mask.empty() ? "" : ", relative actions"));
-  row("  chunk", str(plan.spec.horizon, " actions"));
-  row("  prompt mode",
-      str(enum_name(plan.spec.prompt_mode), ", at most ", plan.spec.max_token_len, " tokens"));
-  row("  statistics", plan.statistics);
+  row("  chunk", str(spec.horizon, " actions"));
+  row("  prompt mode", str(enum_name(spec.prompt_mode), ", at most ", spec.max_token_len, " tokens"));
+  row("  statistics", setup.statistics);
   row("  prefix tokens per sample", str(plan.prefix_tokens));
-  row("device", plan.place);
+  row("device", str(setup.devices.front().str(), ", ", dtype_name(setup.dtype)));
   if (plan.devices > 1)
     row("  and others like it",
-        str(plan.devices, " in all, each with ", plan.micro_batch, " samples at a time"));
+        str(plan.devices, " in all, each with ", setup.micro_batch(), " samples at a time"));
   const char* const of_each = plan.devices > 1 ? " of each device" : "";
   row("memory, peak", str(human_bytes(plan.peak_bytes()), !plan.on_gpu       ? ""
                                                           : plan.devices > 1 ? " on each GPU"
@@ -200,7 +192,7 @@ std::string plan_text(const TrainingPlan& plan) {
   row("arithmetic per step", fixed(plan.flops / 1e9, 1) + " GFLOP");
   if (plan.on_gpu)  // which sustains 100 TFLOP/s or a few times that
     row("  all steps at 100 TFLOP/s on each GPU",
-        human_duration(plan.flops * static_cast<double>(plan.steps) / static_cast<double>(plan.devices) /
+        human_duration(plan.flops * static_cast<double>(train.steps) / static_cast<double>(plan.devices) /
                        1e14));
   row("checkpoint", human_bytes(plan.checkpoint_bytes));
   row("all checkpoints", str(human_bytes(plan.most_checkpoints * plan.checkpoint_bytes), ", up to ",

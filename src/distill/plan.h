@@ -3,20 +3,16 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "shallowpi/distill/setup.h"
 
 namespace shallowpi {
 
 struct TrainingPlan {
-  std::vector<std::int64_t> kept_layers;  ///< teacher layers; empty where trained from scratch
-  PolicyConfig student;
   std::int64_t teacher_layers = 0;  ///< 0: no teacher in the loop
 
   std::int64_t trained = 0, frozen = 0, dead = 0;  ///< the student's parameters
 
-  std::string place;               ///< "cuda:0, bfloat16": what the student computes on, and in
   std::uint64_t devices = 1;       ///< that share a batch; memory, but for the host's, is of each
   std::uint64_t weight_bytes = 0;  ///< both models, as they compute
   /// Gradient, a share of moments and EMA, and master weights where those are kept apart.
@@ -35,19 +31,14 @@ struct TrainingPlan {
   std::uint64_t most_checkpoints = 0;  ///< that lie in the run's folder at a time
   std::uint64_t free_disk_bytes = 0;
 
-  std::size_t training_frames = 0, held_out_frames = 0;
-  std::int64_t micro_batch = 0;    ///< samples that a device computes at a time
   std::int64_t prefix_tokens = 0;  ///< of a sample: cameras and prompt
-  PolicySpec spec;
-  std::string statistics;  ///< where they come from
-  std::int64_t steps = 0, batch_size = 0;
 };
 
 /// Reads no weights; looks at one sample for its prompt's length. Throws UsageError where optimizer.freeze
 /// matches nothing, or everything.
 TrainingPlan plan_training(const TrainingSetup& setup);
 
-/// A text for people.
-std::string plan_text(const TrainingPlan& plan);
+/// Both as a text for people.
+std::string plan_text(const TrainingSetup& setup, const TrainingPlan& plan);
 
 }  // namespace shallowpi

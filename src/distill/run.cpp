@@ -14,6 +14,7 @@
 #include "distill/plan.h"
 #include "distill/trainer.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/problems.h"
 #include "shallowpi/base/text.h"
@@ -59,7 +60,7 @@ std::vector<std::string> other_files(const fs::path& folder) {
   // Of a disk of its own, and of a run that was killed before it had written anything.
   const auto is_nothing = [](const fs::path& path) {
     const std::string name = path.filename();
-    return name.starts_with('.') || name == "lost+found" || name.starts_with(str(kConfigFile, ".tmp-")) ||
+    return name.starts_with('.') || name == "lost+found" || is_temporary(path) ||
            (name == kCheckpoints && fs::is_empty(path));
   };
   std::vector<std::string> names;
@@ -218,7 +219,7 @@ int dry_run(const ResolvedConfig& resolved, const std::string& resume) {
   if (!start.checkpoint.empty() && start.state.step < resolved.config.train.steps)
     check_same_inputs(start, setup, read_run_inputs(setup));
   const TrainingPlan plan = plan_training(setup);
-  std::cout << plan_text(plan) << start_text(start, resolved.config.train.steps);
+  std::cout << plan_text(setup, plan) << start_text(start, resolved.config.train.steps);
   check_room(plan, resolved.config, true);
   return static_cast<int>(ExitCode::kDone);
 }

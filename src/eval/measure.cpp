@@ -175,11 +175,12 @@ class Measurement {
     for (std::int64_t b = 0; b < batch_size(first); ++b) {
       FrameReport& report = reports_[first + b];
       report.action_error = mean[b].item<double>();
-      const RobotActions sampled = pipeline_.to_robot(sampled_bhd[b], dataset_.state(report.sample));
+      RobotActions sampled = pipeline_.to_robot(sampled_bhd[b], dataset_.state(report.sample));
       const std::vector<double> robot =
           error_per_dim(sampled, dataset_.chunk(report.sample, sampled_bhd.size(1)));
       report.action_error_robot = mean_of(robot);
       add_to(robot_error_sums_, robot);
+      if (options_.keep_chunks) report.chunk = std::move(sampled);
     }
   }
 

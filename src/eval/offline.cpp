@@ -4,6 +4,7 @@
 #include <iostream>
 #include <set>
 
+#include "eval/chunk_page.h"
 #include "eval/frame_file.h"
 #include "eval/frames.h"
 #include "eval/labelled_path.h"
@@ -145,6 +146,7 @@ class Comparison {
 
   void measure(MeasuredPolicy subject, Policy* teacher, const SamplePipeline& pipeline) {
     MeasureOptions options = options_.measure;
+    options.keep_chunks = !options_.plot.empty();
     StatusLine status(options_.quiet);
     options.progress = [&](std::int64_t done, std::int64_t total) {
       status.show(str(subject.label, ": ", done, " of ", total, " frames"));
@@ -190,6 +192,7 @@ void run_on_data(const OfflineOptions& options) {
   if (!options.per_frame.empty())
     write_file_atomically(options.per_frame,
                           frame_file(dataset, comparison.reports(), options.per_frame.extension() == ".csv"));
+  if (!options.plot.empty()) write_file_atomically(options.plot, chunk_page(dataset, comparison.reports()));
 }
 
 }  // namespace

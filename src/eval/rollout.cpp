@@ -71,7 +71,7 @@ void check_own(const fs::path& out) {
   if (!fs::is_directory(out) || fs::exists(out / "results.json")) return;  // resume_from() looks at that
   for (const auto& entry : fs::directory_iterator(out)) {
     const std::string name = entry.path().filename().string();
-    if (!name.starts_with('.') && kOwn.count(name.substr(0, name.find(".tmp-"))) == 0)
+    if (!name.starts_with('.') && !is_temporary(name) && kOwn.count(name) == 0)
       throw UsageError(str("--out ", out.string(), " is no rollout's folder, it holds ", name,
                            "; name an empty or a new one"));
   }
@@ -121,7 +121,7 @@ class Rollout {
   }
 
   int run() {
-    describe();
+    queue_episodes();
     const StopSignal stop(
         "stopping: the episodes that have ended are saved, the same command plays the others; a second signal"
         " ends at once");
@@ -164,7 +164,7 @@ class Rollout {
   }
 
   /// Lists the episodes that are still to be played.
-  void describe() {
+  void queue_episodes() {
     const Json suites = ask_for_tasks();
     std::size_t asked = 0;
     for (const std::string& suite : options_.suites) {
@@ -242,7 +242,7 @@ class Rollout {
 
   void send(Seat& seat) {
     guard(seat, [&] {
-      seat.simulator->send(seat.episode->request(),
+      seat.simulator->send(seat.episode->simulator_request(),
                            seat.episode->started() ? options_.step_timeout_s : options_.reset_timeout_s);
     });
   }
@@ -268,7 +268,7 @@ class Rollout {
       guard(seat, [&] {
         auto answer = seat.simulator->receive();
         if (!answer) return;
-        seat.episode->take_answer(std::move(*answer));
+        seat.episode->take_simulator_answer(std::move(*answer));
         if (seat.video) seat.video->write(seat.episode->frames());
         if (!seat.episode->finished()) return;
         finish(seat);

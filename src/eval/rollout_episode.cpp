@@ -28,12 +28,12 @@ Episode::Episode(EpisodeKey key, TaskInfo task, const RolloutSettings& settings)
   record_frames_ = settings_.records(record_.key.trial);
 }
 
-Json Episode::request() const {
+Json Episode::simulator_request() const {
   Json out;
   if (started_) {
     out["cmd"] = "step";
     out["actions"] = planned_;
-    out["render"] = request_.has_value() && settings_.needs_images;
+    out["render"] = chunk_request_.has_value() && settings_.needs_images;
     return out;
   }
   out["cmd"] = "reset";
@@ -53,7 +53,7 @@ Json Episode::request() const {
   return out;
 }
 
-void Episode::take_answer(SimulatorAnswer answer) {
+void Episode::take_simulator_answer(SimulatorAnswer answer) {
   last_ = std::move(answer);
   const std::vector<double> state = state_of(last_.json);
   add_to_trace({reinterpret_cast<const char*>(state.data()), state.size() * sizeof(double)});
@@ -73,7 +73,7 @@ void Episode::take_answer(SimulatorAnswer answer) {
 
 void Episode::ask(std::int64_t tick) {
   call_ = PolicyCall{record_.key, record_.calls, tick, observation(last_),
-                     request_ ? request_->prefix : RobotActions{}};
+                     chunk_request_ ? chunk_request_->prefix : RobotActions{}};
 }
 
 RobotObservation Episode::observation(const SimulatorAnswer& answer) const {
@@ -97,15 +97,15 @@ void Episode::take_actions(RobotActions actions, double milliseconds) {
   if (!chunker_) {
     chunker_.emplace(settings_.chunking_options(static_cast<std::int64_t>(actions.size())));
     chunker_->reset(kLiberoStandStill);
-    request_ = chunker_->next_request();
+    chunk_request_ = chunker_->next_request();
   }
   for (const auto& action : actions)
     if (static_cast<std::int64_t>(action.size()) != kLiberoActionDim)
       throw UsageError(
           str("the policy's actions have ", action.size(), " dims, LIBERO's robot takes ", kLiberoActionDim));
-  answer_ = ChunkAnswer{request_->id, std::move(actions), ""};
-  answer_tick_ = request_->tick + settings_.delay();
-  request_.reset();
+  chunk_answer_ = ChunkAnswer{chunk_request_->id, std::move(actions), ""};
+  chunk_answer_tick_ = chunk_request_->tick + settings_.delay();
+  chunk_request_.reset();
   call_.reset();
   plan();
 }
@@ -115,12 +115,12 @@ void Episode::take_actions(RobotActions actions, double milliseconds) {
 void Episode::plan() {
   planned_.clear();
   while (record_.steps + static_cast<std::int64_t>(planned_.size()) < max_steps_) {
-    if (answer_ && chunker_->now() == answer_tick_) {
-      if (!chunker_->deliver(std::move(*answer_)))
+    if (chunk_answer_ && chunker_->now() == chunk_answer_tick_) {
+      if (!chunker_->deliver(std::move(*chunk_answer_)))
         throw Error(str(record_.key.suite, " task ", record_.key.task, ": ", chunker_->last_error()));
-      answer_.reset();
+      chunk_answer_.reset();
     }
-    if ((request_ = chunker_->next_request())) break;
+    if ((chunk_request_ = chunker_->next_request())) break;
     planned_.push_back(chunker_->tick().action);
   }
   for (const Action& action : planned_)

@@ -15,15 +15,15 @@ struct TaskInfo {
   std::int64_t init_states = 0;
 };
 
-/// request() to the simulator -> take_answer() -> while wants_policy(): call() to the policy ->
-/// take_actions() -> request() ... until finished().
+/// simulator_request() -> take_simulator_answer() -> while wants_policy(): call() to the policy ->
+/// take_actions() -> simulator_request() ... until finished().
 class Episode {
  public:
   Episode(EpisodeKey key, TaskInfo task, const RolloutSettings& settings);
 
   /// The next message for the simulator: the reset, then steps up to the next tick that needs an observation.
-  Json request() const;
-  void take_answer(SimulatorAnswer answer);
+  Json simulator_request() const;
+  void take_simulator_answer(SimulatorAnswer answer);
   bool wants_policy() const { return call_.has_value(); }
   const PolicyCall& call() const { return *call_; }
   /// The chunk for call(). Throws Error where it cannot be executed, and UsageError where it is too short for
@@ -50,11 +50,11 @@ class Episode {
   EpisodeRecord record_;
   std::int64_t max_steps_;
   bool record_frames_, started_ = false, finished_ = false;
-  std::optional<ActionChunker> chunker_;  // once the length of a chunk is known
-  std::optional<ChunkAnswer> answer_;     // computed, on its way
-  std::int64_t answer_tick_ = 0;
-  std::optional<ChunkRequest> request_;  // at the tick where planned_ ends
-  RobotActions planned_;                 // actions up to there
+  std::optional<ActionChunker> chunker_;     // once the length of a chunk is known
+  std::optional<ChunkAnswer> chunk_answer_;  // computed, on its way
+  std::int64_t chunk_answer_tick_ = 0;
+  std::optional<ChunkRequest> chunk_request_;  // at the tick where planned_ ends
+  RobotActions planned_;                       // actions up to there
   std::optional<PolicyCall> call_;
   SimulatorAnswer last_;
 };

@@ -3,6 +3,7 @@
 #include <map>
 #include <sstream>
 
+#include "eval/html.h"
 #include "eval/rollout_results.h"
 #include "eval/statistics.h"
 #include "shallowpi/base/text.h"
@@ -25,23 +26,6 @@ std::vector<std::string> table_row(const std::string& name, const std::string& t
 std::string language_of(const RolloutResults& results, const std::pair<std::string, std::int64_t>& task) {
   const auto found = results.episodes.lower_bound({task.first, task.second, 0});
   return found == results.episodes.end() ? "" : found->second.language;
-}
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '&')
-      out += "&amp;";
-    else if (c == '"')
-      out += "&quot;";
-    else
-      out += c;
-  }
-  return out;
 }
 
 /// One bar per task with its Wilson interval.
@@ -147,17 +131,13 @@ std::string rollout_html(const RolloutResults& results) {
     calls += record.calls;
   }
   facts.push_back({"ms per policy call", fixed(milliseconds / double(std::max<std::int64_t>(calls, 1)), 1)});
-  return str(R"(<!doctype html><html lang="en"><meta charset="utf-8"><title>Rollout report</title><style>
-body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222}
-h1 b{color:#2a7a4b}table{border-collapse:collapse;margin:1em 0}td,th{padding:.15em .8em;text-align:left;
-border-bottom:1px solid #ddd}svg{width:100%}svg text{font-size:12px;fill:#444}.bar{fill:#7fb894}
-.whisker{stroke:#222;stroke-width:1.5}.grid{stroke:#ddd}.success{fill:#2a7a4b}.failure{fill:#c0504d}
-</style><h1>)",
-             "<b>", percent(all.rate()), " %</b> success: ", all.successes, " of ", all.episodes,
-             " episodes</h1><p>95 % Wilson interval [", percent(interval.low), ", ", percent(interval.high),
-             "].</p><h2>Per task</h2>", success_chart(results), html_table(kHeader, table_rows(results)),
-             "<h2>Steps per episode</h2><p>Green: success.</p>", steps_chart(results),
-             "<h2>What was run</h2>", html_table({"setting", "value"}, facts), "</html>\n");
+  return html_page(
+      "Rollout report",
+      str("<h1><b>", percent(all.rate()), " %</b> success: ", all.successes, " of ", all.episodes,
+          " episodes</h1><p>95 % Wilson interval [", percent(interval.low), ", ", percent(interval.high),
+          "].</p><h2>Per task</h2>", success_chart(results), html_table(kHeader, table_rows(results)),
+          "<h2>Steps per episode</h2><p>Green: success.</p>", steps_chart(results), "<h2>What was run</h2>",
+          html_table({"setting", "value"}, facts)));
 }
 
 }  // namespace shallowpi

@@ -8,6 +8,7 @@
 #include "model/checkpoint_internal.h"
 #include "model/tensor_names.h"
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/manifest.h"
 #include "shallowpi/base/text.h"
@@ -47,7 +48,7 @@ fs::path checkpoint_below(const fs::path& folder) {
   for (auto entry = fs::recursive_directory_iterator(folder, kSkip, unreadable);
        entry != fs::recursive_directory_iterator() && seen++ < kMostEntries; entry.increment(unreadable)) {
     if (entry.depth() == kDepth) entry.disable_recursion_pending();
-    const bool is_half_written = entry->path().filename().string().find(".tmp-") != std::string::npos;
+    const bool is_half_written = is_temporary(entry->path());
     if (is_half_written) entry.disable_recursion_pending();
     if (!is_half_written && fs::exists(entry->path() / SafetensorsFolder::kFile, unreadable))
       found.emplace(entry->path().string().size(), entry->path());

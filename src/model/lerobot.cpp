@@ -344,12 +344,14 @@ void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& i
   if (info.horizon_known) spec.horizon = json_get<std::int64_t>(config, "chunk_size", where);
   spec.rtc_training_max_delay = json_get_or<std::int64_t>(config, "rtc_training_max_delay", 0, where);
   spec.image_size = info.config.vision.image_size;
-  // Two signs together: the token embedding is stored tied (as lm_head alone; 0.5.0 stores both), and
-  // use_relative_actions is missing (0.5.1 added it).
-  const bool is_lerobot04 = !has_embed_tokens && !config.contains("use_relative_actions");
-  spec.resize_mode = is_lerobot04 ? ResizeMode::kTorchLeRobot04 : ResizeMode::kTorch;
   const Steps pre = read_steps(info.folder / "policy_preprocessor.json");
   const Steps post = read_steps(info.folder / "policy_postprocessor.json");
+  const Step* normalizer = find_step(pre, "normalizer_processor");
+  const bool is_base = !normalizer || normalizer->state_file.empty();  // openpi's, in LeRobot's format
+  // Two signs together: the token embedding is stored tied (as lm_head alone; 0.5.0 stores both), and
+  // use_relative_actions is missing (0.5.1 added it). A base has learned nothing from LeRobot.
+  const bool is_lerobot04 = !has_embed_tokens && !config.contains("use_relative_actions") && !is_base;
+  spec.resize_mode = is_lerobot04 ? ResizeMode::kTorchLeRobot04 : ResizeMode::kTorch;
   spec.robot.state_dim = read_state_width(pre, inputs, where, info);
   spec.robot.action_dim = feature_width(outputs, kActionFeature, info.config.action_dim, where);
   const bool libero = spec.robot.state_dim == kLiberoStateDim && spec.robot.action_dim == kLiberoActionDim;

@@ -33,7 +33,7 @@ TEST(Plan, CountsParametersAndTheCheckpoint) {
   EXPECT_EQ(plan.trained + plan.frozen + plan.dead, all);
   EXPECT_EQ(plan.dead, count_parameters(setup.policy).dead - setup.policy.vocab * setup.policy.expert.width)
       << "all but the expert's lm_head, which no module holds";
-  EXPECT_EQ(plan.kept_layers, (std::vector<std::int64_t>{0, 2}));
+  EXPECT_EQ(setup.kept_layers, (std::vector<std::int64_t>{0, 2}));
   EXPECT_EQ(plan.teacher_layers, 4);
   ASSERT_EQ(fixture.run("run", settings), 0);
   const auto measured = static_cast<double>(folder_bytes(fixture / "run/last"));
@@ -210,7 +210,8 @@ TEST(PrepareTraining, TakesTheControlRateOfTheData) {
 
 TEST(Plan, SaysItAllInWords) {
   const TrainingFixture fixture;
-  const std::string text = plan_text(plan_training(prepare_training(fixture.config("run"))));
+  const TrainingSetup setup = prepare_training(fixture.config("run"));
+  const std::string text = plan_text(setup, plan_training(setup));
   for (const char* part : {"pi05, 4 layers", "parameters trained", "dead", "memory, peak", "checkpoint",
                            "all checkpoints", "up to 2 at a time", "disk left",
                            "base_0_rgb, left_wrist_0_rgb", "FLOP", "8 state dims, 7 action dims", "4 actions",

@@ -65,7 +65,7 @@ TEST(CommandLine, TheOptionsAreFrozen) {
   EXPECT_EQ(options_of("shallowpi-eval offline"),
             with_common({"--checkpoint", "--teacher", "--data", "--held-out", "--batch", "--frames",
                          "--skipped", "--steps", "--draws", "--batch-size", "--horizon", "--set", "--out",
-                         "--per-frame", "--noise-scale"}));
+                         "--per-frame", "--plot", "--noise-scale"}));
   EXPECT_EQ(options_of("shallowpi-eval similarity"),
             with_common({"--checkpoint", "--layers", "--json", "--data", "--held-out", "--frames", "--steps",
                          "--batch-size", "--horizon", "--set", "--out"}));

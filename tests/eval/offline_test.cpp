@@ -93,6 +93,7 @@ class OfflineData : public ::testing::Test {
 
 TEST_F(OfflineData, ComparesTeacherStudentAndFloor) {
   options_.skipped = true;
+  options_.plot = dir_ / "plot.html";
   run_offline(options_);
   const Json report = read_json(options_.out);
   ASSERT_EQ(report["policies"].size(), 4u);
@@ -113,6 +114,9 @@ TEST_F(OfflineData, ComparesTeacherStudentAndFloor) {
   for (const char* key : {"loss_task", "velocity_error_teacher", "loss_attn", "action_error"})
     EXPECT_NEAR(skipped[key].get<double>(), student[key].get<double>(), 1e-6) << key;
   EXPECT_EQ(lines(options_.per_frame).size(), 4u * 6u);
+  const std::string page = read_file(options_.plot);
+  for (const char* label : {"teacher", "small before training", "small</text>"})
+    EXPECT_NE(page.find(label), std::string::npos) << label;
   EXPECT_EQ(Json::parse(lines(options_.per_frame)[0])["policy"], "teacher");
 }
 

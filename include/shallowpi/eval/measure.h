@@ -27,6 +27,7 @@ struct MeasureOptions {
   std::int64_t draws = 4;                ///< flow draws (noise, t) per frame
   std::int64_t batch_size = 8;           ///< frames per forward pass
   std::int64_t latency_repetitions = 5;  ///< 0: latency is not measured
+  bool keep_chunks = false;              ///< in the reports of frames
   std::uint64_t seed = 42;
   torch::Device device = torch::kCPU;
   std::function<void(std::int64_t done, std::int64_t total)> progress;  ///< may be empty
@@ -42,6 +43,7 @@ struct FrameReport {
   std::optional<double> loss_attn;  ///< KL(teacher || student) of the middle layer's attention
   double action_error = 0;          ///< mean absolute error of the sampled chunk, normalised, real dims
   double action_error_robot = 0;    ///< the same in the robot's units
+  RobotActions chunk;               ///< what was sampled, [H][A], robot units; empty unless keep_chunks
 };
 
 /// Means over all frames, and what the policy costs.
