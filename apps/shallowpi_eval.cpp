@@ -62,10 +62,9 @@ CLI::App* add_offline(CLI::App& app, OfflineOptions& offline, DemoOptions& demos
       ->check(kOutputFile);
   command
       ->add_option("--plot", offline.plot,
-                   "draw each frame's chunk over the demonstrated actions, as a web page")
+                   "draw chunks, one after the other, over the demonstrated actions, as a web page")
       ->type_name("FILE.html")
-      ->check(kOutputFile)
-      ->excludes(batch);
+      ->check(kOutputFile);
   add_data_options(*command, offline, demos);
   add_noise_scale(*command, offline.measure.noise_scale);
   add_draws(*command, offline);

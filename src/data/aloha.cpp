@@ -45,7 +45,7 @@ std::vector<std::pair<std::string, std::string>> find_cameras(const hdf5::File& 
 
 std::string read_prompt(const hdf5::File& file) {
   for (const char* attribute : {kInstruction, "task"})
-    if (const auto text = file.text_attribute("/", attribute)) return *text;
+    if (const auto text = file.text_attribute("/", attribute); text && !is_blank(*text)) return *text;
   return "";
 }
 

@@ -29,7 +29,8 @@ Image decode_jpeg(const std::uint8_t* bytes, std::size_t size, std::string_view 
   if (tjDecompressHeader3(handle, bytes, length, &width, &height, &subsampling, &colorspace) != 0)
     fail(where, tjGetErrorStr2(handle));
   if (width < 1 || height < 1 || std::int64_t{width} * height > max_pixels)
-    fail(where, str("it has ", height, " x ", width, " pixels, of which at most ", max_pixels, " are read"));
+    fail(where,
+         str("it has ", height, " x ", width, " pixels, more than the ", max_pixels, " that are allowed"));
   Image image{height, width, std::vector<std::uint8_t>(static_cast<std::size_t>(height) * width * 3)};
   // Warnings, such as data that ends too early, leave grey areas: training must not see those.
   if (tjDecompress2(handle, bytes, length, image.bytes.data(), width, 0, height, TJPF_RGB,

@@ -194,7 +194,7 @@ SamplePipeline::SamplePipeline(const Dataset& dataset, PolicySpec spec, NormStat
   warn_of_other_statistics(dataset, this->spec(), this->stats());
   for (const Dataset::Source& source : dataset.sources()) {
     for (const EpisodeInfo& episode : source.file->episodes())
-      if (lacks_prompt(episode) && this->spec().default_prompt.empty())
+      if (lacks_prompt(episode) && is_blank(this->spec().default_prompt))
         throw UsageError(str(source.file->path().string(), ": ", episode.name,
                              episode.step_prompts.empty() ? " has" : " has steps that have",
                              " no instruction; set policy.default_prompt"));

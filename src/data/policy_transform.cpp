@@ -108,7 +108,7 @@ std::vector<float> PolicyTransform::policy_state(const RobotObservation& observa
 
 const std::string& PolicyTransform::prompt_of(const RobotObservation& observation) const {
   const std::string& text = is_blank(observation.prompt) ? spec_.default_prompt : observation.prompt;
-  if (text.empty()) throw UsageError("prompt is empty, and the policy has no default_prompt");
+  if (is_blank(text)) throw UsageError("prompt is empty, and the policy has no default_prompt");
   return text;
 }
 

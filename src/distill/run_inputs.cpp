@@ -76,15 +76,14 @@ void check_same_inputs(const StartPoint& start, const TrainingSetup& setup, cons
   // changed.
   Json before = read_json(folder / checkpoint::kOwnConfig),
        now = parse_json(checkpoint::own_config_json(inputs.contents), checkpoint::kOwnConfig);
-  for (const char* of_the_data : {"control_hz", "demo_image_size"}) {  // whose digest is compared below
-    before.erase(of_the_data);
-    now.erase(of_the_data);
-  }
+  for (const char* of_the_data : {"control_hz", "demo_image_size"})  // earlier checkpoints do not say these
+    if (!before.contains(of_the_data)) now.erase(of_the_data);
   const std::vector<std::string> differences = json_differences(before, now);
   if (!differences.empty())
     throw UsageError(str(name, " was trained with another policy's settings; set these back in ",
                          setup.origin() ? setup.origin()->folder.string() : "the configuration", ":\n  ",
-                         join(differences, "\n  ")));
+                         join(differences, "\n  "),
+                         "\nor start from its weights in another output_dir with student.checkpoint=", name));
   if (read_file(folder / checkpoint::kTokenizer) != inputs.contents.tokenizer)
     throw UsageError(str(setup.tokenizer.string(), " is another tokenizer than that of ", name,
                          "; set data.tokenizer back"));

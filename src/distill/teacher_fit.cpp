@@ -68,6 +68,10 @@ void warn_of_unused_cameras(const TrainingSetup& setup) {
 
 void warn_of_differences(const TrainingSetup& setup, const NormStats& stats) {
   const PolicySpec &student = setup.spec, &teacher = setup.teacher->spec;
+  if (student.control_hz > 0 && teacher.control_hz > 0 && student.control_hz != teacher.control_hz)
+    log::warning("the demonstrations have ", student.control_hz,
+                 " steps per second, the teacher learned from ", teacher.control_hz,
+                 ": the student gets targets for another speed, unless one of the files says it wrongly");
   std::vector<std::string> differences;
   const auto compare = [&](bool same, const char* what) {
     if (!same) differences.emplace_back(what);
@@ -79,8 +83,6 @@ void warn_of_differences(const TrainingSetup& setup, const NormStats& stats) {
   compare(student.robot.delta_mask == teacher.robot.delta_mask, "relative action dims");
   compare(student.horizon == teacher.horizon, "horizon");
   compare(are_in_order(student.image_keys, teacher.image_keys), "cameras or their order");
-  const bool know_rates = student.control_hz > 0 && teacher.control_hz > 0;
-  compare(!know_rates || student.control_hz == teacher.control_hz, "steps per second");
   compare(!setup.teacher->stats || norm_stats_json(stats) == norm_stats_json(*setup.teacher->stats),
           "normalisation statistics");
   if (!differences.empty())

@@ -65,10 +65,16 @@ std::string episode_html(const Dataset& dataset, const std::vector<PolicyReport>
                          "</h2><p>", escaped(info.prompt_at(0)), "</p>");
   for (std::size_t dim = 0; dim < static_cast<std::size_t>(dataset.action_dim()); ++dim) {
     std::vector<Line> lines;
-    for (std::size_t policy = 0; policy < reports.size(); ++policy)
-      for (const FrameReport& frame : reports[policy].frames)
-        if (!frame.chunk.empty() && EpisodeId{frame.sample.source, frame.sample.episode} == id)
-          lines.push_back({str("p", policy % 6), frame.sample.step, column(frame.chunk, dim)});
+    for (std::size_t policy = 0; policy < reports.size(); ++policy) {
+      std::int64_t free_from = 0;  // chunks follow each other: all of them would hide each other
+      for (const FrameReport& frame : reports[policy].frames) {
+        const bool is_shown = !frame.chunk.empty() && frame.sample.step >= free_from &&
+                              EpisodeId{frame.sample.source, frame.sample.episode} == id;
+        if (!is_shown) continue;
+        lines.push_back({str("p", policy % 6), frame.sample.step, column(frame.chunk, dim)});
+        free_from = frame.sample.step + std::ssize(frame.chunk);
+      }
+    }
     lines.push_back({"demo", 0, column(file.actions(id.second), dim)});  // above the others
     html += chart(dim, lines);
   }

@@ -10,8 +10,8 @@
 namespace shallowpi {
 
 /// An HTML page of the first four episodes that `reports` have frames of: for each action dim, in the robot's
-/// units, the demonstrated actions and, from every measured frame on, each policy's chunk. Reports whose
-/// frames have no chunk are left out.
+/// units, the demonstrated actions and each policy's chunks, of those measured frames that follow each other.
+/// Reports whose frames have no chunk are left out.
 std::string chunk_page(const Dataset& dataset, const std::vector<PolicyReport>& reports);
 
 }  // namespace shallowpi

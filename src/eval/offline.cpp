@@ -40,8 +40,9 @@ void check_options(const OfflineOptions& options) {
         "(tensors)");
   if (options.skipped && options.teacher.empty())
     throw UsageError("--skipped needs --teacher DIR, whose layers it takes");
-  if (!options.batch.empty() && (options.demos.held_out || options.skipped || !options.per_frame.empty()))
-    throw UsageError("--held-out, --skipped and --per-frame go with --data, not with --batch");
+  if (!options.batch.empty() &&
+      (options.demos.held_out || options.skipped || !options.per_frame.empty() || !options.plot.empty()))
+    throw UsageError("--held-out, --skipped, --per-frame and --plot go with --data, not with --batch");
 }
 
 /// A student's losses mean nothing against a teacher that it did not come from.

@@ -129,7 +129,7 @@ Image read_jpeg(std::string_view bytes, std::string_view field, std::int64_t& pi
     pixels_left -= image.height * image.width;
     return image;
   } catch (const CorruptError& error) {
-    refuse(field, error.what());
+    refuse(field, str(error.what(), " (the JPEGs of a message: 11 million pixels together)"));
   }
 }
 

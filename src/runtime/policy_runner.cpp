@@ -12,6 +12,7 @@
 #include "shallowpi/base/manifest.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/data/tokenizer.h"
 
 namespace shallowpi {
 namespace {
@@ -118,7 +119,7 @@ void PolicyRunner::warm_up(std::int64_t steps, std::int64_t largest, const std::
   const RobotSpec& robot = info_.spec.robot;
   const std::int64_t side = info_.spec.image_size;
   RobotObservation all;
-  all.prompt = prompt.empty() && info_.spec.default_prompt.empty() ? "warm up" : prompt;
+  all.prompt = is_blank(prompt) && is_blank(info_.spec.default_prompt) ? "warm up" : prompt;
   all.state.assign(robot.state_dim, 0.0f);
   for (const std::string& camera : info_.spec.image_keys)
     all.images[camera] = {side, side, std::vector<std::uint8_t>(3 * side * side)};

@@ -10,6 +10,7 @@
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
 #include "shallowpi/base/text.h"
+#include "shallowpi/data/tokenizer.h"
 #include "shallowpi/runtime/api_key.h"
 #include "shallowpi/runtime/policy_runner.h"
 
@@ -70,7 +71,7 @@ int serve_policy(const ServeOptions& options) {
   log::info("loaded; warming up");
   runner.warm_up(options.steps, options.max_batch, options.default_prompt);
   PolicySpec spec = runner.info().spec;
-  if (!options.default_prompt.empty()) spec.default_prompt = options.default_prompt;
+  if (!is_blank(options.default_prompt)) spec.default_prompt = options.default_prompt;
 
   // By these a client knows the policy again, as `shallowpi-eval rollout --server` has to before it goes on.
   Json metadata = policy_metadata(spec);

@@ -2,6 +2,7 @@
 #include "shallowpi/data/image.h"
 
 #include <gtest/gtest.h>
+#include <turbojpeg.h>
 
 #include <cstring>
 
@@ -208,6 +209,27 @@ TEST(Jpeg, DecodesAndRefuses) {
   EXPECT_NO_THROW(decode_jpeg(jpeg.data(), jpeg.size(), "frame 6", 20 * 30));
   const std::vector<std::uint8_t> junk(1000, 42);
   expect_error<CorruptError>([&] { decode_jpeg(junk.data(), junk.size(), "frame 5"); }, "frame 5");
+}
+
+TEST(Jpeg, OfManyScansIsRefused) {
+  const std::vector<std::uint8_t> rgb(std::size_t{16} * 16 * 3, 90);
+  const tjhandle encoder = tjInitCompress();
+  unsigned char* bytes = nullptr;
+  unsigned long size = 0;
+  tjCompress2(encoder, rgb.data(), 16, 0, 16, TJPF_RGB, &bytes, &size, TJSAMP_444, 90, TJFLAG_PROGRESSIVE);
+  const std::string jpeg(reinterpret_cast<const char*>(bytes), size), end = "\xff\xd9";
+  tjFree(bytes);
+  tjDestroy(encoder);
+  // A scan that refines says nothing new when it is read again.
+  const std::string scan = jpeg.substr(jpeg.rfind("\xff\xda"), jpeg.rfind(end) - jpeg.rfind("\xff\xda"));
+  const auto with_scans = [&](int more) {
+    std::string many = jpeg.substr(0, jpeg.rfind(end));
+    for (int i = 0; i < more; ++i) many += scan;
+    many += end;
+    return decode_jpeg(reinterpret_cast<const std::uint8_t*>(many.data()), many.size(), "the frame");
+  };
+  EXPECT_EQ(with_scans(0).bytes.size(), rgb.size());
+  expect_error<CorruptError>([&] { with_scans(600); }, "the frame is not a readable JPEG");
 }
 
 // A decoder that is used again remembers the tables of the image before.

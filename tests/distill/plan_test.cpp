@@ -380,6 +380,18 @@ TEST(PrepareTraining, AStudentOfItsTeachersSettingsDiffersInNone) {
   EXPECT_EQ(shown.find("differs from its teacher"), std::string::npos) << shown;
 }
 
+TEST(PrepareTraining, WarnsOfATeacherOfAnotherSpeed) {
+  const TrainingFixture fixture;
+  fixture.write_demos("demos.hdf5", 50);
+  const std::string teacher = fixture.teacher();
+  fixture.write_demos("demos.hdf5", 20);
+  ::testing::internal::CaptureStderr();
+  prepare_training(fixture.config("run", {"teacher.checkpoint=" + teacher, "student.layers=2"}));
+  const std::string shown = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(shown.find("20 steps per second, the teacher learned from 50"), std::string::npos) << shown;
+  EXPECT_EQ(shown.find("differs from its teacher"), std::string::npos) << shown;
+}
+
 TEST(LoadModels, RefusesADamagedTeacher) {
   const TrainingFixture fixture;
   const fs::path teacher = fixture.teacher();

@@ -18,9 +18,10 @@ TEST(ChunkPage, DrawsEachChunkFromItsFrameOn) {
       testing::FakeOptions{.lengths = {5, 7}, .action_dim = 2, .prompt = "a <b> cup"})}});
   PolicyReport six;
   six.label = "six & six";
-  FrameReport& frame = six.frames.emplace_back();
-  frame.sample = {0, 1, 5};
-  frame.chunk = {{0, 9}, {1, 9}, {2, 9}, {3, 9}};
+  six.frames.resize(2);
+  six.frames[0].sample = {0, 1, 5};
+  six.frames[0].chunk = six.frames[1].chunk = {{0, 9}, {1, 9}, {2, 9}, {3, 9}};
+  six.frames[1].sample = {0, 1, 6};  // within the chunk before it
   PolicyReport floor;
   floor.label = "repeat last action";
   floor.frames.emplace_back().sample = {0, 0, 1};

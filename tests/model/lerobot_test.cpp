@@ -240,9 +240,11 @@ TEST_F(LeRobotFolder, TellsThePromptOfOldVersions) {
   EXPECT_EQ(read().spec.resize_mode, ResizeMode::kTorchLeRobot04) << "of pi0 as well";
   EXPECT_NE(join(read().warnings, "\n").find("with -3 instead of -1 (resize mode torch_lerobot04)"),
             std::string::npos);
-  std::filesystem::remove(dir_ / "policy_preprocessor.json");
+  write_text(dir_ / "policy_preprocessor.json", R"({"steps": [{"registry_name": "normalizer_processor"}]})");
   EXPECT_EQ(read().spec.resize_mode, ResizeMode::kTorch)
       << "a base without statistics has learned nothing of it";
+  std::filesystem::remove(dir_ / "policy_preprocessor.json");
+  EXPECT_EQ(read().spec.resize_mode, ResizeMode::kTorch) << "nor has one without processors";
   config_["max_state_dim"] = 64;
   write_text(dir_ / "config.json", config_.dump());
   expect_error<UsageError>([&] { read(); }, "max_state_dim 64 and max_action_dim 32 differ");

@@ -265,8 +265,8 @@ TEST(ObservationMessage, TakesJpegs) {
   EXPECT_NO_THROW(decode(two.set("observation/image", {WireBytes{large}})));
   expect_refused(
       two.set("observation/wrist_image", {WireBytes{large}}),
-      "observation/wrist_image: what was sent is not a readable JPEG: it has 2048 x 3072 pixels, of which "
-      "at most 4893354 are read");
+      "observation/wrist_image: what was sent is not a readable JPEG: it has 2048 x 3072 pixels, more "
+      "than the 4893354 that are allowed (the JPEGs of a message: 11 million pixels together)");
 }
 
 TEST(ObservationMessage, TakesJointsUnderAlohasKeys) {

@@ -43,7 +43,7 @@ void discard_folder(const std::filesystem::path& folder);
 /// A name beside `path` that nobody uses, ".tmp-PID-N" added to it, for a file that is written over a longer
 /// time: the caller renames or removes it. What a killed process leaves, remove_stale_temporaries() finds.
 std::filesystem::path temporary_path(const std::filesystem::path& path);
-/// Whether that is what this name is of.
+/// Whether a path has such a name.
 bool is_temporary(const std::filesystem::path& path);
 
 /// Removes the temporary files and folders in `parent` that killed processes left. Those of this process

@@ -24,8 +24,9 @@ struct OfflineOptions {
   std::filesystem::path out;  ///< JSON; empty: none (with `batch`: stdout alone)
   /// Each frame's losses as JSON lines, CSV where it ends in .csv; empty: none.
   std::filesystem::path per_frame;
-  std::filesystem::path plot;  ///< an HTML page of sampled chunks over the demonstrated actions; empty: none
-  bool quiet = false;          ///< no progress line
+  std::filesystem::path
+      plot;            ///< an HTML page of chunks, one after the other, over the demonstrations; empty: none
+  bool quiet = false;  ///< no progress line
 
   torch::Dtype dtype = torch::kFloat32;
   MeasureOptions measure;
