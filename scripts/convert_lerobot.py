@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 
+from weights_folder import fail
+
 STATE_KEYS = ("observation.state", "state")
 SPLIT_STATE = ("joint_position", "gripper_position")  # as openpi stores DROID's
 ACTION_KEYS = ("action", "actions")
@@ -31,10 +33,6 @@ MAX_ACTION_DIMS = 32
 MAX_STATE_DIMS = 1024  # pi0.5 reads its state as text
 JPEG_QUALITY = 95
 NO_FFMPEG = "ffmpeg and ffprobe are needed; on Debian and Ubuntu: apt install ffmpeg"
-
-
-def fail(message):
-    sys.exit(f"error: {message}")
 
 
 def import_packages():

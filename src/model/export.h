@@ -26,6 +26,17 @@ std::vector<std::string> unreleased_sizes(const PolicyConfig& config, Checkpoint
 /// The sentence before the exported README's example: what must be done before the weights load.
 std::string how_to_load(const PolicyConfig& config, CheckpointFormat to);
 
+/// How main() of a load_shallow.py begins: @main@ of both packages' templates.
+inline constexpr const char* kLauncherMain = R"py(def fail(message):
+    print(f"load_shallow.py: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(arguments):
+    if arguments[:1] in (["-h"], ["--help"]):
+        return print(__doc__)
+)py";
+
 /// The cameras of openpi, whose order and names are fixed, that a policy's `cameras` have to be given as: the
 /// same ones where these are some of openpi's in its order, else its first ones. Throws UsageError where
 /// openpi has too few.

@@ -78,15 +78,7 @@ def patch_all():
         patch(kind)
 
 
-def fail(message):
-    print(f"load_shallow.py: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def main(arguments):
-    if arguments[:1] in (["-h"], ["--help"]):
-        return print(__doc__)
-    module = arguments[:1] == ["-m"]
+@main@    module = arguments[:1] == ["-m"]
     sys.argv = arguments[module:]  # what the command sees
     if not sys.argv:
         fail(f"which command of LeRobot?\n{__doc__}")
@@ -236,8 +228,7 @@ std::string notes_of(const CheckpointInfo& info) {
   if (info.spec.resize_mode == ResizeMode::kTorchLeRobot04)
     notes +=
         "\nLeRobot 0.4.x padded images that are not square with -3, and this policy learned from such; "
-        "LeRobot "
-        "0.6.1 pads with -1, so expect worse actions from images that are not square.\n";
+        "LeRobot 0.6.1 pads with -1, so expect worse actions from images that are not square.\n";
   if (!info.spec.default_prompt.empty())
     notes += str("\nObservations without a prompt get ", in_quotes(info.spec.default_prompt),
                  " here; give LeRobot that as the task.\n");
@@ -250,7 +241,8 @@ std::string notes_of(const CheckpointInfo& info) {
 }
 
 std::string fill(const char* text, const CheckpointInfo& info) {
-  return fill_template(text, {{"@depth@", str(info.config.depth())},
+  return fill_template(text, {{"@main@", kLauncherMain},
+                              {"@depth@", str(info.config.depth())},
                               {"@kind@", std::string(enum_name(info.config.kind))},
                               {"@loads@", how_to_load(info.config, CheckpointFormat::kLeRobot)},
                               {"@warning@", has_released_depth(info.config) ? "" : kWarning},

@@ -31,15 +31,7 @@ def set_depth():
     gemma.get_config = lambda variant: dataclasses.replace(full_size(variant), depth=DEPTH)
 
 
-def fail(message):
-    print(f"load_shallow.py: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def main(arguments):
-    if arguments[:1] in (["-h"], ["--help"]):
-        return print(__doc__)
-    if not arguments:
+@main@    if not arguments:
         fail(f"which of openpi's scripts?\n{__doc__}")
     script = pathlib.Path(arguments[0])
     if not script.is_file():
@@ -103,8 +95,7 @@ std::string notes_on(const PolicySpec& spec) {
   if (spec.resize_mode == ResizeMode::kTorchLeRobot04)
     notes +=
         "\nLeRobot 0.4.x padded images that are not square with -3, and this policy learned from such; "
-        "openpi "
-        "pads with -1, so expect worse actions from images that are not square.\n";
+        "openpi pads with -1, so expect worse actions from images that are not square.\n";
   if (!spec.default_prompt.empty())
     notes += str("\nObservations without a prompt get ", in_quotes(spec.default_prompt),
                  " here; give openpi the same as `default_prompt`.\n");
@@ -139,6 +130,7 @@ void write_openpi_side_files(const std::filesystem::path& folder, const Checkpoi
   for (std::size_t dim = 0; dim < spec.robot.delta_mask.size(); ++dim)
     if (spec.robot.delta_mask[dim]) relative.push_back(dim);
   const std::vector<std::pair<std::string, std::string>> values = {
+      {"@main@", kLauncherMain},
       {"@depth@", str(info.config.depth())},
       {"@kind@", std::string(enum_name(info.config.kind))},
       {"@loads@", how_to_load(info.config, CheckpointFormat::kOpenpi)},

@@ -91,14 +91,10 @@ class StatsFile {
   SafetensorsFile file_;
 };
 
-/// The width of the robot's state. A fine-tuned base policy keeps the base's padded width in config.json,
-/// which LeRobot does not read: its normaliser goes by the statistics.
-std::int64_t read_state_width(const Steps& pre, const Json& inputs, const std::string& where,
-                              CheckpointInfo& info) {
-  const std::int64_t said = feature_width(inputs, kStateFeature, info.config.action_dim, where);
-  const Step* step = find_step(pre, "normalizer_processor");
-  if (!step || step->state_file.empty()) return said;
-  const auto known = StatsFile(info.folder / step->state_file).width(kStateFeature);
+/// The width of the robot's state where config.json says `said`. A fine-tuned base policy keeps the base's
+/// padded width there, which LeRobot does not read: its normaliser goes by the statistics.
+std::int64_t read_state_width(const Step& normalizer, std::int64_t said, CheckpointInfo& info) {
+  const auto known = StatsFile(info.folder / normalizer.state_file).width(kStateFeature);
   if (known == 0 || known >= said) return said;
   info.notes.push_back(str("config.json says ", said, " state dims, the statistics ", known,
                            ": taken as a fine-tuned base policy's, with ", known));
@@ -352,7 +348,8 @@ void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& i
   // use_relative_actions is missing (0.5.1 added it). A base has learned nothing from LeRobot.
   const bool is_lerobot04 = !has_embed_tokens && !config.contains("use_relative_actions") && !is_base;
   spec.resize_mode = is_lerobot04 ? ResizeMode::kTorchLeRobot04 : ResizeMode::kTorch;
-  spec.robot.state_dim = read_state_width(pre, inputs, where, info);
+  spec.robot.state_dim = feature_width(inputs, kStateFeature, info.config.action_dim, where);
+  if (!is_base) spec.robot.state_dim = read_state_width(*normalizer, spec.robot.state_dim, info);
   spec.robot.action_dim = feature_width(outputs, kActionFeature, info.config.action_dim, where);
   const bool libero = spec.robot.state_dim == kLiberoStateDim && spec.robot.action_dim == kLiberoActionDim;
   spec.robot.kind = libero ? RobotKind::kLibero : RobotKind::kJoints;
