@@ -148,7 +148,8 @@ struct DemoOptions {
 };
 
 inline void add_demo_options(CLI::App& app, DemoOptions& options) {
-  app.add_option("--data", options.data, "demonstrations in HDF5 (globs)")->type_name("FILE...");
+  app.add_option("--data", options.data, "demonstrations in HDF5, or recordings of a server (globs)")
+      ->type_name("FILE...");
   app.add_option("--held-out", options.held_out,
                  "only the episodes that a run with this configuration held out, with its data settings")
       ->type_name("CONFIG");

@@ -82,6 +82,11 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
                    "where clients send a camera, or the state, if not as openpi's do; may be repeated")
       ->type_name("NAME=KEY")
       ->allow_extra_args(false);
+  serve
+      ->add_option(
+          "--record", options.record,
+          "save observations and answers here, for shallowpi-eval offline --data 'DIR/*' and training")
+      ->type_name("DIR");
   serve->add_option("--default-prompt", options.default_prompt, "where an observation brings none")
       ->type_name("TEXT");
   add_tokenizer(*serve, options.tokenizer);

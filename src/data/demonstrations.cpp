@@ -12,6 +12,7 @@
 #include "shallowpi/base/problems.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
+#include "shallowpi/data/recording.h"
 
 namespace shallowpi {
 namespace {
@@ -39,6 +40,7 @@ std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path, Da
                                            const LiberoOptions& options) {
   const DataFormat layout = format == DataFormat::kAuto ? detect_layout(path) : format;
   try {
+    if (layout == DataFormat::kRecording) return open_recording(path);
     return layout == DataFormat::kLibero ? open_libero(path, options) : open_aloha(path);
   } catch (const CorruptError&) {
     const DataFormat found = format == DataFormat::kAuto ? format : detect_layout(path);

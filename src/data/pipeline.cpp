@@ -27,7 +27,7 @@ constexpr const char* kHowToName =
 
 // The spec with image_keys narrowed to the cameras that the data has.
 PolicySpec fit_to_data(const Dataset& dataset, PolicySpec spec) {
-  check_robot(dataset, spec);
+  check_fits(dataset, spec);
   const std::vector<std::string> available = dataset.camera_names();
   if (spec.image_keys.empty()) {
     spec.image_keys = available;

@@ -17,11 +17,9 @@ RobotActions policy_actions(const PolicySpec& spec, const FeatureStats& action_s
   return actions;
 }
 
-torch::Tensor normalized_actions(const PolicySpec& spec, const FeatureStats& action_stats,
-                                 RobotActions actions, const std::vector<float>& raw_state) {
-  if (actions.empty()) return {};
-  actions = policy_actions(spec, action_stats, std::move(actions), raw_state);
-  const std::int64_t width = spec.action_width;
+torch::Tensor PolicyTransform::from_robot(RobotActions actions, const std::vector<float>& raw_state) const {
+  actions = policy_actions(spec_, stats_.actions, std::move(actions), raw_state);
+  const std::int64_t width = spec_.action_width;
   torch::Tensor actions_hd = torch::empty({static_cast<std::int64_t>(actions.size()), width});
   float* row = actions_hd.data_ptr<float>();
   for (const std::vector<float>& action : actions) {

@@ -13,21 +13,7 @@ PolicySample policy_sample(const Dataset& dataset, const Dataset::Sample& sample
   return result;
 }
 
-void check_spec(const PolicySpec& spec) {
-  const RobotSpec& robot = spec.robot;
-  const auto check_width = [](std::string_view what, std::int64_t dims, std::int64_t most) {
-    if (dims < 1 || dims > most)
-      throw UsageError(
-          str("the robot has ", dims, " ", what, " dims; this policy takes 1 to at most ", most));
-  };
-  check_width("state", robot.state_dim, max_state_dim(spec.prompt_mode, spec.action_width));
-  check_width("action", robot.action_dim, spec.action_width);
-  if (spec.horizon < 1)
-    throw UsageError(str("the horizon is ", spec.horizon, " action steps; it must be at least 1"));
-  check_robot_spec(robot);
-}
-
-void check_robot(const Dataset& dataset, const PolicySpec& spec) {
+void check_fits(const Dataset& dataset, const PolicySpec& spec) {
   check_spec(spec);
   const auto check_width = [](std::string_view what, std::int64_t spec_dims, std::int64_t data_dims) {
     if (spec_dims != data_dims)

@@ -22,10 +22,7 @@ inline void write_padded(const std::vector<float>& values, float* row, std::int6
   std::fill(std::copy(values.begin(), values.end(), row), row + width, 0.0f);
 }
 
-/// Throws UsageError where horizon, widths or robot of `spec` are out of range.
-void check_spec(const PolicySpec& spec);
-
-/// check_spec, and throws UsageError where the robot of `spec` and the data differ in width.
-void check_robot(const Dataset& dataset, const PolicySpec& spec);
+/// Throws UsageError where check_spec does, and where the robot of `spec` and the data differ in width.
+void check_fits(const Dataset& dataset, const PolicySpec& spec);
 
 }  // namespace shallowpi

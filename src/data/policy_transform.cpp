@@ -78,10 +78,6 @@ PolicyTransform::PolicyTransform(PolicySpec spec, NormStats stats, std::shared_p
     : spec_(std::move(spec)), stats_(std::move(stats)), tokenizer_(std::move(tokenizer)) {
   check_spec(spec_);
   if (spec_.image_keys.empty()) throw UsageError("image_keys names no camera; set policy.image_keys");
-  if (spec_.image_size < 1)
-    throw UsageError(str("image_size is ", spec_.image_size, "; it must be at least 1"));
-  if (spec_.max_token_len < 1)
-    throw UsageError(str("max_token_len is ", spec_.max_token_len, "; it must be at least 1"));
   check_stats(stats_.state, spec_.norm_mode, spec_.robot.state_dim, "state");
   check_stats(stats_.actions, spec_.norm_mode, spec_.robot.action_dim, "actions");
   cut(stats_.state, spec_.robot.state_dim);

@@ -17,6 +17,7 @@ DataFormat layout_of(const hdf5::File& file) {
 }  // namespace
 
 DataFormat detect_layout(const std::filesystem::path& path) {
+  if (path.extension() == ".safetensors") return DataFormat::kRecording;
   return hdf5::in_child(path, [&] { return layout_of(hdf5::File(path)); }).get<DataFormat>();
 }
 

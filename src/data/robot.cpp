@@ -60,14 +60,14 @@ void shift_by_state(const RobotSpec& robot, const std::vector<float>& state, flo
 }  // namespace
 
 void state_to_policy(const RobotSpec& robot, std::vector<float>& state) {
-  check_robot_spec(robot);
+  check_robot(robot);
   check_width(state, robot.state_dim, "state");
   if (robot.kind == RobotKind::kAloha) convert_aloha(state, gripper_state_to_policy);
 }
 
 void actions_to_policy(const RobotSpec& robot, const std::vector<float>& policy_state,
                        RobotActions& actions) {
-  check_robot_spec(robot);
+  check_robot(robot);
   check_width(policy_state, robot.state_dim, "state");
   for (std::vector<float>& action : actions) {
     check_width(action, robot.action_dim, "action");
@@ -77,7 +77,7 @@ void actions_to_policy(const RobotSpec& robot, const std::vector<float>& policy_
 }
 
 void actions_to_robot(const RobotSpec& robot, const std::vector<float>& policy_state, RobotActions& actions) {
-  check_robot_spec(robot);
+  check_robot(robot);
   check_width(policy_state, robot.state_dim, "state");
   for (std::vector<float>& action : actions) {
     check_width(action, robot.action_dim, "action");

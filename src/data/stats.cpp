@@ -63,7 +63,7 @@ FeatureStats StatsBuilder::finish(double min_range) const {
 // and counts every step of every chunk. Of a large set every n-th chunk does, and fits into memory.
 NormStats compute_norm_stats(const Dataset& dataset, const std::vector<Dataset::Sample>& samples,
                              const PolicySpec& spec, double min_range) {
-  check_robot(dataset, spec);
+  check_fits(dataset, spec);
   StatsBuilder states, actions;
   const std::size_t every = 1 + samples.size() * static_cast<std::size_t>(spec.horizon) / kMaxRows;
   for (std::size_t i = 0; i < samples.size(); i += every) {

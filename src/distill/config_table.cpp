@@ -230,7 +230,8 @@ void add_data(ConfigTable& table, DataConfig& data) {
   table.section("data", "Demonstrations.");
   add(
       table, "files", "path, list of paths, or list of {path, weight}",
-      "HDF5 files; * and ? match. A weight (default 1) multiplies how often each frame of the file is drawn.",
+      "HDF5 files, or recordings of a server; * and ? match. A weight (default 1) multiplies how often each "
+      "frame of the file is drawn.",
       [&data](const YamlNode& node) { data.files = read_data_files(node); },
       [&data] { return write_data_files(data.files); });
   table.choice("format", data.format, "Layout of the files; auto looks into them.");

@@ -50,8 +50,8 @@ void read_openpi(const Shapes& shapes, CheckpointInfo& info);
 /// `has_embed_tokens`: files of LeRobot 0.4 have only the tied twin.
 void read_lerobot(const Shapes& shapes, bool has_embed_tokens, CheckpointInfo& info);
 
-/// All that is wrong with a spec for a policy of these sizes, one sentence each.
-std::vector<std::string> spec_problems(const PolicySpec& spec, const PolicyConfig& config);
+/// All that is wrong with a spec for a network of these sizes, one sentence each.
+std::vector<std::string> spec_problems(PolicySpec spec, const PolicyConfig& config);
 
 /// The bytes of shallowpi.json.
 std::string own_config_json(const CheckpointContents& contents);

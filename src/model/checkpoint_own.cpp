@@ -1,6 +1,4 @@
 // shallowpi.json: what our checkpoints say beside LeRobot's config.json.
-#include <set>
-
 #include "model/checkpoint_internal.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/text.h"
@@ -67,50 +65,14 @@ PolicySpec read_spec(const Json& json, const std::string& where) {
   return spec;
 }
 
-/// Whether `asset_id` stays within assets/ when it is used as a path
-/// ("physical-intelligence/libero" has two levels).
-bool is_safe_asset_id(const std::string& asset_id) {
-  const fs::path path(asset_id);
-  if (path.empty() || path.is_absolute() || asset_id.size() > 200 || asset_id.find('\0') != std::string::npos)
-    return false;
-  for (const fs::path& part : path)
-    if (part == ".." || part == "." || part.empty()) return false;
-  return true;
-}
-
 }  // namespace
 
-std::vector<std::string> spec_problems(const PolicySpec& spec, const PolicyConfig& config) {
-  std::vector<std::string> problems;
-  const auto in_range = [&](std::int64_t value, std::int64_t max, const char* what) {
-    if (value < 1 || value > max) problems.push_back(str(what, " is ", value, ", expected 1 to ", max));
-  };
-  in_range(spec.horizon, kMaxHorizon, "horizon");
-  in_range(spec.max_token_len, 100000, "max_token_len");
-  in_range(spec.robot.state_dim, max_state_dim(spec.prompt_mode, config.action_dim), "robot.state_dim");
-  if (spec.robot.action_dim < 1 || spec.robot.action_dim > config.action_dim)
-    problems.push_back(str("robot.action_dim is ", spec.robot.action_dim, ", expected 1 to ",
-                           config.action_dim, ", the width of the network's actions"));
-  try {
-    check_robot_spec(spec.robot);
-  } catch (const UsageError& error) {
-    problems.push_back(error.what());
-  }
+std::vector<std::string> spec_problems(PolicySpec spec, const PolicyConfig& config) {
+  spec.action_width = config.action_dim;
+  std::vector<std::string> problems = shallowpi::spec_problems(spec);
   if (spec.image_size != config.vision.image_size)
     problems.push_back(
         str("image_size is ", spec.image_size, ", but the vision tower takes ", config.vision.image_size));
-  if (spec.demo_image_size < 0) problems.push_back(str("demo_image_size is ", spec.demo_image_size));
-  if (spec.control_hz != 0 && !is_control_rate(spec.control_hz))
-    problems.push_back(str("control_hz is ", spec.control_hz));
-  if (spec.rtc_training_max_delay < 0 || spec.rtc_training_max_delay >= spec.horizon)
-    problems.push_back(str("rtc_training_max_delay is ", spec.rtc_training_max_delay,
-                           ", expected 0 to less than the horizon, ", spec.horizon));
-  if (spec.image_keys.size() > 64)
-    problems.push_back(str("image_keys lists ", spec.image_keys.size(), " cameras"));
-  if (std::set<std::string>(spec.image_keys.begin(), spec.image_keys.end()).size() < spec.image_keys.size())
-    problems.push_back(str("image_keys names a camera twice: ", join(spec.image_keys, ", ")));
-  if (!is_safe_asset_id(spec.asset_id))
-    problems.push_back(str("asset_id '", spec.asset_id, "' is not a relative path below assets/"));
   return problems;
 }
 

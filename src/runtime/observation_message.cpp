@@ -372,10 +372,6 @@ bool camera_required(const std::string& camera, RobotKind robot) {
   return keys_of(camera, robot).required;
 }
 
-ObservationDecoder::ObservationDecoder(PolicySpec spec, std::optional<NormStats> stats,
-                                       DecoderOptions options)
-    : spec_(std::move(spec)), stats_(std::move(stats)), options_(std::move(options)) {}
-
 PolicyRequest ObservationDecoder::decode(std::string_view message) const {
   const WireValue root = decode_message(message);
   const WireMap* map = root.as<WireMap>();
@@ -407,12 +403,11 @@ PolicyRequest ObservationDecoder::decode(std::string_view message) const {
     request.options.steps = *count;
   }
   if (const WireValue* prefix = look_up(*map, "prefix_actions")) {
-    auto rows = to_rows(*prefix, "prefix_actions", spec_.robot.action_dim,
-                        str("[D, action dims], here [D, ", spec_.robot.action_dim, "]"));
-    if (static_cast<std::int64_t>(rows.size()) >= spec_.horizon)
-      refuse("prefix_actions", str("expected fewer than ", spec_.horizon, " steps, got ", rows.size()));
-    request.infer.prefix_actions_hd = normalized_actions(spec_, stats_ ? stats_->actions : FeatureStats{},
-                                                         std::move(rows), observation.state);
+    RobotActions& actions = request.infer.prefix_actions;
+    actions = to_rows(*prefix, "prefix_actions", spec_.robot.action_dim,
+                      str("[D, action dims], here [D, ", spec_.robot.action_dim, "]"));
+    if (static_cast<std::int64_t>(actions.size()) >= spec_.horizon)
+      refuse("prefix_actions", str("expected fewer than ", spec_.horizon, " steps, got ", actions.size()));
   }
   if (const WireValue* time = look_up(*map, "timestamp")) {
     request.timestamp_s = as_number(*time);

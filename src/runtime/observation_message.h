@@ -8,7 +8,6 @@
 #include <string_view>
 #include <vector>
 
-#include "shallowpi/base/norm_stats.h"
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/runtime/policy_client.h"
 #include "shallowpi/runtime/policy_runner.h"
@@ -36,7 +35,8 @@ struct DecoderOptions {
 /// Turns messages into requests, for one policy.
 class ObservationDecoder {
  public:
-  ObservationDecoder(PolicySpec spec, std::optional<NormStats> stats, DecoderOptions options);
+  ObservationDecoder(PolicySpec spec, DecoderOptions options)
+      : spec_(std::move(spec)), options_(std::move(options)) {}
 
   /// Reads the cameras of the spec, the state and the prompt under the keys of the robot kind; flat
   /// ("observation/image") or nested ({"images": {"cam_high": ...}}). A camera that openpi does not know
@@ -48,7 +48,6 @@ class ObservationDecoder {
 
  private:
   PolicySpec spec_;
-  std::optional<NormStats> stats_;
   DecoderOptions options_;
 };
 

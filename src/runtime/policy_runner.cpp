@@ -65,12 +65,6 @@ std::string PolicyRunner::fingerprint() const {
   return sha256(folder + sha256_file(tokenizer)).substr(0, folder.size());
 }
 
-InferRequest PolicyRunner::request(RobotObservation observation, const RobotActions& prefix,
-                                   std::uint64_t seed, double noise_scale) const {
-  torch::Tensor prefix_actions_hd = transform_->from_robot(prefix, observation.state);
-  return {std::move(observation), noise(seed) * noise_scale, std::move(prefix_actions_hd)};
-}
-
 void PolicyRunner::check(const RobotObservation& observation) const {
   transform_->check(observation);
   transform_->check_prompt(observation);
@@ -98,18 +92,19 @@ EngineRequest PolicyRunner::engine_request(const std::vector<InferRequest>& batc
   for (std::int64_t b = 0; b < count; ++b) {
     check_tensor(batch[b].noise_hd, "noise", horizon, dims);
     request.noise_bhd[b].copy_(batch[b].noise_hd);
-    const torch::Tensor& prefix = batch[b].prefix_actions_hd;
-    if (!prefix.defined() || prefix.size(0) == 0) continue;
-    const std::int64_t given = prefix.size(0);
+    const RobotActions& prefix = batch[b].prefix_actions;
+    if (prefix.empty()) continue;
+    const auto given = static_cast<std::int64_t>(prefix.size());
     if (given >= horizon)
       throw UsageError(str("prefix_actions gives ", given, " actions, which leaves none of the chunk's ",
                            horizon, " to sample"));
-    check_tensor(prefix, "prefix_actions", given, dims);
+    const torch::Tensor prefix_hd = transform_->from_robot(prefix, batch[b].observation.state);
+    check_tensor(prefix_hd, "prefix_actions", given, dims);
     if (!request.given_bhd.defined()) {
       request.given_bhd = torch::zeros({count, horizon, dims});
       request.given_mask_bh = torch::zeros({count, horizon}, torch::kBool);
     }
-    request.given_bhd[b].narrow(0, 0, given).copy_(prefix);
+    request.given_bhd[b].narrow(0, 0, given).copy_(prefix_hd);
     request.given_mask_bh[b].narrow(0, 0, given).fill_(true);
   }
   return request;

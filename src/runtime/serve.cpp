@@ -3,9 +3,11 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "runtime/policy_service.h"
+#include "runtime/recorder.h"
 #include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/log.h"
@@ -86,14 +88,19 @@ int serve_policy(const ServeOptions& options) {
   decoder.max_steps = std::max(decoder.max_steps, options.steps);
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(options.seed);
   const std::vector<std::int64_t> chunk{spec.horizon, runner.info().config.action_dim};
+  std::optional<Recorder> recorder;
+  if (!options.record.empty()) recorder.emplace(options.record, spec.control_hz);
   const auto infer = [&](std::vector<InferRequest>& requests, const InferOptions& how) {
     for (InferRequest& request : requests)
       if (!request.noise_hd.defined())
         request.noise_hd = torch::randn(chunk, generator) * options.noise_scale;
-    return runner.infer(requests, how);
+    std::vector<InferResult> results = runner.infer(requests, how);
+    for (std::size_t i = 0; recorder && i < requests.size(); ++i)
+      recorder->add(std::move(requests[i].observation), results[i].actions);
+    return results;
   };
-  return run_policy_server(listen, ObservationDecoder(spec, runner.info().stats, decoder), infer,
-                           queue_options(options), metadata);
+  return run_policy_server(listen, ObservationDecoder(spec, decoder), infer, queue_options(options),
+                           metadata);
 }
 
 }  // namespace shallowpi

@@ -193,6 +193,11 @@ void run_simulate_loop(const SimulateLoopOptions& given) {
   // Pauses are part of real time.
   const Dataset dataset =
       open_dataset({given.data.begin(), given.data.end()}, DataFormat::kAuto, {.drop_noops = false});
+  for (const Dataset::Source& source : dataset.sources())
+    if (detect_layout(source.file->path()) == DataFormat::kRecording)
+      throw UsageError(str(source.file->path().string(),
+                           " is a recording: it has an observation per answer, not one per tick; give "
+                           "demonstrations"));
   SimulateLoopOptions options = given;
   const std::set<double> rates = dataset.control_rates();
   if (!options.control_hz && rates.size() > 1)
@@ -212,7 +217,7 @@ void run_simulate_loop(const SimulateLoopOptions& given) {
                                                           options.horizon, options.tokenizer),
                                        options);
     spec = runner->spec();
-    check_robot(dataset, spec);
+    check_fits(dataset, spec);
     if (repeats_images(dataset))
       log::warning(
           "these demonstrations repeat images (collect_libero_demos.py --render-every): "

@@ -55,7 +55,7 @@ TEST(SamplePipeline, PadsToThePolicysWidth) {
   for (const PromptMode mode : {PromptMode::kPi0Plain, PromptMode::kPi05StatePadded32}) {
     spec.prompt_mode = mode;
     expect_error<UsageError>([&] { SamplePipeline(dataset, spec, identity_stats(), tokenizer(), kVocab); },
-                             "3 state dims", "1 to at most 2");
+                             "robot.state_dim is 3, expected 1 to 2");
   }
 }
 
@@ -82,7 +82,7 @@ TEST(PolicyTransform, AWideStateIsWholeOnlyInThePrompt) {
   EXPECT_TRUE(prepared.tokens_bt[1].equal(torch::tensor(expected)));
   spec.robot.state_dim = kMaxTextStateDim + 1;
   expect_error<UsageError>([&] { PolicyTransform(spec, identity_stats(1025), tokenizer(), kVocab); },
-                           "1025 state dims", "1 to at most 1024");
+                           "robot.state_dim is 1025, expected 1 to 1024");
 }
 
 TEST(SamplePipeline, NormalisesBeforePadding) {
@@ -390,7 +390,7 @@ TEST(SamplePipeline, RefusesWhatDoesNotFitTogether) {
   PolicySpec spec = fake_spec();
   spec.robot.action_dim = 33;
   expect_error<UsageError>([&] { SamplePipeline(wide, spec, identity_stats(3, 33), tokenizer(), kVocab); },
-                           "33 action", "at most 32");
+                           "robot.action_dim is 33, expected 1 to 32");
 }
 
 TEST(SamplePipeline, TakesAPolicysConstantDimWhereTheDataKeepsItToo) {

@@ -91,7 +91,7 @@ TEST(CommandLine, TheOptionsAreFrozen) {
                          "--max-abs", "--max-abs-worst", "--max-l2", "--max-l2-worst", "--json"}));
   EXPECT_EQ(options_of("shallowpi-infer inspect"), with_log({"--json"}));
   EXPECT_EQ(options_of("shallowpi-infer serve"),
-            with_common({"--checkpoint", "--host", "--port", "--api-key-file", "--insecure",
+            with_common({"--checkpoint", "--host", "--port", "--api-key-file", "--insecure", "--record",
                          "--default-prompt", "--tokenizer", "--horizon", "--steps", "--max-queue",
                          "--max-batch", "--batch-window-ms", "--inference-timeout-s", "--max-age-ms",
                          "--max-connections", "--engine", "--noise-scale", "--key"}));

@@ -51,14 +51,14 @@ class Server {
       for (int i = 0; i < 8; ++i)
         result.actions.push_back({seen.state[0] + float(i), seen.state[4] / 2,
                                   noise.defined() ? noise[i][31].item<float>() : 0, 0, 0, 0, 1});
-      if (const torch::Tensor& prefix = requests.at(0).prefix_actions_hd; prefix.defined())
-        given_ = prefix.size(0);
+      if (const RobotActions& prefix = requests.at(0).prefix_actions; !prefix.empty())
+        given_ = std::ssize(prefix);
       return std::vector<InferResult>{result};
     };
     Json metadata = ours ? policy_metadata(spec) : Json::object();
     metadata.update(more);
-    service_ = std::make_unique<PolicyService>(ObservationDecoder(spec, {}, {}), infer, QueueOptions{},
-                                               metadata, [] {});
+    service_ =
+        std::make_unique<PolicyService>(ObservationDecoder(spec, {}), infer, QueueOptions{}, metadata, [] {});
     ServerOptions options;
     options.port = port;
     options.api_key = api_key;

@@ -21,16 +21,10 @@ ObservationDecoder decoder(std::size_t which) {
   spec.horizon = kHorizon;
   spec.image_keys = {"base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"};
   if (which == 3) spec.image_keys = {"base_0_rgb", "side"};
-  spec.norm_mode = NormMode::kZScore;
   spec.action_width = kWidth;
   if (robot == RobotKind::kAloha) spec.robot.state_dim = spec.robot.action_dim = 14;
   if (robot == RobotKind::kJoints) spec.robot.state_dim = spec.robot.action_dim = 3;
-  spec.robot.delta_mask = make_bool_mask({2, -1});
-  const auto feature = [](std::int64_t width) {
-    return FeatureStats{std::vector<double>(width, 0.5), std::vector<double>(width, 2.0), {}, {}};
-  };
-  NormStats stats{feature(spec.robot.state_dim), feature(spec.robot.action_dim)};
-  return {std::move(spec), std::move(stats), {.steps = 10, .max_steps = kMaxSteps}};
+  return {std::move(spec), {.steps = 10, .max_steps = kMaxSteps}};
 }
 
 /// A message alone, whatever it says: it is written as it was read, and is JSON.

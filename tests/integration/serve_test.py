@@ -1,16 +1,20 @@
 """`shallowpi-infer serve` and the classes under it, against openpi's own client and against peers that mean no good.
 usage: serve_test.py SHALLOWPI_INFER FAKE_POLICY_SERVER CHECKPOINT"""
 import io
+import json
+import pathlib
 import random
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
 import msgpack
 import numpy as np
+import safetensors.numpy
 import websockets.exceptions
 import websockets.sync.client
 from openpi_client import msgpack_numpy
@@ -125,6 +129,27 @@ def options_of_the_real_server():
             assert status == 200, page
             time.sleep(0.01)
         assert times[0] > 40, "the slow inference was too fast for this test"
+
+
+def recording():
+    """What a server records is data to measure with: the policy that recorded it makes no error there."""
+    with tempfile.TemporaryDirectory() as folder:
+        steady = ["--noise-scale", "0", "--default-prompt", "pick up the butter", "--record", f"{folder}/run"]
+        with Server([infer_program, "serve", "--checkpoint", checkpoint, "--port", "0", "--quiet", *steady]) as server:
+            client = WebsocketClientPolicy("127.0.0.1", server.port)
+            asked = [{**observation(state, side=64), "prompt": prompt}
+                     for state, prompt in ((0.1, "pick up the milk"), (0.2, ""), (0.3, "pick up the milk"))]
+            answers = [client.infer(seen)["actions"] for seen in asked]
+            assert server.terminate()[0] == 0
+        (path,) = pathlib.Path(folder, "run").iterdir()
+        tensors = safetensors.numpy.load_file(path)
+        assert np.array_equal(tensors["actions"], np.array(answers, np.float32)), "recorded and sent actions differ"
+        assert np.array_equal(tensors["image.base_0_rgb.1"], asked[1]["observation/image"])
+        offline = [infer_program.replace("shallowpi-infer", "shallowpi-eval"), "offline", "--checkpoint", checkpoint,
+                   "--data", f"{folder}/run/*", "--noise-scale", "0", "--out", f"{folder}/out.json", "--quiet"]
+        subprocess.run(offline, check=True, capture_output=True)
+        policy = json.loads(pathlib.Path(folder, "out.json").read_text())["policies"][0]
+        assert policy["action_error"] < 1e-5 and policy["velocity_error"] > 0, policy
 
 
 def refused_keys():
@@ -504,7 +529,7 @@ def stubborn():
 
 
 for check in (wire_format, bad_messages, failures, busy_server, many_clients, access, too_much, slow_loris, stale,
-              termination, stubborn, command_line, real_policy, options_of_the_real_server, refused_keys,
+              termination, stubborn, command_line, real_policy, options_of_the_real_server, recording, refused_keys,
               steady_chunks):
     start = time.monotonic()
     note = check()

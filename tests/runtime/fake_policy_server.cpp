@@ -83,7 +83,7 @@ int main(int argc, char** argv) {
       return results;
     };
     if (!echo)
-      return run_policy_server(server_options, ObservationDecoder(spec, {}, {}), infer, queue,
+      return run_policy_server(server_options, ObservationDecoder(spec, {}), infer, queue,
                                policy_metadata(spec));
     EchoApplication mirror;
     WebsocketServer server(server_options, mirror);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <map>
+#include <numeric>
 
 #include "runtime/message.h"
 #include "test_util.h"
@@ -93,7 +94,7 @@ PolicyRequest decode(const Message& message, RobotKind kind = RobotKind::kLibero
   const PolicySpec spec = kind == RobotKind::kLibero  ? spec_of(kind, 8, 7)
                           : kind == RobotKind::kAloha ? spec_of(kind, 14, 14)
                                                       : spec_of(kind, 8, 8);
-  return ObservationDecoder(spec, {}, {}).decode(message.encode());
+  return ObservationDecoder(spec, {}).decode(message.encode());
 }
 
 void expect_refused(const Message& message, const std::string& begin, RobotKind kind = RobotKind::kLibero) {
@@ -187,7 +188,7 @@ TEST(ObservationMessage, WritesWhatItReads) {
     observation.prompt = "w\xC3\xA4sche";
     const PolicySpec spec = spec_of(kind, dims, dims);
     const RobotObservation read =
-        ObservationDecoder(spec, {}, {}).decode(encode_observation(observation, kind)).infer.observation;
+        ObservationDecoder(spec, {}).decode(encode_observation(observation, kind)).infer.observation;
     EXPECT_EQ(read.state, observation.state);
     EXPECT_EQ(read.prompt, observation.prompt);
     ASSERT_EQ(read.images.size(), 2u);
@@ -204,7 +205,7 @@ TEST(ObservationMessage, RequiresTheCamerasThatOpenpiDoesNotName) {
                                   {RobotKind::kJoints, "observation/side: is missing"}}) {
     PolicySpec spec = spec_of(kind, 14, 14);
     spec.image_keys = {"base_0_rgb", "side"};
-    const ObservationDecoder decoder(spec, {}, {});
+    const ObservationDecoder decoder(spec, {});
     const std::string_view bytes = Message::bytes(3 * 5 * 4);
     RobotObservation observation;
     observation.images["base_0_rgb"] = {5, 4, std::vector<std::uint8_t>(60)};
@@ -276,7 +277,7 @@ TEST(ObservationMessage, TakesJointsUnderAlohasKeys) {
   const std::string message = encode_message({WireMap{{"images", {std::move(images)}},
                                                       {"state", {Message::floats(14)}},
                                                       {"prompt", {std::string_view("fold")}}}});
-  const ObservationDecoder decoder(spec_of(RobotKind::kJoints, 14, 14), {}, {});
+  const ObservationDecoder decoder(spec_of(RobotKind::kJoints, 14, 14), {});
   const RobotObservation observation = decoder.decode(message).infer.observation;
   EXPECT_EQ(observation.images.at("base_0_rgb").bytes[0], 0);
   EXPECT_EQ(observation.images.at("left_wrist_0_rgb").bytes[0], 7);
@@ -288,7 +289,7 @@ TEST(ObservationMessage, TakesKeysThatTheServerWasTold) {
   PolicySpec spec = spec_of(RobotKind::kJoints, 7, 7);
   spec.image_keys = {"base_0_rgb"};
   const ObservationDecoder decoder(
-      spec, {}, {.keys = {{"base_0_rgb", {"base_rgb"}}, {"state", {"joints", "gripper"}}}});
+      spec, {.keys = {{"base_0_rgb", {"base_rgb"}}, {"state", {"joints", "gripper"}}}});
   Message message(RobotKind::kLibero);
   message.set("base_rgb", Message::image(4, 6, 1)).set("joints", {Message::floats(6)}).set("gripper", {0.25});
   const RobotObservation observation = decoder.decode(message.encode()).infer.observation;
@@ -365,13 +366,12 @@ TEST(ObservationMessage, RefusesBadPrompts) {
   PolicySpec spec = spec_of(RobotKind::kLibero, 8, 7);
   spec.default_prompt = "tidy up";
   for (const char* blank : {"", " \n"})
-    EXPECT_EQ(ObservationDecoder(spec, {}, {})
+    EXPECT_EQ(ObservationDecoder(spec, {})
                   .decode(message.set("prompt", {std::string_view(blank)}).encode())
                   .infer.observation.prompt,
               "tidy up");
-  EXPECT_EQ(
-      ObservationDecoder(spec, {}, {}).decode(message.remove("prompt").encode()).infer.observation.prompt,
-      "tidy up");
+  EXPECT_EQ(ObservationDecoder(spec, {}).decode(message.remove("prompt").encode()).infer.observation.prompt,
+            "tidy up");
 }
 
 TEST(ObservationMessage, ReadsTheOptionalFields) {
@@ -388,7 +388,7 @@ TEST(ObservationMessage, ReadsTheOptionalFields) {
   far.horizon = 2000;
   const std::vector<float> long_noise(2000 * 32, 0.25f);
   message.set("noise", {WireArray{'f', 4, {2000, 32}, raw(long_noise)}});
-  const PolicyRequest long_request = ObservationDecoder(far, {}, {}).decode(message.encode());
+  const PolicyRequest long_request = ObservationDecoder(far, {}).decode(message.encode());
   expect_tensor_near(long_request.infer.noise_hd, torch::full({2000, 32}, 0.25), 0);
 
   const auto refused = [](std::string_view key, WireValue value, const std::string& begin) {
@@ -405,20 +405,17 @@ TEST(ObservationMessage, ReadsTheOptionalFields) {
   refused("timestamp", {static_cast<double>(NAN)}, "timestamp: expected Unix seconds");
 }
 
-TEST(ObservationMessage, NormalisesPrefixActions) {
-  NormStats stats;
-  stats.actions.q01 = std::vector<double>(7, -2.0);
-  stats.actions.q99 = std::vector<double>(7, 2.0);
-  stats.actions.mean = stats.actions.std = std::vector<double>(7, 1.0);
-  const ObservationDecoder decoder(spec_of(RobotKind::kLibero, 8, 7), stats, {});
+TEST(ObservationMessage, ReadsPrefixActions) {
+  const ObservationDecoder decoder(spec_of(RobotKind::kLibero, 8, 7), {});
   Message message(RobotKind::kLibero);
-  const std::vector<double> prefix(3 * 7, 1.0);
-  const torch::Tensor got =
+  EXPECT_TRUE(decoder.decode(message.encode()).infer.prefix_actions.empty());
+  std::vector<double> prefix(3 * 7);
+  std::iota(prefix.begin(), prefix.end(), 1.0);
+  const RobotActions got =
       decoder.decode(message.set("prefix_actions", {WireArray{'f', 8, {3, 7}, raw(prefix)}}).encode())
-          .infer.prefix_actions_hd;
-  torch::Tensor expected = torch::zeros({3, 32});
-  expected.narrow(1, 0, 7).fill_(0.5);  // (1 + 2) / 4 * 2 - 1
-  expect_tensor_near(got, expected, 1e-6);
+          .infer.prefix_actions;
+  EXPECT_EQ(got,
+            (RobotActions{{1, 2, 3, 4, 5, 6, 7}, {8, 9, 10, 11, 12, 13, 14}, {15, 16, 17, 18, 19, 20, 21}}));
   expect_refused(message.set("prefix_actions", {WireArray{'f', 8, {10, 7}, Message::floats(70).data}}),
                  "prefix_actions: expected fewer than 10 steps");
   expect_refused(message.set("prefix_actions", {WireArray{'f', 8, {1, 6}, Message::floats(6).data}}),
@@ -426,7 +423,7 @@ TEST(ObservationMessage, NormalisesPrefixActions) {
 }
 
 TEST(ObservationMessage, RefusesWhatIsNoMap) {
-  const ObservationDecoder decoder(spec_of(RobotKind::kLibero, 8, 7), {}, {});
+  const ObservationDecoder decoder(spec_of(RobotKind::kLibero, 8, 7), {});
   expect_error<UsageError>([&] { decoder.decode("\x01"); }, "message: expected a map");
   expect_error<UsageError>([&] { decoder.decode(""); }, "message: ");
 }

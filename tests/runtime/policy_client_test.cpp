@@ -33,7 +33,7 @@ class PolicyClientTest : public ::testing::Test {
                         std::vector<float>(8, observation.images.at("base_0_rgb").bytes.at(0))};
       return std::vector<InferResult>{result};
     };
-    service_ = std::make_unique<PolicyService>(ObservationDecoder(spec, {}, {}), infer, QueueOptions{},
+    service_ = std::make_unique<PolicyService>(ObservationDecoder(spec, {}), infer, QueueOptions{},
                                                policy_metadata(spec), [] {});
     server_ = std::make_unique<WebsocketServer>(options, *service_);
     url_ = str("ws://127.0.0.1:", server_->port());

@@ -142,24 +142,24 @@ TEST_F(Runner, MakesARequestOfAnObservation) {
   EXPECT_EQ(free.observation.state, seen.state);
   EXPECT_EQ(free.observation.images.size(), seen.images.size());
   EXPECT_TRUE(torch::equal(free.noise_hd, runner_->noise(5)));
-  EXPECT_FALSE(free.prefix_actions_hd.defined());
+  EXPECT_TRUE(free.prefix_actions.empty());
   const RobotActions prefix(4, std::vector<float>(7, 0.25f));
-  EXPECT_TRUE(torch::equal(runner_->request(seen, prefix, 5).prefix_actions_hd,
-                           runner_->transform().from_robot(prefix, seen.state)));
+  EXPECT_EQ(runner_->request(seen, prefix, 5).prefix_actions, prefix);
 }
 
 TEST_F(Runner, ContinuesGivenActions) {
   InferRequest next = request(3);
-  const torch::Tensor chunk = runner_->infer({request(3, 2)})[0].normalized_hd;
-  next.prefix_actions_hd = chunk.narrow(0, 0, 4);
+  const RobotActions chunk = runner_->infer({request(3, 2)})[0].actions;
+  next.prefix_actions.assign(chunk.begin(), chunk.begin() + 4);
   const std::vector<InferResult> results = runner_->infer({next, request(3)});
-  EXPECT_TRUE(torch::equal(results[0].normalized_hd.narrow(0, 0, 4), next.prefix_actions_hd));
+  EXPECT_TRUE(torch::equal(results[0].normalized_hd.narrow(0, 0, 4),
+                           runner_->transform().from_robot(next.prefix_actions, next.observation.state)));
   expect_tensor_near(results[1].normalized_hd, runner_->infer({request(3)})[0].normalized_hd, 1e-5);
-  next.prefix_actions_hd = chunk;
+  next.prefix_actions = chunk;
   expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions", "20 actions");
-  next.prefix_actions_hd = torch::zeros({2, 7});
-  expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions", "[2, 7]", "[2, 8]");
-  next.prefix_actions_hd = torch::full({2, kDims}, NAN);
+  next.prefix_actions = {std::vector<float>(6)};
+  expect_error<UsageError>([&] { runner_->infer({next}); }, "the action has 6 values", "7");
+  next.prefix_actions = {std::vector<float>(7, NAN)};
   expect_error<UsageError>([&] { runner_->infer({next}); }, "prefix_actions is not finite");
 }
 

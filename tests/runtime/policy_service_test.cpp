@@ -16,8 +16,7 @@ class PolicyServiceTest : public ::testing::Test {
       : runner_(PolicyRunner::load(str(SHALLOWPI_SOURCE_DIR, "/configs/quickstart/teacher"), torch::kCPU,
                                    torch::kFloat32)),
         service_(
-            ObservationDecoder(runner_.info().spec, runner_.info().stats,
-                               {.check = [this](const auto& seen) { check_(seen); }}),
+            ObservationDecoder(runner_.info().spec, {.check = [this](const auto& seen) { check_(seen); }}),
             [this](const auto& requests, const auto& options) { return runner_.infer(requests, options); },
             {}, policy_metadata(runner_.info().spec), [] {}) {
     for (const std::string& camera : runner_.info().spec.image_keys) {
@@ -76,8 +75,7 @@ TEST_F(PolicyServiceTest, AnswersWhatThePolicyAnswers) {
 
 TEST_F(PolicyServiceTest, TakesPrefixActionsInRobotUnits) {
   const InferResult first = runner_.infer({request_}).at(0);
-  request_.prefix_actions_hd = first.normalized_hd.narrow(0, 4, 3).clone();
-  request_.prefix_actions_hd.narrow(1, 7, 1).zero_();  // the robot has 7 dims
+  request_.prefix_actions.assign(first.actions.begin() + 4, first.actions.begin() + 7);
   torch::Tensor prefix = torch::empty({3, 7});
   for (int h = 0; h < 3; ++h)
     for (int dim = 0; dim < 7; ++dim) prefix[h][dim] = first.actions[4 + h][dim];

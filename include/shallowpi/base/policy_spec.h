@@ -132,7 +132,7 @@ struct RobotSpec {
 /// Number of dims up to the last relative one; 0 where there is none.
 std::int64_t delta_reach(const RobotSpec& robot);
 /// Throws UsageError, naming the field, where kind, dims and delta mask of a robot do not fit each other.
-void check_robot_spec(const RobotSpec& robot);
+void check_robot(const RobotSpec& robot);
 
 struct PolicySpec {
   std::int64_t horizon = 50;            ///< action steps per chunk
@@ -155,5 +155,10 @@ struct PolicySpec {
   /// Real-time chunking: the most actions at the start of a chunk that it was trained to be given.
   std::int64_t rtc_training_max_delay = 0;
 };
+
+/// What is out of range in a spec, or does not fit the rest of it: one sentence each, which names the field.
+std::vector<std::string> spec_problems(const PolicySpec& spec);
+/// Throws UsageError with all spec_problems.
+void check_spec(const PolicySpec& spec);
 
 }  // namespace shallowpi

@@ -27,9 +27,6 @@ struct RobotObservation {
 /// Actions in robot units, mapped and normalised as the policy's. `raw_state` is the robot's own state.
 RobotActions policy_actions(const PolicySpec& spec, const FeatureStats& action_stats, RobotActions actions,
                             const std::vector<float>& raw_state);
-/// The same as the network reads them: float32 [D, A], zero-padded; undefined where there are none.
-torch::Tensor normalized_actions(const PolicySpec& spec, const FeatureStats& action_stats,
-                                 RobotActions actions, const std::vector<float>& raw_state);
 
 /// Robot maps, normalisation, padding, images and prompt, as one policy was trained with them.
 class PolicyTransform {
@@ -64,10 +61,8 @@ class PolicyTransform {
 
   /// Normalised [H, >= action_dim] actions to robot units; `raw_state` is the robot's own state.
   RobotActions to_robot(const torch::Tensor& actions_hd, const std::vector<float>& raw_state) const;
-  /// The inverse: float32 [H, A], undefined where there are no actions.
-  torch::Tensor from_robot(RobotActions actions, const std::vector<float>& raw_state) const {
-    return normalized_actions(spec_, stats_.actions, std::move(actions), raw_state);
-  }
+  /// The inverse: float32 [H, A], zero-padded.
+  torch::Tensor from_robot(RobotActions actions, const std::vector<float>& raw_state) const;
 
  private:
   /// All but the images, which `add_image` writes when it is called, or later.

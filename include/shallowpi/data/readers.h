@@ -1,4 +1,5 @@
-// Opens demonstration files as EpisodeFile: LIBERO's and ALOHA's HDF5 layouts.
+// Opens demonstration files as EpisodeFile: LIBERO's and ALOHA's HDF5 layouts; recordings of a policy at work
+// (data/recording.h) are recognised here too.
 #pragma once
 
 #include <filesystem>
@@ -10,12 +11,13 @@
 
 namespace shallowpi {
 
-enum class DataFormat { kAuto, kLibero, kAloha };
+enum class DataFormat { kAuto, kLibero, kAloha, kRecording };
 template <>
 inline constexpr auto kEnumNames<DataFormat> = std::to_array<EnumName<DataFormat>>({
     {DataFormat::kAuto, "auto"},
     {DataFormat::kLibero, "libero"},
     {DataFormat::kAloha, "aloha"},
+    {DataFormat::kRecording, "recording"},
 });
 
 struct DataFile {
@@ -46,7 +48,8 @@ std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path,
 /// (one text, or one per step), else from its `language_instruction` or `task` attribute, else is empty.
 std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path);
 
-/// Which layout a file has, by its groups. Throws CorruptError where it is neither.
+/// Which layout a file has: a recording by its name (*.safetensors), the others by their groups. Throws
+/// CorruptError for an HDF5 file of another layout.
 DataFormat detect_layout(const std::filesystem::path& path);
 
 }  // namespace shallowpi

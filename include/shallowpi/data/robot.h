@@ -8,7 +8,7 @@
 
 namespace shallowpi {
 
-// All three throw UsageError where check_robot_spec does, or a row has another width than the robot.
+// All three throw UsageError where check_robot does, or a row has another width than the robot.
 
 /// Raw robot state -> policy state, in place (before normalisation).
 void state_to_policy(const RobotSpec& robot, std::vector<float>& state);

@@ -25,16 +25,15 @@ struct InferOptions {
 struct InferRequest {
   RobotObservation observation;
   torch::Tensor noise_hd;  ///< float32 [H, action_width], such as PolicyRunner::noise; x_1 of the flow
-  /// Optional, float32 [D, action_width] with D < H, normalised: the first D actions are given and the others
-  /// are sampled to continue them (real-time chunking).
-  torch::Tensor prefix_actions_hd{};
+  /// [D][action_dim], D < H, robot units: the chunk begins with these actions, and the others are sampled to
+  /// continue them (real-time chunking). May be empty.
+  RobotActions prefix_actions{};
 };
 
 struct InferResult {
-  RobotActions actions;  ///< [H][action_dim] in robot units, all finite
-  /// float32 [H, action_width] on the host; a later request's prefix_actions are rows of it.
-  torch::Tensor normalized_hd;
-  double model_ms = 0;  ///< milliseconds of the network, for the whole batch
+  RobotActions actions;         ///< [H][action_dim] in robot units, all finite
+  torch::Tensor normalized_hd;  ///< float32 [H, action_width] on the host, as the network gave them
+  double model_ms = 0;          ///< milliseconds of the network, for the whole batch
 };
 
 /// The network's actions are not finite, for one of the observations at least.
@@ -68,10 +67,11 @@ class PolicyRunner {
   }
 
   /// A request with the noise of `seed`, times `noise_scale`: at 0 the flow starts in the middle of what it
-  /// could draw, and a chunk is steadier (docs/controller.md). `prefix` [D][action_dim], D < H, in robot
-  /// units: the actions that the chunk has to begin with; may be empty.
-  InferRequest request(RobotObservation observation, const RobotActions& prefix, std::uint64_t seed,
-                       double noise_scale = 1) const;
+  /// could draw, and a chunk is steadier (docs/controller.md).
+  InferRequest request(RobotObservation observation, RobotActions prefix_actions, std::uint64_t seed,
+                       double noise_scale = 1) const {
+    return {std::move(observation), noise(seed) * noise_scale, std::move(prefix_actions)};
+  }
 
   /// Throws UsageError, naming the field, for an observation that `infer` refuses, and for what `serve`
   /// refuses beside: a camera that is missing, a prompt so long that the state in it would be cut. The policy

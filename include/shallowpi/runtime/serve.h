@@ -20,6 +20,7 @@ struct ServeOptions {
   std::filesystem::path api_key_file;   ///< empty: no key
   bool insecure = false;                ///< another host than loopback without a key
   std::vector<std::string> keys;        ///< NAME=KEY: where clients send a camera, or "state" (NAME=KEY,KEY)
+  std::filesystem::path record;         ///< folder for what robots sent and were answered; empty: none
   std::string default_prompt;           ///< where an observation brings none; empty: the checkpoint's
   std::string tokenizer;                ///< empty: found by find_tokenizer()
   std::optional<std::int64_t> horizon;  ///< where the checkpoint does not say it
