@@ -83,9 +83,8 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
       ->type_name("NAME=KEY")
       ->allow_extra_args(false);
   serve
-      ->add_option(
-          "--record", options.record,
-          "save observations and answers here, for shallowpi-eval offline --data 'DIR/*' and training")
+      ->add_option("--record", options.record,
+                   "save observations and answers here, as data for shallowpi-eval and shallowpi-distill")
       ->type_name("DIR");
   serve->add_option("--default-prompt", options.default_prompt, "where an observation brings none")
       ->type_name("TEXT");

@@ -6,7 +6,6 @@
 #include "data/hdf5_episodes.h"
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/data/readers.h"
 #include "shallowpi/data/tokenizer.h"
 
 namespace shallowpi {
@@ -62,6 +61,8 @@ void read_step_prompts(const hdf5::File& file, Hdf5Episode& episode) {
   if (is_blank(episode.prompt)) episode.prompt = texts.front();
 }
 
+}  // namespace
+
 Hdf5Content read_aloha(const hdf5::File& file) {
   Hdf5Content content;
   Hdf5Episode& episode = content.episodes.emplace_back();
@@ -84,12 +85,6 @@ Hdf5Content read_aloha(const hdf5::File& file) {
   episode.prompt = read_prompt(file);
   read_step_prompts(file, episode);
   return content;
-}
-
-}  // namespace
-
-std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path) {
-  return std::make_unique<Hdf5Episodes>(path, read_aloha, /*rotate_frames=*/false);
 }
 
 }  // namespace shallowpi

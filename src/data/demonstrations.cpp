@@ -5,14 +5,12 @@
 #include <map>
 #include <set>
 
-#include "shallowpi/base/enum_names.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/problems.h"
 #include "shallowpi/base/text.h"
 #include "shallowpi/data/random.h"
-#include "shallowpi/data/recording.h"
 
 namespace shallowpi {
 namespace {
@@ -22,6 +20,7 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
 }
 
 using Episode = std::pair<std::int32_t, std::int32_t>;  // source, episode
+constexpr std::int32_t kAll = -1;                       // episodes of a source
 
 // A random subset of the group: `fraction` of it, at least one, never all.
 void hold_out(std::vector<Episode> group, double fraction, Random random, std::set<Episode>& held_out) {
@@ -31,22 +30,6 @@ void hold_out(std::vector<Episode> group, double fraction, Random random, std::s
   for (std::size_t i = 0; i < count; ++i) {
     std::swap(group[i], group[i + random.below(group.size() - i)]);
     held_out.insert(group[i]);
-  }
-}
-
-/// In the layout that it has; in `format`'s, unless that is kAuto. Throws as the readers do, and UsageError
-/// where another layout than `format` would do.
-std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path, DataFormat format,
-                                           const LiberoOptions& options) {
-  const DataFormat layout = format == DataFormat::kAuto ? detect_layout(path) : format;
-  try {
-    if (layout == DataFormat::kRecording) return open_recording(path);
-    return layout == DataFormat::kLibero ? open_libero(path, options) : open_aloha(path);
-  } catch (const CorruptError&) {
-    const DataFormat found = format == DataFormat::kAuto ? format : detect_layout(path);
-    if (found == format) throw;
-    throw UsageError(str(path.string(), ": data.format is ", enum_name(format), ", but the file looks like ",
-                         enum_name(found), "; leave data.format out"));
   }
 }
 
@@ -120,6 +103,10 @@ Dataset::Split Dataset::split(double held_out_fraction, std::uint64_t seed) cons
   if (held_out_fraction > 0.0) {
     std::vector<Episode> singles;
     for (std::size_t s = 0; s < sources_.size(); ++s) {
+      if (sources_[s].file->layout() == DataFormat::kRecording) {  // neighbouring answers are nearly the same
+        singles.emplace_back(s, kAll);
+        continue;
+      }
       std::vector<Episode> group;
       for (std::size_t e = 0; e < sources_[s].file->episodes().size(); ++e) group.emplace_back(s, e);
       if (group.size() == 1) singles.push_back(group.front());
@@ -128,13 +115,15 @@ Dataset::Split Dataset::split(double held_out_fraction, std::uint64_t seed) cons
     hold_out(std::move(singles), held_out_fraction, Random({seed, sources_.size()}), held_out);
     if (held_out.empty())
       throw UsageError(
-          "the data is a single episode, so none can be held out; set data.held_out_fraction to 0");
+          "the data is a single episode or recording, so none can be held out; set data.held_out_fraction to "
+          "0");
   }
   Split split;
   for (std::size_t s = 0; s < sources_.size(); ++s) {
     const std::vector<EpisodeInfo>& episodes = sources_[s].file->episodes();
     for (std::size_t e = 0; e < episodes.size(); ++e) {
-      std::vector<Sample>& samples = held_out.count({s, e}) != 0 ? split.held_out : split.train;
+      const bool is_held_out = held_out.count({s, e}) != 0 || held_out.count({s, kAll}) != 0;
+      std::vector<Sample>& samples = is_held_out ? split.held_out : split.train;
       for (std::int64_t step = 0; step < episodes[e].length; ++step) {
         if (!episodes[e].repeats.empty() && episodes[e].repeats[step]) continue;
         samples.push_back(

@@ -43,8 +43,8 @@ hdf5::RowIndex find_frames(const hdf5::File& file, const std::string& name, std:
 }
 
 Hdf5Episodes::Hdf5Episodes(const std::filesystem::path& path,
-                           const std::function<Hdf5Content(const hdf5::File&)>& read, bool rotate_frames)
-    : file_(path), rotate_frames_(rotate_frames) {
+                           const std::function<Hdf5Content(const hdf5::File&)>& read)
+    : file_(path) {
   content_ = hdf5::in_child(path, [&] { return nlohmann::json(read(hdf5::File(path))); }).get<Hdf5Content>();
   if (!is_control_rate(content_.control_hz)) content_.control_hz = 0;
   if (!content_.warning.empty()) log::warning(path.string(), ": ", content_.warning);
@@ -67,7 +67,7 @@ Image Hdf5Episodes::read_image(const hdf5::RowIndex& camera, std::int64_t row) c
     image.height = camera.shape[1];
     image.width = camera.shape[2];
   }
-  if (rotate_frames_) rotate_by_180_degrees(image.bytes);
+  if (content_.upside_down) rotate_by_180_degrees(image.bytes);
   return image;
 }
 

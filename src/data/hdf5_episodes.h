@@ -7,6 +7,7 @@
 #include "data/hdf5_file.h"
 #include "data/hdf5_rows.h"
 #include "shallowpi/data/dataset.h"
+#include "shallowpi/data/readers.h"
 
 namespace shallowpi {
 
@@ -21,6 +22,8 @@ struct Hdf5Episode {
 
 /// What the child finds in a file.
 struct Hdf5Content {
+  DataFormat layout = DataFormat::kAuto;
+  bool upside_down = false;  ///< frames are given out turned by 180 degrees
   std::vector<std::string> camera_names;
   std::vector<Hdf5Episode> episodes;
   double control_hz = 0;  ///< 0: not known
@@ -30,21 +33,25 @@ struct Hdf5Content {
 // NOLINTBEGIN: the child sends these as CBOR
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Episode, name, prompt, frame_rows, states, actions, cameras, repeats,
                                    step_prompts)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Content, camera_names, episodes, control_hz, warning)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Hdf5Content, layout, upside_down, camera_names, episodes, control_hz,
+                                   warning)
 // NOLINTEND
 
 /// One camera of one episode, raw [T, H, W, 3], or JPEG [T, N] or [T]. `steps` is the length that the
 /// episode's actions have. Throws CorruptError where the dataset does not hold frames.
 hdf5::RowIndex find_frames(const hdf5::File& file, const std::string& name, std::int64_t steps);
 
+/// The two layouts; of the content, all but `layout`.
+Hdf5Content read_libero(const hdf5::File& file, const LiberoOptions& options);
+Hdf5Content read_aloha(const hdf5::File& file);
+
 class Hdf5Episodes final : public EpisodeFile {
  public:
-  /// Runs `read` on the opened file in a child process. `rotate_frames`: frames are stored upside down and
-  /// are given out turned by 180 degrees.
-  Hdf5Episodes(const std::filesystem::path& path, const std::function<Hdf5Content(const hdf5::File&)>& read,
-               bool rotate_frames);
+  /// Runs `read` on the opened file in a child process.
+  Hdf5Episodes(const std::filesystem::path& path, const std::function<Hdf5Content(const hdf5::File&)>& read);
 
   const std::filesystem::path& path() const override { return file_.path(); }
+  DataFormat layout() const override { return content_.layout; }
   const std::vector<EpisodeInfo>& episodes() const override { return infos_; }
   const std::vector<std::string>& camera_names() const override { return content_.camera_names; }
   std::int64_t state_dim() const override;
@@ -63,7 +70,6 @@ class Hdf5Episodes final : public EpisodeFile {
   hdf5::RawFile file_;
   Hdf5Content content_;
   std::vector<EpisodeInfo> infos_;
-  bool rotate_frames_;
 };
 
 }  // namespace shallowpi

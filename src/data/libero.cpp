@@ -8,7 +8,6 @@
 #include "shallowpi/base/json.h"
 #include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/text.h"
-#include "shallowpi/data/readers.h"
 
 namespace shallowpi {
 namespace {
@@ -24,8 +23,6 @@ constexpr CameraDataset kCameras[] = {{"agentview_rgb", "base_0_rgb"},
 
 // Names of the demonstrations in numeric order: HDF5's own has demo_10 before demo_2.
 std::vector<std::string> demo_names(const hdf5::File& file) {
-  if (!file.is_group("data"))
-    file.fail("data", "is missing", "give a file in LIBERO's layout (docs/data.md)");
   std::vector<std::pair<std::uint64_t, std::string>> numbered;
   for (const std::string& name : file.children("data")) {
     std::uint64_t number = 0;
@@ -136,9 +133,12 @@ Hdf5Episode read_demo(const hdf5::File& file, const std::string& name,
   return episode;
 }
 
+}  // namespace
+
 Hdf5Content read_libero(const hdf5::File& file, const LiberoOptions& options) {
   const std::vector<std::string> names = demo_names(file);
   Hdf5Content content;
+  content.upside_down = true;
   std::vector<CameraDataset> cameras;
   for (const CameraDataset& camera : kCameras) {
     if (!file.has(str("data/", names.front(), "/obs/", camera.dataset))) continue;
@@ -162,13 +162,6 @@ Hdf5Content read_libero(const hdf5::File& file, const LiberoOptions& options) {
     content.episodes.back().prompt = prompt;
   }
   return content;
-}
-
-}  // namespace
-
-std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path, const LiberoOptions& options) {
-  const auto read = [&](const hdf5::File& file) { return read_libero(file, options); };
-  return std::make_unique<Hdf5Episodes>(path, read, /*rotate_frames=*/true);
 }
 
 }  // namespace shallowpi

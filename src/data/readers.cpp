@@ -1,10 +1,11 @@
 #include "shallowpi/data/readers.h"
 
-#include "data/hdf5_child.h"
-#include "data/hdf5_file.h"
+#include "data/hdf5_episodes.h"
+#include "shallowpi/base/error.h"
+#include "shallowpi/base/text.h"
+#include "shallowpi/data/recording.h"
 
 namespace shallowpi {
-
 namespace {
 
 DataFormat layout_of(const hdf5::File& file) {
@@ -16,9 +17,24 @@ DataFormat layout_of(const hdf5::File& file) {
 
 }  // namespace
 
-DataFormat detect_layout(const std::filesystem::path& path) {
-  if (path.extension() == ".safetensors") return DataFormat::kRecording;
-  return hdf5::in_child(path, [&] { return layout_of(hdf5::File(path)); }).get<DataFormat>();
+std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path, DataFormat format,
+                                           const LiberoOptions& options) {
+  const auto check = [&](DataFormat layout) {
+    if (format != DataFormat::kAuto && format != layout)
+      throw UsageError(str(path.string(), ": data.format is ", enum_name(format),
+                           ", but the file looks like ", enum_name(layout), "; leave data.format out"));
+  };
+  if (path.extension() == ".safetensors") {
+    check(DataFormat::kRecording);
+    return open_recording(path);
+  }
+  return std::make_unique<Hdf5Episodes>(path, [&](const hdf5::File& file) {
+    const DataFormat layout = layout_of(file);
+    check(layout);
+    Hdf5Content content = layout == DataFormat::kLibero ? read_libero(file, options) : read_aloha(file);
+    content.layout = layout;
+    return content;
+  });
 }
 
 }  // namespace shallowpi

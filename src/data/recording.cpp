@@ -41,18 +41,19 @@ torch::Tensor rows_tensor(const std::vector<std::vector<float>>& rows) {
 /// Everything but the pixels is read, and all is checked, when the file is opened.
 class Recording final : public EpisodeFile {
  public:
-  explicit Recording(const std::filesystem::path& path)
-      : file_(path), where_(str(path.string(), ": ", kMetadata)) {
+  explicit Recording(const std::filesystem::path& path) : file_(path) {
     const auto found = file_.metadata().find(kMetadata);
     if (found == file_.metadata().end()) fail("is no recording of shallowpi-infer serve --record");
-    json_ = parse_json(found->second, where_);
-    read_states_and_actions();
+    const std::string where = str(path.string(), ": ", kMetadata);
+    const Json json = parse_json(found->second, where);
+    read_states_and_actions(json_get<std::vector<std::string>>(json, "prompts", where));
     find_cameras();
-    const double rate = json_get<double>(json_, "control_hz", where_);
+    const double rate = json_get<double>(json, "control_hz", where);
     if (is_control_rate(rate)) control_hz_ = rate;
   }
 
   const std::filesystem::path& path() const override { return file_.path(); }
+  DataFormat layout() const override { return DataFormat::kRecording; }
   const std::vector<EpisodeInfo>& episodes() const override { return episodes_; }
   const std::vector<std::string>& camera_names() const override { return cameras_; }
   std::int64_t state_dim() const override { return std::ssize(states_.front().front()); }
@@ -102,14 +103,16 @@ class Recording final : public EpisodeFile {
     return values;
   }
 
-  void read_states_and_actions() {
+  void read_states_and_actions(const std::vector<std::string>& prompts) {
     const torch::Tensor states_nd = read_numbers("state", 2), actions_nha = read_numbers("actions", 3);
     const std::int64_t answers = states_nd.size(0), horizon = actions_nha.size(1),
                        width = actions_nha.size(2);
-    const auto prompts = json_get<std::vector<std::string>>(json_, "prompts", where_);
     if (actions_nha.size(0) != answers || std::ssize(prompts) != answers)
       fail(str("has ", answers, " states, ", actions_nha.size(0), " chunks of actions and ", prompts.size(),
                " prompts"));
+    if (horizon > kMaxHorizon || width > kMaxTextStateDim || states_nd.size(1) > kMaxTextStateDim)
+      fail(str("has chunks of ", horizon, " actions with ", width, " dims, and states with ",
+               states_nd.size(1)));
     const float *state = states_nd.data_ptr<float>(), *action = actions_nha.data_ptr<float>();
     for (std::size_t n = 0; n < prompts.size(); ++n) {
       const std::vector<float> values(state, state + states_nd.size(1));
@@ -145,8 +148,6 @@ class Recording final : public EpisodeFile {
   }
 
   SafetensorsFile file_;
-  std::string where_;  // the metadata, for messages
-  Json json_;
   std::vector<std::string> cameras_;
   std::vector<EpisodeInfo> episodes_;
   std::vector<std::vector<std::vector<float>>> states_;  // [answer][step][dim]: an answer's are all the same

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "distill/background_task.h"
 #include "distill/metrics.h"
 #include "distill/progress.h"
 #include "distill/replicas.h"
@@ -14,7 +15,6 @@
 #include "distill/run_inputs.h"
 #include "distill/stop_signal.h"
 #include "distill/training_state.h"
-#include "shallowpi/base/background_task.h"
 #include "shallowpi/base/safetensors.h"
 #include "shallowpi/base/stopwatch.h"
 #include "shallowpi/data/loader.h"

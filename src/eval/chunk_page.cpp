@@ -102,9 +102,9 @@ std::string chunk_page(const Dataset& dataset, const std::vector<PolicyReport>& 
   }
   std::string body =
       str("<h1>Chunks over demonstrations</h1><p>Robot units, by control step.</p>", legend, "</svg>");
-  std::size_t shown = 0;
-  for (const EpisodeId& id : episodes)
-    if (shown++ < kEpisodes) body += episode_html(dataset, reports, id);
+  const std::vector<EpisodeId> all(episodes.begin(), episodes.end());
+  const std::size_t shown = std::min(kEpisodes, all.size());
+  for (std::size_t i = 0; i < shown; ++i) body += episode_html(dataset, reports, all[i * all.size() / shown]);
   return html_page("Chunks over demonstrations", body);
 }
 

@@ -112,7 +112,7 @@ class Comparison {
       if (options_.skipped && !kept.empty() && skipped.insert(kept).second) measure_skipped(named, pipeline);
       measure(load(named, options_), teacher_ ? &teacher_->policy : nullptr, pipeline);
     }
-    reports_.push_back(std::move(*floor));
+    if (!floor->frames.empty()) reports_.push_back(std::move(*floor));
   }
 
   const std::vector<PolicyReport>& reports() const { return reports_; }

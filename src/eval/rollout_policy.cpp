@@ -47,7 +47,7 @@ class Recordings {
   explicit Recordings(const std::string& glob) {
     constexpr LiberoOptions kAsRecorded{.raw_alignment = false, .drop_noops = false};
     for (const auto& path : expand_globs({glob})) {
-      auto file = open_libero(path, kAsRecorded);
+      auto file = open_episodes(path, DataFormat::kLibero, kAsRecorded);
       hashes_.push_back(sha256_file(path));
       const std::string prompt = file->episodes().front().prompt;
       if (!files_.emplace(prompt, std::move(file)).second)

@@ -67,6 +67,7 @@ ClientKeys parse_keys(const std::vector<std::string>& given, const PolicySpec& s
 int serve_policy(const ServeOptions& options) {
   const ServerOptions listen = server_options(options);  // its mistakes first: loading takes a while
   check_address(listen.host, listen.port);
+  if (!options.record.empty()) prepare_recording_folder(options.record);
   PolicyRunner runner = PolicyRunner::load(options.checkpoint, options.device, options.dtype, options.horizon,
                                            options.tokenizer, options.engine);
   const ClientKeys keys = parse_keys(options.keys, runner.info().spec);
@@ -95,8 +96,9 @@ int serve_policy(const ServeOptions& options) {
       if (!request.noise_hd.defined())
         request.noise_hd = torch::randn(chunk, generator) * options.noise_scale;
     std::vector<InferResult> results = runner.infer(requests, how);
-    for (std::size_t i = 0; recorder && i < requests.size(); ++i)
-      recorder->add(std::move(requests[i].observation), results[i].actions);
+    for (std::size_t i = 0; recorder && i < requests.size(); ++i)  // a prefix is the robot's own, no answer
+      if (requests[i].prefix_actions.empty())
+        recorder->add(std::move(requests[i].observation), results[i].actions);
     return results;
   };
   return run_policy_server(listen, ObservationDecoder(spec, decoder), infer, queue_options(options),

@@ -67,7 +67,7 @@ class RunnerPolicy {
 
 /// Without a checkpoint the layout of the files says which robot it is.
 RobotSpec robot_of(const Dataset& dataset) {
-  const bool libero = detect_layout(dataset.sources().front().file->path()) == DataFormat::kLibero;
+  const bool libero = dataset.sources().front().file->layout() == DataFormat::kLibero;
   const bool aloha = !libero && dataset.state_dim() == kAlohaDim && dataset.action_dim() == kAlohaDim;
   return {libero  ? RobotKind::kLibero
           : aloha ? RobotKind::kAloha
@@ -194,7 +194,7 @@ void run_simulate_loop(const SimulateLoopOptions& given) {
   const Dataset dataset =
       open_dataset({given.data.begin(), given.data.end()}, DataFormat::kAuto, {.drop_noops = false});
   for (const Dataset::Source& source : dataset.sources())
-    if (detect_layout(source.file->path()) == DataFormat::kRecording)
+    if (source.file->layout() == DataFormat::kRecording)
       throw UsageError(str(source.file->path().string(),
                            " is a recording: it has an observation per answer, not one per tick; give "
                            "demonstrations"));

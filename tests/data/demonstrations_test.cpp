@@ -57,6 +57,15 @@ TEST(Dataset, SplitHoldsOutAtLeastOneAndNeverAll) {
     expect_error<UsageError>([&] { dataset.split(fraction, 1); }, "held_out_fraction");
 }
 
+TEST(Dataset, HoldsOutWholeRecordings) {
+  const FakeOptions recording{.lengths = {1, 1, 1}, .layout = DataFormat::kRecording};
+  const Dataset::Split split = fake_dataset(std::vector<FakeOptions>(4, recording)).split(0.25, 5);
+  EXPECT_EQ(split.held_out.size(), 3u);
+  EXPECT_EQ(split.train.size(), 9u);
+  for (const Dataset::Sample& sample : split.held_out) EXPECT_EQ(sample.source, split.held_out[0].source);
+  expect_error<UsageError>([&] { fake_dataset({recording}).split(0.25, 5); }, "single episode or recording");
+}
+
 TEST(Dataset, SplitsFilesOfOneEpisodeTogether) {
   const std::vector<FakeOptions> files(8, FakeOptions{.lengths = {3}});
   EXPECT_EQ(episodes_of(fake_dataset(files).split(0.25, 3).held_out).size(), 2u);

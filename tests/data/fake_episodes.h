@@ -24,6 +24,7 @@ struct FakeOptions {
   std::vector<std::string> step_prompts = {};
   std::int64_t fails_at_step = -1;  // frames of this step throw
   std::chrono::milliseconds delay{0};
+  DataFormat layout = DataFormat::kLibero;
 };
 
 class FakeEpisodes : public EpisodeFile {
@@ -54,6 +55,7 @@ class FakeEpisodes : public EpisodeFile {
   }
 
   const std::filesystem::path& path() const override { return path_; }
+  DataFormat layout() const override { return options_.layout; }
   const std::vector<EpisodeInfo>& episodes() const override { return episodes_; }
   const std::vector<std::string>& camera_names() const override { return options_.cameras; }
   std::int64_t state_dim() const override { return options_.state_dim; }

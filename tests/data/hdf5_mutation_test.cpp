@@ -93,7 +93,7 @@ class Mutator {
 };
 
 void read_everything(const std::filesystem::path& path) {
-  const auto file = detect_layout(path) == DataFormat::kLibero ? open_libero(path) : open_aloha(path);
+  const auto file = open_episodes(path);
   for (std::size_t episode = 0; episode < file->episodes().size(); ++episode) {
     for (std::int64_t step = 0; step < file->episodes()[episode].length; ++step) {
       for (std::size_t camera = 0; camera < file->camera_names().size(); ++camera) {

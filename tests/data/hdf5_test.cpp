@@ -21,7 +21,7 @@ void remove_link(hid_t file, const std::string& name) {
   checked(H5Ldelete(file, name.c_str(), H5P_DEFAULT));
 }
 
-// Writes a LIBERO file, spoils it, and expects open_libero to name the file, `parts`,
+// Writes a LIBERO file, spoils it, and expects open_episodes to name the file, `parts`,
 // and nothing but a CorruptError.
 template <typename... Parts>
 void expect_refused(std::function<void(hid_t)> spoil, const Parts&... parts) {
@@ -29,7 +29,7 @@ void expect_refused(std::function<void(hid_t)> spoil, const Parts&... parts) {
   LiberoFixture fixture;
   fixture.spoil = std::move(spoil);
   write_libero(dir / "broken.hdf5", fixture);
-  expect_error<CorruptError>([&] { open_libero(dir / "broken.hdf5"); }, "broken.hdf5", parts...);
+  expect_error<CorruptError>([&] { open_episodes(dir / "broken.hdf5"); }, "broken.hdf5", parts...);
 }
 
 // Replaces a dataset by one of doubles.
@@ -48,21 +48,21 @@ std::function<void(hid_t)> with_bytes(const std::string& name, const Dims& dims)
 }
 
 TEST(BrokenHdf5, MissingFile) {
-  expect_error<UsageError>([] { open_libero("/nonexistent/demo.hdf5"); }, "/nonexistent/demo.hdf5",
+  expect_error<UsageError>([] { open_episodes("/nonexistent/demo.hdf5"); }, "/nonexistent/demo.hdf5",
                            "no such file");
   TempDir dir;
-  expect_error<UsageError>([&] { open_libero(dir.path()); }, "is a folder; name its files");
-  expect_error<UsageError>([&] { open_libero(dir / "file-000.parquet"); }, "convert_lerobot.py DATASET");
+  expect_error<UsageError>([&] { open_episodes(dir.path()); }, "is a folder; name its files");
+  expect_error<UsageError>([&] { open_episodes(dir / "file-000.parquet"); }, "convert_lerobot.py DATASET");
   testing::write_text(dir / "meta/info.json", "{}");
-  expect_error<UsageError>([&] { open_libero(dir.path()); }, "convert_lerobot.py " + dir.path().string());
+  expect_error<UsageError>([&] { open_episodes(dir.path()); }, "convert_lerobot.py " + dir.path().string());
 }
 
 TEST(BrokenHdf5, EmptyAndForeignFiles) {
   TempDir dir;
   std::ofstream(dir / "empty.hdf5").flush();
-  expect_error<CorruptError>([&] { open_libero(dir / "empty.hdf5"); }, "empty.hdf5", "is empty", "copy");
+  expect_error<CorruptError>([&] { open_episodes(dir / "empty.hdf5"); }, "empty.hdf5", "is empty", "copy");
   std::ofstream(dir / "text.hdf5") << std::string(4000, 'x');
-  expect_error<CorruptError>([&] { detect_layout(dir / "text.hdf5"); }, "text.hdf5", "HDF5", "copy");
+  expect_error<CorruptError>([&] { open_episodes(dir / "text.hdf5"); }, "text.hdf5", "HDF5", "copy");
 }
 
 TEST(BrokenHdf5, TruncatedAtAnyPlace) {
@@ -73,12 +73,13 @@ TEST(BrokenHdf5, TruncatedAtAnyPlace) {
     std::filesystem::copy_file(dir / "whole.hdf5", dir / "cut.hdf5",
                                std::filesystem::copy_options::overwrite_existing);
     std::filesystem::resize_file(dir / "cut.hdf5", bytes * static_cast<std::uintmax_t>(part) / 40);
-    expect_error<CorruptError>([&] { open_libero(dir / "cut.hdf5"); }, "cut.hdf5", "copy the file again");
+    expect_error<CorruptError>([&] { open_episodes(dir / "cut.hdf5"); }, "cut.hdf5", "copy the file again");
   }
 }
 
 TEST(BrokenHdf5, NoData) {
-  expect_refused([](hid_t file) { remove_link(file, "data"); }, "data", "missing", "docs/data.md");
+  expect_refused([](hid_t file) { remove_link(file, "data"); }, "data", "neither LIBERO's group 'data'",
+                 "docs/data.md");
   expect_refused(
       [](hid_t file) {
         remove_link(file, "data/demo_0");
@@ -93,7 +94,7 @@ TEST(BrokenHdf5, NoData) {
 TEST(BrokenHdf5, NeitherLayout) {
   TempDir dir;
   write_libero(dir / "odd.hdf5", {.spoil = [](hid_t file) { remove_link(file, "data"); }});
-  expect_error<CorruptError>([&] { detect_layout(dir / "odd.hdf5"); }, "odd.hdf5", "LIBERO", "ALOHA");
+  expect_error<CorruptError>([&] { open_episodes(dir / "odd.hdf5"); }, "odd.hdf5", "LIBERO", "ALOHA");
 }
 
 TEST(BrokenHdf5, ZeroSteps) {
@@ -101,13 +102,13 @@ TEST(BrokenHdf5, ZeroSteps) {
   expect_refused(with_bytes(kFrames, {0, 16, 12, 3}), kFrames, "zero steps");
   TempDir dir;
   write_libero(dir / "one.hdf5", {.demos = 1, .steps = 1});
-  expect_error<CorruptError>([&] { open_libero(dir / "one.hdf5"); }, "data/demo_0", "no usable step");
+  expect_error<CorruptError>([&] { open_episodes(dir / "one.hdf5"); }, "data/demo_0", "no usable step");
 }
 
 TEST(BrokenHdf5, RobotThatNeverMoves) {
   TempDir dir;
   write_libero(dir / "still.hdf5", {.demos = 1, .actions = [](int) { return std::vector<double>(56, 0.0); }});
-  expect_error<CorruptError>([&] { open_libero(dir / "still.hdf5"); }, "data/demo_0", "no usable step");
+  expect_error<CorruptError>([&] { open_episodes(dir / "still.hdf5"); }, "data/demo_0", "no usable step");
 }
 
 TEST(BrokenHdf5, WrongShapes) {
@@ -238,7 +239,7 @@ TEST(BrokenHdf5, FrameThatWasNeverWritten) {
         H5Sclose(memory);
         H5Sclose(space);
       }});
-  const auto file = open_libero(dir / "gap.hdf5");
+  const auto file = open_episodes(dir / "gap.hdf5");
   EXPECT_EQ(file->frame(1, 0, {0})[0].bytes[0], 0);
   expect_error<CorruptError>([&] { file->frame(1, 5, {0}); }, "gap.hdf5", kFrames, "step 5", "never written");
 }
@@ -256,7 +257,7 @@ TEST(BrokenHdf5, DamagedCompressedFrames) {
                   }
                   H5Dclose(set);
                 }});
-  const auto file = open_libero(dir / "damaged.hdf5");
+  const auto file = open_episodes(dir / "damaged.hdf5");
   expect_error<CorruptError>([&] { file->frame(1, 2, {0}); }, "damaged.hdf5", kFrames, "step 2", "damaged");
   EXPECT_NO_THROW(file->frame(1, 2, {1})) << "the other camera is sound";
 }
@@ -270,7 +271,7 @@ TEST(BrokenHdf5, ChunksLargerThanTheirContent) {
                  checked(H5Dwrite_chunk(set, H5P_DEFAULT, 0, at.data(), junk.size(), junk.data()));
                  H5Dclose(set);
                }});
-  const auto file = open_libero(dir / "bomb.hdf5");
+  const auto file = open_episodes(dir / "bomb.hdf5");
   expect_error<CorruptError>([&] { file->frame(1, 0, {0}); }, kFrames, "step 0", "larger than its content");
 }
 
@@ -303,7 +304,7 @@ TEST(BrokenHdf5, DamagedHeaps) {
     }
     write_text(dir / "damaged.hdf5", bytes);
     const auto read_all = [&] {
-      const auto file = open_aloha(dir / "damaged.hdf5");
+      const auto file = open_episodes(dir / "damaged.hdf5");
       for (std::int64_t step = 0; step < 6; ++step) file->frame(0, step, {0, 1, 2});
     };
     SCOPED_TRACE(str("byte ", damage.offset));
@@ -316,7 +317,7 @@ TEST(BrokenHdf5, AlohaFiles) {
   const auto refused = [&](AlohaFixture fixture, std::initializer_list<std::string> parts) {
     write_aloha(dir / "episode_3.hdf5", fixture);
     for (const std::string& part : parts) {
-      expect_error<CorruptError>([&] { open_aloha(dir / "episode_3.hdf5"); }, "episode_3.hdf5", part);
+      expect_error<CorruptError>([&] { open_episodes(dir / "episode_3.hdf5"); }, "episode_3.hdf5", part);
     }
   };
   AlohaFixture fixture;
@@ -339,7 +340,7 @@ TEST(BrokenHdf5, AlohaFiles) {
 TEST(BrokenHdf5, AlohaJpegThatIsNone) {
   TempDir dir;
   write_aloha(dir / "episode_3.hdf5", {.spoil = with_bytes("observations/images/cam_high", {6, 100})});
-  const auto file = open_aloha(dir / "episode_3.hdf5");
+  const auto file = open_episodes(dir / "episode_3.hdf5");
   expect_error<CorruptError>([&] { file->frame(0, 4, {0}); }, "episode_3.hdf5", "cam_high", "step 4", "JPEG");
 }
 

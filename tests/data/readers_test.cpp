@@ -44,7 +44,7 @@ void expect_frame(const Image& image, int demo, std::int64_t step, int camera, b
 TEST(Libero, PairsRawObservationsWithTheNextAction) {
   TempDir dir;
   write_libero(dir / "raw.hdf5");
-  const auto file = open_libero(dir / "raw.hdf5");
+  const auto file = open_episodes(dir / "raw.hdf5");
   ASSERT_EQ(file->episodes().size(), 2u);
   EXPECT_EQ(file->camera_names(), (std::vector<std::string>{"base_0_rgb", "left_wrist_0_rgb"}));
   EXPECT_EQ(file->state_dim(), 8);
@@ -67,7 +67,7 @@ TEST(Libero, PairsRawObservationsWithTheNextAction) {
 TEST(Libero, StateIsPoseThenGripper) {
   TempDir dir;
   write_libero(dir / "raw.hdf5");
-  const auto file = open_libero(dir / "raw.hdf5");
+  const auto file = open_episodes(dir / "raw.hdf5");
   const std::vector<float>& state = file->states(1)[3];
   expect_row({state.begin(), state.begin() + 6}, 1, 3, 6);
   expect_row({state.begin() + 6, state.end()}, 1, 3, 2);
@@ -76,7 +76,7 @@ TEST(Libero, StateIsPoseThenGripper) {
 TEST(Libero, AlignedFilesPairWithTheSameAction) {
   TempDir dir;
   write_libero(dir / "aligned.hdf5");
-  const auto file = open_libero(dir / "aligned.hdf5", {.raw_alignment = false});
+  const auto file = open_episodes(dir / "aligned.hdf5", DataFormat::kLibero, {.raw_alignment = false});
   ASSERT_EQ(file->episodes()[0].length, 8);
   expect_row(file->actions(0)[5], 0, 5, 7);
   expect_frame(file->frame(0, 5, {0})[0], 0, 5, 0, true);
@@ -85,7 +85,7 @@ TEST(Libero, AlignedFilesPairWithTheSameAction) {
 TEST(Libero, DemosAreInNumericOrder) {
   TempDir dir;
   write_libero(dir / "many.hdf5", {.demos = 12, .steps = 3, .height = 2, .width = 2});
-  const auto file = open_libero(dir / "many.hdf5");
+  const auto file = open_episodes(dir / "many.hdf5");
   ASSERT_EQ(file->episodes().size(), 12u);
   for (std::size_t i = 0; i < 12; ++i) {
     EXPECT_EQ(file->episodes()[i].name, str("demo_", i));
@@ -108,15 +108,16 @@ std::vector<double> actions_with_noops(int) {
 TEST(Libero, NoopsAreDroppedWithTheirFrames) {
   TempDir dir;
   write_libero(dir / "noops.hdf5", {.demos = 1, .steps = 6, .actions = actions_with_noops});
-  const auto kept = open_libero(dir / "noops.hdf5", {.raw_alignment = false});
+  const auto kept = open_episodes(dir / "noops.hdf5", DataFormat::kLibero, {.raw_alignment = false});
   ASSERT_EQ(kept->episodes()[0].length, 3);  // rows 1, 4 and 5
   expect_frame(kept->frame(0, 0, {1})[0], 0, 1, 1, true);
   expect_frame(kept->frame(0, 1, {1})[0], 0, 4, 1, true);
   EXPECT_FLOAT_EQ(kept->states(0)[1][0], 0.04f);
   EXPECT_EQ(kept->actions(0)[1][6], 1.0f);
-  const auto all = open_libero(dir / "noops.hdf5", {.raw_alignment = false, .drop_noops = false});
+  const auto all =
+      open_episodes(dir / "noops.hdf5", DataFormat::kLibero, {.raw_alignment = false, .drop_noops = false});
   EXPECT_EQ(all->episodes()[0].length, 6);
-  const auto raw = open_libero(dir / "noops.hdf5");
+  const auto raw = open_episodes(dir / "noops.hdf5");
   ASSERT_EQ(raw->episodes()[0].length, 3);  // observations 0, 3 and 4, with actions 1, 4 and 5
   expect_frame(raw->frame(0, 1, {0})[0], 0, 3, 0, true);
 }
@@ -125,14 +126,14 @@ TEST(Libero, StepsWithRepeatedImagesAreNoSamples) {
   TempDir dir;
   write_libero(dir / "thirds.hdf5", {.demos = 2, .steps = 7, .drawn = {1, 0, 0, 1, 0, 0, 1}});
   std::vector<Dataset::Source> sources;
-  sources.push_back({open_libero(dir / "thirds.hdf5"), 1.0});
+  sources.push_back({open_episodes(dir / "thirds.hdf5"), 1.0});
   EXPECT_EQ(sources[0].file->episodes()[0].length, 6);  // actions all stay
   const Dataset dataset(std::move(sources));
   std::vector<std::int64_t> steps;
   for (const Dataset::Sample& sample : dataset.split(0.0, 1).train) steps.push_back(sample.step);
   EXPECT_EQ(steps, (std::vector<std::int64_t>{0, 3, 0, 3}));  // the last observation has no next action
   write_libero(dir / "short.hdf5", {.steps = 7, .drawn = {1, 0}});
-  expect_error<CorruptError>([&] { open_libero(dir / "short.hdf5"); }, "drawn has 2 steps");
+  expect_error<CorruptError>([&] { open_episodes(dir / "short.hdf5"); }, "drawn has 2 steps");
 }
 
 TEST(Libero, EveryStorageGivesTheSameFrames) {
@@ -146,7 +147,7 @@ TEST(Libero, EveryStorageGivesTheSameFrames) {
     SCOPED_TRACE(str("storage ", i));
     TempDir dir;
     write_libero(dir / "file.hdf5", {.demos = 1, .storage = storages[i]});
-    const auto file = open_libero(dir / "file.hdf5");
+    const auto file = open_episodes(dir / "file.hdf5");
     for (std::int64_t step : {6, 0, 3}) expect_frame(file->frame(0, step, {1})[0], 0, step, 1, true);
   }
 }
@@ -155,10 +156,10 @@ TEST(Libero, PromptComesFromTheFileNameWhereNothingElseSaysIt) {
   TempDir dir;
   const auto forget = [](hid_t file) { H5Adelete_by_name(file, "data", "problem_info", H5P_DEFAULT); };
   write_libero(dir / "KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5", {.spoil = forget});
-  EXPECT_EQ(open_libero(dir / "KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5")->episodes()[0].prompt,
+  EXPECT_EQ(open_episodes(dir / "KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5")->episodes()[0].prompt,
             "turn on the stove");
   write_libero(dir / "open_the_drawer_demo.hdf5", {.spoil = forget});
-  EXPECT_EQ(open_libero(dir / "open_the_drawer_demo.hdf5")->episodes()[0].prompt, "open the drawer");
+  EXPECT_EQ(open_episodes(dir / "open_the_drawer_demo.hdf5")->episodes()[0].prompt, "open the drawer");
 }
 
 TEST(Libero, PoseAndOrientationStandInForEeStates) {
@@ -169,7 +170,7 @@ TEST(Libero, PoseAndOrientationStandInForEeStates) {
                   write_doubles(file, "data/demo_0/obs/ee_pos", {8, 3}, fixture_table(5, 8, 3));
                   write_doubles(file, "data/demo_0/obs/ee_ori", {8, 3}, fixture_table(6, 8, 3));
                 }});
-  const auto file = open_libero(dir / "split.hdf5");
+  const auto file = open_episodes(dir / "split.hdf5");
   EXPECT_EQ(file->state_dim(), 8);
   EXPECT_NEAR(file->states(0)[0][2], 5.0002, 1e-6);
   EXPECT_NEAR(file->states(0)[0][3], 6.0, 1e-6);
@@ -178,7 +179,7 @@ TEST(Libero, PoseAndOrientationStandInForEeStates) {
 TEST(Libero, ThreadsReadTheSameFrames) {
   TempDir dir;
   write_libero(dir / "file.hdf5", {.demos = 2, .steps = 20, .height = 32, .width = 32});
-  const auto file = open_libero(dir / "file.hdf5");
+  const auto file = open_episodes(dir / "file.hdf5");
   std::vector<std::thread> threads;
   std::atomic<int> wrong{0};
   for (int t = 0; t < 4; ++t) {
@@ -197,7 +198,7 @@ TEST(Libero, ThreadsReadTheSameFrames) {
 TEST(Libero, UnknownEpisodesStepsAndCamerasAreRefused) {
   TempDir dir;
   write_libero(dir / "file.hdf5");
-  const auto file = open_libero(dir / "file.hdf5");
+  const auto file = open_episodes(dir / "file.hdf5");
   expect_error<UsageError>([&] { file->frame(2, 0, {}); }, "file.hdf5", "episode 2");
   expect_error<UsageError>([&] { file->frame(0, 7, {}); }, "demo_0", "step 7");
   expect_error<UsageError>([&] { file->frame(0, 0, {2}); }, "camera 2");
@@ -206,7 +207,7 @@ TEST(Libero, UnknownEpisodesStepsAndCamerasAreRefused) {
 TEST(Aloha, RawFramesAndCanonicalCameras) {
   TempDir dir;
   write_aloha(dir / "episode_0.hdf5");
-  const auto file = open_aloha(dir / "episode_0.hdf5");
+  const auto file = open_episodes(dir / "episode_0.hdf5");
   EXPECT_EQ(file->camera_names(),
             (std::vector<std::string>{"base_0_rgb", "cam_low", "left_wrist_0_rgb", "right_wrist_0_rgb"}));
   ASSERT_EQ(file->episodes().size(), 1u);
@@ -224,7 +225,7 @@ TEST(Aloha, JpegFramesPaddedAndRagged) {
   for (JpegStorage jpeg : {JpegStorage::kPadded, JpegStorage::kRagged}) {
     TempDir dir;
     write_aloha(dir / "episode_0.hdf5", {.jpeg = jpeg});
-    const auto file = open_aloha(dir / "episode_0.hdf5");
+    const auto file = open_episodes(dir / "episode_0.hdf5");
     const Image image = file->frame(0, 5, {3})[0];
     ASSERT_EQ(image.height, 16);
     ASSERT_EQ(image.width, 24);
@@ -244,7 +245,7 @@ TEST(Aloha, AnyJointsAndCameras) {
                                       .action_dim = 29,
                                       .cameras = {"head_depth", "torso", "cam_right_wrist", "head"},
                                       .prompt = ""});
-  const auto file = open_aloha(dir / "humanoid.hdf5");
+  const auto file = open_episodes(dir / "humanoid.hdf5");
   EXPECT_EQ(file->camera_names(), (std::vector<std::string>{"head", "right_wrist_0_rgb", "torso"}));
   EXPECT_EQ(file->state_dim(), 43);
   EXPECT_EQ(file->action_dim(), 29);
@@ -258,7 +259,7 @@ TEST(Aloha, AnInstructionPerStep) {
     write_aloha(dir / "two.hdf5", {.steps = 4, .prompt = prompt, .spoil = [&](hid_t file) {
                                      write_texts(file, "language_instruction", texts);
                                    }});
-    return open_aloha(dir / "two.hdf5")->episodes().at(0);
+    return open_episodes(dir / "two.hdf5")->episodes().at(0);
   };
   const std::vector<std::string> texts{"fold it", "fold it", "put it away \u2192", "put it away \u2192"};
   const EpisodeInfo two = opened(texts, "");
@@ -281,12 +282,12 @@ TEST(Aloha, AnInstructionPerStep) {
                                      write_dataset(file, "language_instruction", type, {2}, "fold\0\0\0");
                                      H5Tclose(type);
                                    }});
-  EXPECT_EQ(open_aloha(dir / "fixed.hdf5")->episodes()[0].step_prompts,
+  EXPECT_EQ(open_episodes(dir / "fixed.hdf5")->episodes()[0].step_prompts,
             (std::vector<std::string>{"fold", ""}));
   write_aloha(dir / "numbers.hdf5", {.spoil = [](hid_t file) {
                 write_doubles(file, "language_instruction", {2}, {1, 2});
               }});
-  expect_error<CorruptError>([&] { open_aloha(dir / "numbers.hdf5"); }, "language_instruction",
+  expect_error<CorruptError>([&] { open_episodes(dir / "numbers.hdf5"); }, "language_instruction",
                              "does not hold texts");
 }
 
@@ -298,7 +299,7 @@ TEST(Readers, TellTheControlRate) {
                                          write_text_attribute(data, "env_args", arguments);
                                          H5Gclose(data);
                                        }});
-    return open_libero(dir / "libero.hdf5")->control_hz();
+    return open_episodes(dir / "libero.hdf5")->control_hz();
   };
   EXPECT_EQ(with_arguments(R"({"env_kwargs": {"control_freq": 20}})"), 20);
   for (const char* silent :
@@ -306,7 +307,7 @@ TEST(Readers, TellTheControlRate) {
         R"({"env_kwargs": {"control_freq": -1}})", R"({"env_kwargs": {"control_freq": 1e300}})"})
     EXPECT_EQ(with_arguments(silent), 0) << silent;
   write_aloha(dir / "silent.hdf5", {.steps = 3});
-  EXPECT_EQ(open_aloha(dir / "silent.hdf5")->control_hz(), 0);
+  EXPECT_EQ(open_episodes(dir / "silent.hdf5")->control_hz(), 0);
   write_aloha(dir / "aloha.hdf5", {.steps = 3, .spoil = [](hid_t file) {
                                      const hid_t space = H5Screate(H5S_SCALAR);
                                      const hid_t attribute = H5Acreate2(file, "fps", H5T_NATIVE_INT, space,
@@ -316,7 +317,7 @@ TEST(Readers, TellTheControlRate) {
                                      H5Aclose(attribute);
                                      H5Sclose(space);
                                    }});
-  EXPECT_EQ(open_aloha(dir / "aloha.hdf5")->control_hz(), 50);
+  EXPECT_EQ(open_episodes(dir / "aloha.hdf5")->control_hz(), 50);
   EXPECT_EQ(open_dataset({{(dir / "*t.hdf5").string()}, {(dir / "aloha.hdf5").string()}}, DataFormat::kAuto)
                 .control_rates(),
             std::set<double>{50})
@@ -326,7 +327,7 @@ TEST(Readers, TellTheControlRate) {
 TEST(Aloha, TheInstructionIsKeptAsItIs) {
   const TempDir dir;
   write_aloha(dir / "episode.hdf5", {.steps = 3, .prompt = "fold the towel "});
-  EXPECT_EQ(open_aloha(dir / "episode.hdf5")->episodes()[0].prompt, "fold the towel ")
+  EXPECT_EQ(open_episodes(dir / "episode.hdf5")->episodes()[0].prompt, "fold the towel ")
       << "LeRobot's pi0 learns from it so";
 }
 
@@ -334,8 +335,8 @@ TEST(Readers, DetectTheLayout) {
   TempDir dir;
   write_libero(dir / "libero.hdf5");
   write_aloha(dir / "aloha.hdf5");
-  EXPECT_EQ(detect_layout(dir / "libero.hdf5"), DataFormat::kLibero);
-  EXPECT_EQ(detect_layout(dir / "aloha.hdf5"), DataFormat::kAloha);
+  EXPECT_EQ(open_episodes(dir / "libero.hdf5")->layout(), DataFormat::kLibero);
+  EXPECT_EQ(open_episodes(dir / "aloha.hdf5")->layout(), DataFormat::kAloha);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "shallowpi/base/policy_spec.h"
 #include "shallowpi/base/safetensors.h"
 #include "shallowpi/data/demonstrations.h"
 #include "test_util.h"
@@ -76,7 +77,7 @@ TEST_F(RecordingTest, IsASampleForEachObservationWithTheWholeChunk) {
   ASSERT_EQ(samples.size(), 2u);
   EXPECT_EQ(dataset.chunk(samples[1], 4), answer(2).actions);
   EXPECT_EQ(dataset.state(samples[1]), answer(2).observation.state);
-  EXPECT_EQ(detect_layout(path_), DataFormat::kRecording);
+  EXPECT_EQ(open_episodes(path_)->layout(), DataFormat::kRecording);
 }
 
 TEST_F(RecordingTest, ARateThatIsNotKnownIsNone) {
@@ -109,6 +110,16 @@ TEST_F(RecordingTest, NamesWhatIsWrong) {
         tensors["actions"] = torch::zeros({2, 4, 3}, torch::kFloat64);
       },
       "another dtype than float32");
+  expect_refused(
+      [](auto& tensors, auto&) {
+        tensors["actions"] = torch::zeros({2, kMaxHorizon + 1, 1});
+      },
+      "chunks of 10001 actions");
+  expect_refused(
+      [](auto& tensors, auto&) {
+        tensors["state"] = torch::zeros({2, kMaxTextStateDim + 1});
+      },
+      "states with 1025");
   expect_refused([](auto& tensors, auto&) { tensors.erase("image.left.wrist.1"); },
                  "image.left.wrist.1 is missing");
   expect_refused([](auto& tensors, auto&) { tensors["image.base_0_rgb.2"] = tensors["image.base_0_rgb.1"]; },

@@ -37,5 +37,19 @@ TEST(ChunkPage, DrawsEachChunkFromItsFrameOn) {
   EXPECT_NE(page.find(" 890.0,8.0 \""), std::string::npos) << "the end of dim 0, 3";
 }
 
+TEST(ChunkPage, ShowsFourEpisodesOfAllThereAre) {
+  const Dataset dataset({{std::make_shared<testing::FakeEpisodes>(
+      testing::FakeOptions{.lengths = std::vector<std::int64_t>(10, 3)})}});
+  PolicyReport report;
+  for (std::int32_t episode = 0; episode < 10; ++episode) {
+    report.frames.emplace_back().sample = {0, episode, 0};
+    report.frames.back().chunk = {{0, 0}};
+  }
+  const std::string page = chunk_page(dataset, {report});
+  EXPECT_EQ(count(page, "<h2>"), 4u);
+  for (const char* shown : {"demo_0<", "demo_2<", "demo_5<", "demo_7<"})
+    EXPECT_NE(page.find(shown), std::string::npos) << shown;
+}
+
 }  // namespace
 }  // namespace shallowpi

@@ -140,13 +140,14 @@ def recording():
             asked = [{**observation(state, side=64), "prompt": prompt}
                      for state, prompt in ((0.1, "pick up the milk"), (0.2, ""), (0.3, "pick up the milk"))]
             answers = [client.infer(seen)["actions"] for seen in asked]
+            client.infer({**asked[0], "prefix_actions": answers[1][:3]})  # begins with the client's own actions
             assert server.terminate()[0] == 0
         (path,) = pathlib.Path(folder, "run").iterdir()
         tensors = safetensors.numpy.load_file(path)
         assert np.array_equal(tensors["actions"], np.array(answers, np.float32)), "recorded and sent actions differ"
         assert np.array_equal(tensors["image.base_0_rgb.1"], asked[1]["observation/image"])
         offline = [infer_program.replace("shallowpi-infer", "shallowpi-eval"), "offline", "--checkpoint", checkpoint,
-                   "--data", f"{folder}/run/*", "--noise-scale", "0", "--out", f"{folder}/out.json", "--quiet"]
+                   "--data", f"{folder}/run/*.safetensors", "--noise-scale", "0", "--out", f"{folder}/out.json", "--quiet"]
         subprocess.run(offline, check=True, capture_output=True)
         policy = json.loads(pathlib.Path(folder, "out.json").read_text())["policies"][0]
         assert policy["action_error"] < 1e-5 and policy["velocity_error"] > 0, policy

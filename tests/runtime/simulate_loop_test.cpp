@@ -28,6 +28,7 @@ class Line : public EpisodeFile {
     }
   }
   const std::filesystem::path& path() const override { return path_; }
+  DataFormat layout() const override { return DataFormat::kLibero; }
   const std::vector<EpisodeInfo>& episodes() const override { return infos_; }
   const std::vector<std::string>& camera_names() const override { return cameras_; }
   std::int64_t state_dim() const override { return 8; }

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "shallowpi/base/enum_names.h"
+
 namespace shallowpi {
 
 /// An RGB image as stored: `bytes` is height x width x 3, row-major, top row first, 0..255.
@@ -17,6 +19,16 @@ struct Image {
 
 /// Actions, one row per control step: [steps][action_dim], robot units.
 using RobotActions = std::vector<std::vector<float>>;
+
+/// How a file stores episodes (docs/data.md).
+enum class DataFormat { kAuto, kLibero, kAloha, kRecording };
+template <>
+inline constexpr auto kEnumNames<DataFormat> = std::to_array<EnumName<DataFormat>>({
+    {DataFormat::kAuto, "auto"},
+    {DataFormat::kLibero, "libero"},
+    {DataFormat::kAloha, "aloha"},
+    {DataFormat::kRecording, "recording"},
+});
 
 struct EpisodeInfo {
   std::string name;         ///< "demo_3" or the file's stem
@@ -38,6 +50,7 @@ class EpisodeFile {
  public:
   virtual ~EpisodeFile() = default;
   virtual const std::filesystem::path& path() const = 0;
+  virtual DataFormat layout() const = 0;  ///< not kAuto
   virtual const std::vector<EpisodeInfo>& episodes() const = 0;
   /// Those that the file really has; pi's by their canonical names (kCanonicalCameras).
   virtual const std::vector<std::string>& camera_names() const = 0;

@@ -44,8 +44,8 @@ class Dataset {
   std::vector<const EpisodeFile*> files_without(const std::string& camera) const;
   /// Splits by episode: `held_out_fraction` of each file's episodes (at least one where > 0, never all)
   /// are held out, chosen by `seed`. Files of a single episode (ALOHA) are split together as if they were
-  /// one. Samples are in file order. Throws UsageError for a fraction outside [0, 1), or where no episode
-  /// can be spared.
+  /// one, and so are recordings, each as a whole: its neighbouring answers are nearly the same. Samples are
+  /// in file order. Throws UsageError for a fraction outside [0, 1), or where no episode can be spared.
   struct Split {
     std::vector<Sample> train, held_out;
   };

@@ -1,24 +1,13 @@
-// Opens demonstration files as EpisodeFile: LIBERO's and ALOHA's HDF5 layouts; recordings of a policy at work
-// (data/recording.h) are recognised here too.
+// Opens demonstration files as EpisodeFile: LIBERO's and ALOHA's HDF5 layouts, and recordings of a server.
 #pragma once
 
 #include <filesystem>
 #include <memory>
 #include <string>
 
-#include "shallowpi/base/enum_names.h"
 #include "shallowpi/data/dataset.h"
 
 namespace shallowpi {
-
-enum class DataFormat { kAuto, kLibero, kAloha, kRecording };
-template <>
-inline constexpr auto kEnumNames<DataFormat> = std::to_array<EnumName<DataFormat>>({
-    {DataFormat::kAuto, "auto"},
-    {DataFormat::kLibero, "libero"},
-    {DataFormat::kAloha, "aloha"},
-    {DataFormat::kRecording, "recording"},
-});
 
 struct DataFile {
   std::string path;     ///< glob
@@ -34,22 +23,23 @@ struct LiberoOptions {
   bool drop_noops = true;
 };
 
-/// data/demo_i/{actions, obs/agentview_rgb, obs/eye_in_hand_rgb, obs/ee_states, obs/gripper_states}. Frames
-/// are stored in OpenGL row order and given out rotated by 180 degrees, as the policies were trained. State =
-/// ee_states || gripper_states (8). Demos in numeric order. The prompt is problem_info's
-/// language_instruction. Throws CorruptError / UsageError with file, demo and dataset.
-std::unique_ptr<EpisodeFile> open_libero(const std::filesystem::path& path,
-                                         const LiberoOptions& options = {});
-
-/// One episode per file: /action [T, 1..32], /observations/qpos [T, 1..1024], /observations/images/<camera>;
-/// frames raw [T, H, W, 3], or JPEG as [T, N] or byte strings [T]. cam_high and top become base_0_rgb,
-/// cam_left_wrist and cam_right_wrist their canonical names; depth is ignored, other names stay.
-/// Any robot's joints can be stored this way. The prompt comes from the root's `language_instruction` dataset
-/// (one text, or one per step), else from its `language_instruction` or `task` attribute, else is empty.
-std::unique_ptr<EpisodeFile> open_aloha(const std::filesystem::path& path);
-
-/// Which layout a file has: a recording by its name (*.safetensors), the others by their groups. Throws
-/// CorruptError for an HDF5 file of another layout.
-DataFormat detect_layout(const std::filesystem::path& path);
+/// Opens a file in the layout that it has: a recording by its name (*.safetensors, data/recording.h), HDF5 by
+/// its groups. Throws CorruptError / UsageError with file, demo and dataset, and UsageError where another
+/// layout than `format` would do.
+///
+/// LIBERO: data/demo_i/{actions, obs/agentview_rgb, obs/eye_in_hand_rgb, obs/ee_states, obs/gripper_states}.
+/// Frames are stored in OpenGL row order and given out rotated by 180 degrees, as the policies were trained.
+/// State = ee_states || gripper_states (8). Demos in numeric order. The prompt is problem_info's
+/// language_instruction.
+///
+/// ALOHA: one episode per file: /action [T, 1..32], /observations/qpos [T, 1..1024],
+/// /observations/images/<camera>; frames raw [T, H, W, 3], or JPEG as [T, N] or byte strings [T]. cam_high
+/// and top become base_0_rgb, cam_left_wrist and cam_right_wrist their canonical names; depth is ignored,
+/// other names stay. Any robot's joints can be stored this way. The prompt comes from the root's
+/// `language_instruction` dataset (one text, or one per step), else from its `language_instruction` or `task`
+/// attribute, else is empty.
+std::unique_ptr<EpisodeFile> open_episodes(const std::filesystem::path& path,
+                                           DataFormat format = DataFormat::kAuto,
+                                           const LiberoOptions& options = {});
 
 }  // namespace shallowpi

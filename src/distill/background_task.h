@@ -18,12 +18,10 @@ class BackgroundTask {
     wait();
     future_ = std::async(std::launch::async, std::move(job));
   }
-  bool running() const {
-    return future_.valid() && future_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
-  }
   /// Rethrows the error of a job that has ended.
   void check() {
-    if (!running()) wait();
+    if (future_.valid() && future_.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
+      future_.get();
   }
   /// Waits for the job and rethrows its error.
   void wait() {
