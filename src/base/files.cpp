@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <charconv>
@@ -21,6 +22,7 @@
 #include <system_error>
 
 #include "shallowpi/base/error.h"
+#include "shallowpi/base/log.h"
 #include "shallowpi/base/manifest.h"
 #include "shallowpi/base/text.h"
 
@@ -330,12 +332,16 @@ std::vector<fs::path> expand_globs(const std::vector<std::string>& patterns) {
 FolderLock::FolderLock(const fs::path& folder) : file_(open_lock_file(folder)) {
   const fs::path& path = file_.path();
   if (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) throw_errno("cannot lock", path);
-    throw UsageError(str(folder.string(), " is in use by process ", trim(read_file(path, 64)),
-                         "; wait for it to end or choose another folder"));
+    if (errno == EWOULDBLOCK)
+      throw UsageError(str(folder.string(), " is in use by process ", trim(read_file(path, 512)),
+                           "; wait for it to end or choose another folder"));
+    if (errno != ENOSYS && errno != EOPNOTSUPP && errno != ENOLCK) throw_errno("cannot lock", path);
+    log::warning(folder.string(), ": its file system has no locks; never run two processes in this folder");
   }
   if (::ftruncate(file_.get(), 0) != 0) throw_errno("cannot write", path);
-  file_.write(str(::getpid(), "\n"));
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  file_.write(str(::getpid(), " of ", host.data(), "\n"));
 }
 
 }  // namespace shallowpi

@@ -15,7 +15,7 @@ spdlog::logger& logger() {
   static const auto instance = [] {
     auto made = std::make_shared<spdlog::logger>("shallowpi",
                                                  std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
-    made->set_pattern("%H:%M:%S %^%l%$ %v");
+    made->set_pattern("%m-%d %H:%M:%S %^%l%$ %v");
     made->flush_on(spdlog::level::info);
     return made;
   }();

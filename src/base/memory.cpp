@@ -3,12 +3,17 @@
 #include <c10/core/CachingDeviceAllocator.h>
 
 #include <algorithm>
+#include <fstream>
+#include <limits>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "shallowpi/base/files.h"
+#include "shallowpi/base/text.h"
 
 namespace shallowpi {
+namespace fs = std::filesystem;
 namespace {
 
 // A line "NAME:   123 kB" of `file`.
@@ -46,8 +51,37 @@ void reset_peak_memory(c10::Device device) {
 }
 
 std::uint64_t total_memory(c10::Device device) {
-  if (!device.is_cuda()) return proc_bytes("/proc/meminfo", "MemTotal");
+  if (!device.is_cuda())
+    return std::min(proc_bytes("/proc/meminfo", "MemTotal"), cgroup_limit(read_file("/proc/self/cgroup")));
   return c10::getDeviceAllocator(device.type())->getMemoryInfo(number_of(device)).second;
+}
+
+std::uint64_t free_memory(c10::Device device) {
+  if (!device.is_cuda()) return proc_bytes("/proc/meminfo", "MemAvailable");
+  return c10::getDeviceAllocator(device.type())->getMemoryInfo(number_of(device)).first;
+}
+
+std::uint64_t cgroup_limit(const std::string& cgroups, const fs::path& root) {
+  std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();
+  const auto take = [&limit](const fs::path& file) {
+    std::uint64_t bytes = 0;
+    if (std::ifstream(file) >> bytes) limit = std::min(limit, bytes);  // "max" is no number
+  };
+  std::istringstream lines(cgroups);
+  std::string line;
+  while (std::getline(lines, line)) {  // NUMBER:CONTROLLERS:PATH; version 2 names no controllers
+    const std::vector<std::string> parts = split(line, ':');
+    if (parts.size() != 3) continue;
+    const std::vector<std::string> controllers = split(parts[1], ',');
+    const bool is_v2 = parts[1].empty();
+    if (!is_v2 && std::ranges::count(controllers, "memory") == 0) continue;
+    for (fs::path group = parts[2];; group = group.parent_path()) {  // the limits of its parents hold too
+      take((is_v2 ? root : root / "memory") / group.relative_path() /
+           (is_v2 ? "memory.max" : "memory.limit_in_bytes"));
+      if (!group.has_relative_path()) break;
+    }
+  }
+  return limit;
 }
 
 }  // namespace shallowpi

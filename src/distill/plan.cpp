@@ -129,8 +129,11 @@ TrainingPlan plan_training(const TrainingSetup& setup) {
   plan.devices = setup.devices.size();
   plan.on_gpu = setup.devices.front().is_cuda();
   plan.machine_bytes = total_memory(setup.devices.front());
-  for (const torch::Device device : setup.devices)
+  plan.free_bytes = free_memory(setup.devices.front());
+  for (const torch::Device device : setup.devices) {
     plan.machine_bytes = std::min(plan.machine_bytes, total_memory(device));
+    plan.free_bytes = std::min(plan.free_bytes, free_memory(device));
+  }
   plan.free_disk_bytes = free_disk_bytes(config.output_dir);
   const TrainedParts parts = count_student(setup, plan);
   if (plan.trained == 0)

@@ -25,6 +25,7 @@ struct TrainingPlan {
   /// Of a GPU; on a CPU of the process, with base and host memory.
   std::uint64_t peak_bytes() const;
   std::uint64_t machine_bytes = 0;  ///< all memory of the machine, or of the GPU; 0: unknown
+  std::uint64_t free_bytes = 0;     ///< of the GPU, now
 
   double flops = 0;  ///< per step on all devices, matrix products only
   std::uint64_t checkpoint_bytes = 0;

@@ -23,11 +23,12 @@ void Progress::show(std::int64_t step, const Scalars& values, const StepTiming& 
 std::string progress_line(std::int64_t step, std::int64_t steps, const Scalars& values,
                           const StepTiming& timing) {
   std::ostringstream line;
-  line << "step " << step << "/" << steps;
+  // A terminal may be narrow: what is asked for most comes first.
+  line << "step " << step << "/" << steps << "  left " << human_duration(timing.seconds_left) << "  "
+       << fixed(timing.samples_per_second, 1) << " samples/s  data wait " << fixed(100 * timing.wait_share, 0)
+       << " %";
   for (const auto& [name, value] : values) line << "  " << name << " " << std::setprecision(4) << value;
-  line << "  " << fixed(timing.samples_per_second, 1) << " samples/s  data wait "
-       << fixed(100 * timing.wait_share, 0) << " %  " << human_bytes(timing.memory_bytes) << "  left "
-       << human_duration(timing.seconds_left);
+  line << "  " << human_bytes(timing.memory_bytes);
   return std::move(line).str();
 }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iostream>
 #include <memory>
 #include <new>
@@ -13,9 +14,11 @@
 
 #include "distill/plan.h"
 #include "distill/trainer.h"
+#include "shallowpi/base/cli.h"
 #include "shallowpi/base/error.h"
 #include "shallowpi/base/files.h"
 #include "shallowpi/base/log.h"
+#include "shallowpi/base/memory.h"
 #include "shallowpi/base/problems.h"
 #include "shallowpi/base/text.h"
 
@@ -176,6 +179,17 @@ void warn_of_settings(const ResolvedConfig& resolved) {
     log::warning("the learning rate rises for optimizer.warmup_steps ", optimizer.warmup_steps,
                  " steps, and the run ends after ", config.train.steps,
                  "; for a shorter run lower optimizer.warmup_steps and optimizer.decay_steps too");
+  // The average begins with the weights that the run starts from.
+  constexpr double kMuch = 0.05;
+  const double untrained = std::pow(optimizer.ema_decay, static_cast<double>(train.steps));
+  if (untrained > kMuch)
+    log::warning("after train.steps ", train.steps, " the averaged weights, which are saved, are still ",
+                 fixed(100 * untrained, 0), " % those that the run starts from (optimizer.ema_decay ",
+                 optimizer.ema_decay, "); for a shorter run lower optimizer.ema_decay, or set it to 0");
+  if (config.device == "auto" && !torch::cuda::is_available() && fs::exists("/dev/nvidiactl"))
+    log::warning(
+        "device: auto trains on the CPU although this machine has an NVIDIA GPU: either this program is "
+        "built for CPUs (scripts/build.sh --cuda builds the other), or it finds no driver that fits");
 }
 
 // Little memory is only warned of; too little disk fails before the first step rather than at the first
@@ -190,6 +204,17 @@ void check_room(const TrainingPlan& plan, const DistillConfig& config, bool dry_
             : str("train less of the policy (optimizer.freeze, optimizer.ema_decay=0; docs/training.md has "
                   "plans for 24 GB)",
                   plan.on_gpu ? " or take more GPUs" : ""));
+  const std::uint64_t host = plan.host_bytes + plan.base_bytes, host_total = total_memory(torch::kCPU);
+  if (plan.on_gpu && host_total > 0 && host > host_total)
+    log::warning("the run will take ", human_bytes(host),
+                 " of main memory while it saves, but this machine, or "
+                 "its share for this job, has ",
+                 human_bytes(host_total), "; give it more (Slurm: --mem)");
+  if (plan.on_gpu && !dry_run && plan.peak_bytes() > plan.free_bytes &&
+      plan.peak_bytes() <= plan.machine_bytes)
+    log::warning("the run will take ", human_bytes(plan.peak_bytes()),
+                 " of the GPU's memory, but others leave ", human_bytes(plan.free_bytes),
+                 " of it; choose another one (device=cuda:1), or wait");
   const std::uint64_t available = plan.free_disk_bytes;
   if (available < plan.checkpoint_bytes) {
     const std::string problem = str("output_dir: ", config.output_dir, " has ", human_bytes(available),
@@ -276,7 +301,11 @@ int run_distill(const ResolvedConfig& resolved, const DistillRun& run) {
   }
   TrainingSetup setup = prepare_training(resolved);
   divide_threads(setup);
-  check_room(plan_training(setup), config, false);
+  const TrainingPlan plan = plan_training(setup);
+  check_room(plan, config, false);
+  log::info("training ", human_count(static_cast<std::uint64_t>(plan.trained)), " parameters on ",
+            join(setup.devices, ", "), " in ", dtype_name(setup.dtype), ", ", config.train.steps,
+            " steps of ", config.train.batch_size);
   verify_given(setup);  // before damage could pass for other weights
   RunInputs inputs = read_run_inputs(setup);
   if (!start.checkpoint.empty()) check_same_inputs(start, setup, inputs);

@@ -1,12 +1,13 @@
-// SIGINT, SIGTERM and SIGUSR1 as a request to finish what is going on, save and exit.
+// SIGINT, SIGTERM, SIGUSR1 and SIGHUP (a terminal that is closed, unless nohup has it ignored) as a request
+// to finish what is going on, save and exit.
 #pragma once
 
 #include <string>
 
 namespace shallowpi {
 
-/// Handles the three signals while it lives; there is one at a time. A second SIGINT or SIGTERM ends the
-/// process at once.
+/// Handles the signals while it lives; there is one at a time. A second SIGINT or SIGTERM ends the process at
+/// once, with code 137: nothing is saved.
 class StopSignal {
  public:
   /// `note` is what the user reads when the first signal arrives.

@@ -66,12 +66,27 @@ void Trainer::run(const StopSignal& stop) {
   writer_.wait();
 }
 
+void Trainer::save_before_failing() {
+  try {
+    if (saved_step_ != state_.step) save();
+    writer_.wait();
+  } catch (const std::exception& error) {
+    log::warning("what has been learned since step ", saved_step_, " cannot be saved: ", error.what());
+  }
+}
+
 TrainingBatch Trainer::next_batch() {
   try {
     return loader_->next();
-  } catch (const Error&) {  // such as a damaged frame: what has been learned is kept
-    if (saved_step_ != state_.step) save();
-    writer_.wait();
+  } catch (const CorruptError& error) {
+    save_before_failing();
+    throw CorruptError(
+        str(error.what(),
+            "; this run can only go on with the same episodes: put sound images in the "
+            "place of the damaged ones (states and actions have to stay), or begin another run "
+            "with student.checkpoint"));
+  } catch (...) {
+    save_before_failing();
     throw;
   }
 }
@@ -79,8 +94,13 @@ TrainingBatch Trainer::next_batch() {
 StepResult Trainer::compute_gradient(const TrainingBatch& batch) {
   const std::uint64_t seed =
       Random({config_.seed, kTrainFlow, static_cast<std::uint64_t>(state_.step)}).next();
-  // Drawn for the whole batch, so that the result does not depend on how it is divided.
-  return replicas_.compute_gradient(batch, draw(batch, seed));
+  try {
+    // Drawn for the whole batch, so that the result does not depend on how it is divided.
+    return replicas_.compute_gradient(batch, draw(batch, seed));
+  } catch (...) {  // such as no memory: the weights are as they were
+    save_before_failing();
+    throw;
+  }
 }
 
 FlowDraw Trainer::draw(const TrainingBatch& batch, std::uint64_t seed) const {

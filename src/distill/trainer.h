@@ -38,6 +38,8 @@ class Trainer {
   const Replicas& replicas() const { return replicas_; }
 
  private:
+  /// Where something fails that leaves the weights as they are. Throws nothing.
+  void save_before_failing();
   TrainingBatch next_batch();
   StepResult compute_gradient(const TrainingBatch& batch);
   FlowDraw draw(const TrainingBatch& batch, std::uint64_t seed) const;

@@ -51,6 +51,21 @@ TEST(MetricsLog, RefusesALogThatIsShorterThanItsCheckpointSays) {
   testing::expect_error<CorruptError>([&] { MetricsLog(dir.path(), 5, 1000); }, "metrics.jsonl", "1000");
 }
 
+TEST(Memory, ControlGroupsLimitIt) {
+  TempDir root;
+  const auto write = [&](const std::string& file, const std::string& text) {
+    std::filesystem::create_directories((root / file).parent_path());
+    testing::write_text(root / file, text);
+  };
+  write("job_7/memory.max", "4000\n");
+  write("job_7/step_0/memory.max", "max\n");
+  write("memory/pod/memory.limit_in_bytes", "3000\n");
+  EXPECT_EQ(cgroup_limit("0::/job_7/step_0\n", root.path()), 4000u) << "its parent's";
+  EXPECT_EQ(cgroup_limit("0::/job_7/step_0\n5:cpu,memory:/pod\n", root.path()), 3000u);
+  EXPECT_GT(cgroup_limit("5:cpu:/pod\n0::/\n", root.path()), std::uint64_t{1} << 60);
+  EXPECT_LE(total_memory(c10::kCPU), cgroup_limit("0::/\n", "/nowhere"));
+}
+
 TEST(ProgressLine, ShowsEveryTermAndTheTimeLeft) {
   StepTiming timing;
   timing.samples_per_second = 64.08;
@@ -58,7 +73,7 @@ TEST(ProgressLine, ShowsEveryTermAndTheTimeLeft) {
   timing.memory_bytes = std::uint64_t{3} << 29;
   timing.seconds_left = 42.3;
   EXPECT_EQ(progress_line(120, 3000, {{"loss", 0.123456}, {"lr", 2.5e-5}}, timing),
-            "step 120/3000  loss 0.1235  lr 2.5e-05  64.1 samples/s  data wait 3 %  1.5 GiB  left 42 s");
+            "step 120/3000  left 42 s  64.1 samples/s  data wait 3 %  loss 0.1235  lr 2.5e-05  1.5 GiB");
   EXPECT_GT(resident_bytes(), std::uint64_t{1} << 20);
   const std::uint64_t resident = resident_bytes();  // before the peak: reading it takes memory
   EXPECT_GE(peak_resident_bytes(), resident);
