@@ -15,20 +15,31 @@ constexpr double kCropFraction = 0.95;
 constexpr double kMaxDegrees = 5.0;
 constexpr double kLeastDegrees = 0.1;  // openpi leaves smaller rotations out
 
-// torch's grid_sample (bilinear, zeros outside, align_corners=False) at one point of one plane.
-inline float sample_or_zero(const float* plane, std::int64_t size, float y, float x) {
-  const float y_floor = std::floor(y), x_floor = std::floor(x);
-  const auto y0 = static_cast<std::int64_t>(y_floor), x0 = static_cast<std::int64_t>(x_floor);
-  const float dy = y - y_floor, dx = x - x_floor;
-  if (y0 >= 0 && x0 >= 0 && y0 + 1 < size && x0 + 1 < size) {
-    const float* at = plane + y0 * size + x0;
-    return (at[0] * (1 - dx) + at[1] * dx) * (1 - dy) + (at[size] * (1 - dx) + at[size + 1] * dx) * dy;
+// One of the four pixels around a point that lies at the image's border, or outside; there zeros are.
+inline float value_or_zero(const float* plane, std::int64_t size, std::int64_t row, std::int64_t column) {
+  return row >= 0 && column >= 0 && row < size && column < size ? plane[row * size + column] : 0.0f;
+}
+
+// torch's grid_sample (bilinear, zeros outside, align_corners=False) at one point of three planes.
+inline void sample_or_zero(const float* in, float* out, std::int64_t size, float y, float x) {
+  const std::int64_t pixels = size * size;
+  if (y >= 0 && x >= 0 && y < static_cast<float>(size - 1) && x < static_cast<float>(size - 1)) {
+    const auto y0 = static_cast<std::int64_t>(y), x0 = static_cast<std::int64_t>(x);
+    const float dy = y - static_cast<float>(y0), dx = x - static_cast<float>(x0);
+    const float* at = in + y0 * size + x0;
+    for (std::int64_t channel = 0; channel < 3; ++channel, at += pixels, out += pixels)
+      *out = (at[0] * (1 - dx) + at[1] * dx) * (1 - dy) + (at[size] * (1 - dx) + at[size + 1] * dx) * dy;
+    return;
   }
-  auto value = [&](std::int64_t row, std::int64_t column) {
-    return row >= 0 && column >= 0 && row < size && column < size ? plane[row * size + column] : 0.0f;
-  };
-  return (value(y0, x0) * (1 - dx) + value(y0, x0 + 1) * dx) * (1 - dy) +
-         (value(y0 + 1, x0) * (1 - dx) + value(y0 + 1, x0 + 1) * dx) * dy;
+  const float y_floor = std::floor(y), x_floor = std::floor(x), dy = y - y_floor, dx = x - x_floor;
+  const auto y0 = static_cast<std::int64_t>(y_floor), x0 = static_cast<std::int64_t>(x_floor);
+  for (std::int64_t channel = 0; channel < 3; ++channel, in += pixels, out += pixels) {
+    const auto value = [&](std::int64_t row, std::int64_t column) {
+      return value_or_zero(in, size, row, column);
+    };
+    *out = (value(y0, x0) * (1 - dx) + value(y0, x0 + 1) * dx) * (1 - dy) +
+           (value(y0 + 1, x0) * (1 - dx) + value(y0 + 1, x0 + 1) * dx) * dy;
+  }
 }
 
 // openpi builds its grid from linspace(-1, 1) although it samples with align_corners=False; kept, it is what
@@ -44,10 +55,7 @@ void rotate(const float* in, float* out, std::int64_t size, double degrees) {
       const float grid_x = static_cast<float>(column) * step - 1.0f;
       const float x = (grid_x * cosine - grid_y * sine + 1.0f) * half - 0.5f;
       const float y = (grid_x * sine + grid_y * cosine + 1.0f) * half - 0.5f;
-      for (std::int64_t channel = 0; channel < 3; ++channel) {
-        const std::int64_t plane = channel * size * size;
-        out[plane + row * size + column] = sample_or_zero(in + plane, size, y, x);
-      }
+      sample_or_zero(in, out + row * size + column, size, y, x);
     }
   }
 }

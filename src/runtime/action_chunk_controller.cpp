@@ -49,9 +49,9 @@ ChunkTick ActionChunkController::tick(const RobotObservation& observation) {
   return chunker_.tick();
 }
 
-ChunkAnswer ActionChunkController::infer(const Job& job) const {
+ChunkAnswer ActionChunkController::infer(Job& job) const {
   try {
-    return {job.request.id, infer_(job.observation, job.request.prefix), ""};
+    return {job.request.id, infer_(std::move(job.observation), job.request.prefix), ""};
   } catch (const std::exception& error) {
     const std::string why = error.what();
     return {job.request.id, {}, why.empty() ? "inference failed without a reason" : why};

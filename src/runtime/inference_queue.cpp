@@ -73,9 +73,13 @@ void InferenceQueue::work() {
 
 /// The oldest observation and those that can be inferred with it. Answers what is not worth inferring.
 std::vector<InferenceQueue::Job> InferenceQueue::next_batch(std::unique_lock<std::mutex>& lock) {
-  if (options_.max_batch > 1 && options_.batch_window.count() > 0)
-    changed_.wait_for(lock, options_.batch_window,
-                      [&] { return ending_ || waiting_.size() >= options_.max_batch; });
+  // The oldest has waited already; and a connection has one observation at a time, so no more can come.
+  const std::chrono::duration<double> left =
+      options_.batch_window - std::chrono::duration<double>(waiting_.front().waiting.seconds());
+  const std::size_t connections = metrics_.connections();
+  const std::size_t most = connections == 0 ? options_.max_batch : std::min(options_.max_batch, connections);
+  if (most > 1 && left.count() > 0)
+    changed_.wait_for(lock, left, [&] { return ending_ || waiting_.size() >= most; });
   std::vector<Job> batch;
   for (auto job = waiting_.begin(); job != waiting_.end() && batch.size() < options_.max_batch;) {
     if (std::optional<Outcome> refusal = refuse_early(*job)) {

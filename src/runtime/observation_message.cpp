@@ -110,14 +110,19 @@ template <typename T>
 bool fill_image(const char* in, bool is_chw, Image& image) {
   bool bad = false;
   const std::size_t pixels = static_cast<std::size_t>(image.height * image.width);
-  const std::size_t to_next = is_chw ? 1 : 3, to_channel = is_chw ? pixels : 1;
   image.bytes.resize(pixels * 3);
-  for (std::size_t channel = 0; channel < 3; ++channel)
-    for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
-      T value;
-      std::memcpy(&value, in + (pixel * to_next + channel * to_channel) * sizeof(T), sizeof(T));
-      image.bytes[3 * pixel + channel] = to_byte(value, bad);
-    }
+  std::uint8_t* out = image.bytes.data();
+  const auto byte_at = [&](std::size_t index) {
+    T value;
+    std::memcpy(&value, in + index * sizeof(T), sizeof(T));
+    return to_byte(value, bad);
+  };
+  if (is_chw) {
+    for (std::size_t pixel = 0; pixel < pixels; ++pixel)
+      for (std::size_t channel = 0; channel < 3; ++channel) *out++ = byte_at(channel * pixels + pixel);
+  } else {
+    for (std::size_t i = 0; i < 3 * pixels; ++i) out[i] = byte_at(i);
+  }
   return !bad;
 }
 

@@ -133,6 +133,7 @@ void PolicyClient::Impl::Connection::connect(const Url& url, const std::string& 
   stream_.read_message_max(std::size_t{256} << 20);
   stream_.binary(true);
   stream_.auto_fragment(false);
+  stream_.write_buffer_bytes(64 << 10);  // images in pieces of 4 KiB, the default, take hundreds of writes
   beast::get_lowest_layer(stream_).expires_after(timeout);
   std::optional<beast::error_code> result;
   websocket::response_type response;

@@ -122,19 +122,19 @@ void PolicyRunner::warm_up(std::int64_t steps, std::int64_t largest, const std::
   std::erase_if(required.images,
                 [&](const auto& image) { return !camera_required(image.first, robot.kind); });
 
-  constexpr int kPasses = 2;
+  const bool has_graphs = [&] {
+    const std::lock_guard lock(*mutex_);
+    return engine_->kind() == EngineKind::kGraph;
+  }();
+  const int passes = has_graphs ? 2 : 1;
   // Each batch that is a power of two, up to the one that holds `most`; single observations last.
   const auto infer_at_once = [&](const RobotObservation& seen, const RobotActions& given,
                                  std::uint64_t most) {
     const InferRequest shape = request(seen, given, 0);
     for (std::uint64_t size = std::bit_ceil(most); size >= 1; size /= 2)
-      for (int pass = 0; pass < kPasses; ++pass)
+      for (int pass = 0; pass < passes; ++pass)
         infer(std::vector<InferRequest>(size, shape), {.steps = steps});
   };
-  const bool has_graphs = [&] {
-    const std::lock_guard lock(*mutex_);
-    return engine_->kind() == EngineKind::kGraph;
-  }();
   if (!has_graphs) return infer_at_once(all, {}, 1);
   const RobotActions given{std::vector<float>(robot.action_dim)};
   std::vector<RobotObservation> shapes{all};

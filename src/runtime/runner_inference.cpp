@@ -28,10 +28,10 @@ ChunkInference runner_inference(std::shared_ptr<PolicyRunner> runner, std::int64
                                 double noise_scale) {
   runner->warm_up(steps);
   auto calls = std::make_shared<std::atomic<std::uint64_t>>(0);
-  return [=](const RobotObservation& observation, const RobotActions& prefix) {
+  return [=](RobotObservation observation, const RobotActions& prefix) {
     const std::uint64_t noise_seed = Random({seed, (*calls)++}).next();
     std::vector<InferRequest> batch;  // an initializer list would copy the images
-    batch.push_back(runner->request(observation, prefix, noise_seed, noise_scale));
+    batch.push_back(runner->request(std::move(observation), prefix, noise_seed, noise_scale));
     return runner->infer(batch, {.steps = steps}).at(0).actions;
   };
 }

@@ -33,6 +33,10 @@ class ServerMetrics {
   void count_refused(int status);
   void observe_batch(std::size_t size, double queue_s, double infer_s);
   void set_connections(std::size_t open);
+  std::size_t connections() const {
+    const std::lock_guard lock(mutex_);
+    return connections_;
+  }
   void set_queued(std::size_t waiting);
   std::string prometheus() const;
 

@@ -6,8 +6,8 @@ namespace shallowpi {
 namespace {
 
 constexpr std::size_t kPieceBytes = 64 << 10;  // read at a time
-constexpr std::size_t kKeptBufferBytes = 4
-                                         << 20;  // a buffer larger than this is given back after its message
+// A buffer larger than this, which holds two pictures of 1280 x 720, is given back after its message.
+constexpr std::size_t kKeptBufferBytes = std::size_t{8} << 20;
 
 }  // namespace
 

@@ -20,8 +20,7 @@ class PolicyRunner;
 
 /// Computes the chunk [H][A] of an observation. `prefix` [D][A], D < H: the actions that will be executed
 /// meanwhile, in rtc mode; else empty. What it throws is reported as a failed answer.
-using ChunkInference =
-    std::function<RobotActions(const RobotObservation& observation, const RobotActions& prefix)>;
+using ChunkInference = std::function<RobotActions(RobotObservation observation, const RobotActions& prefix)>;
 
 /// Throws what is wrong with an observation; PolicyRunner::check for a loaded policy.
 using ObservationCheck = std::function<void(const RobotObservation& observation)>;
@@ -67,7 +66,7 @@ class ActionChunkController {
     double latency_ms = 0;
   };
   void work();
-  ChunkAnswer infer(const Job& job) const;
+  ChunkAnswer infer(Job& job) const;
 
   ActionChunker chunker_;
   ChunkInference infer_;
