@@ -41,7 +41,8 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   file(GLOB LibTorch_NVIDIA_DIRS ${LibTorch_INCLUDE_DIR}/../../nvidia/*/lib)
   set(LibTorch_RPATH_LINK ${LibTorch_LIBRARY_DIR} ${LibTorch_NVIDIA_DIRS})
   list(TRANSFORM LibTorch_RPATH_LINK PREPEND "-Wl,-rpath-link,")
-  target_link_options(LibTorch::LibTorch INTERFACE ${LibTorch_RPATH_LINK})
+  # An RPATH of its own survives `install`, which removes that of the build tree.
+  target_link_options(LibTorch::LibTorch INTERFACE ${LibTorch_RPATH_LINK} "-Wl,-rpath,${LibTorch_LIBRARY_DIR}")
   target_link_libraries(LibTorch::LibTorch INTERFACE ${LibTorch_CPU_LIBRARY} ${LibTorch_C10_LIBRARY})
   if(SHALLOWPI_CUDA)
     # Some programs use no symbol of it; without this the linker would drop the library, which registers CUDA.

@@ -3,6 +3,7 @@
 #   --tests, --benchmarks   build those too, --tests both (default: the three programs only)
 #   --cuda, --cpu           which LibTorch; default: CUDA where both nvcc and an NVIDIA driver are present
 #   --no-install            install nothing; only say what is missing
+# LIBTORCH_ROOT=DIR/torch uses that LibTorch (2.6 or newer) instead of downloading one.
 # CXX=g++ chooses the compiler of a new build folder (default: clang-19 where it is packaged, which halves the time; else g++).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 tests=0 benchmarks=0 variant=
@@ -21,10 +22,14 @@ done
 
 if [ -z "$variant" ]; then
   variant=cpu
-  if command -v nvcc >/dev/null && command -v nvidia-smi >/dev/null; then
-    variant=cuda
-  elif command -v nvidia-smi >/dev/null; then
-    say "no nvcc: building for the CPU, although there is an NVIDIA driver. For its GPU install the CUDA toolkit 13 first."
+  if command -v nvidia-smi >/dev/null; then
+    # The LibTorch that is downloaded is built for CUDA 13; one of the user's own fits the nvcc at hand.
+    if command -v nvcc >/dev/null && { [ -n "${LIBTORCH_ROOT:-}" ] || nvcc --version | grep -q 'release 1[3-9]'; }; then
+      variant=cuda
+    else
+      say "no nvcc of CUDA 13: building for the CPU, although there is an NVIDIA driver. For its GPU install the CUDA
+   toolkit 13 first, or give a LibTorch of your CUDA: LIBTORCH_ROOT=DIR/torch scripts/build.sh --cuda"
+    fi
   fi
 fi
 

@@ -50,6 +50,7 @@ need_packages() {
     die "missing packages: ${missing[*]}
   install them with: ${root[*]} apt-get install ${missing[*]}"
   fi
+  [ ${#root[@]} -eq 0 ] || sudo true || die "installing packages needs root; ask for: apt-get install ${missing[*]}"
   say "installing packages: ${root[*]} apt-get install ${missing[*]}"
   # Another apt, such as the system's daily one, may hold the lists; this command, unlike install, cannot wait for it.
   local try
@@ -82,6 +83,8 @@ need_compiler() {
   export CC=$clang CXX=${clang/clang/clang++}
 }
 
+# The system's python3, for which pip and venv are installed above: an active environment's may lack both.
+
 # need_libtorch cpu|cuda: sets LIBTORCH_ROOT unless the caller already has.
 need_libtorch() {
   [ -n "${LIBTORCH_ROOT:-}" ] && return
@@ -89,10 +92,10 @@ need_libtorch() {
   fetch_libtorch() {
     say "downloading LibTorch $torch_version ($1) to $dir"
     if [ "$1" = cpu ]; then
-      python3 -m pip install -q --no-deps --disable-pip-version-check --target "$dir" \
+      /usr/bin/python3 -m pip install -q --no-deps --disable-pip-version-check --target "$dir" \
         "torch==$torch_version" $torch_cpu_needs
     else
-      python3 -m pip install -q --disable-pip-version-check --target "$dir" "torch==$torch_version"
+      /usr/bin/python3 -m pip install -q --disable-pip-version-check --target "$dir" "torch==$torch_version"
     fi
   }
   once "$dir" fetch_libtorch "$1"
@@ -104,7 +107,7 @@ python_env() {
   local dir; dir=$cache/$1-$(sha256sum "$2" | cut -c1-12)
   make_env() {
     say "making the Python environment $dir"
-    python3 -m venv "$dir"
+    /usr/bin/python3 -m venv "$dir"
     "$dir/bin/pip" install -q --disable-pip-version-check -r "$1"
   }
   once "$dir" make_env "$2"

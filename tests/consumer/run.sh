@@ -10,6 +10,7 @@ sed -n '/^```cpp/,/^```$/{/^```/d;p}' "$here/../../README.md" |
 cmake -G Ninja -S "$here" -B "$scratch/build" -DCMAKE_PREFIX_PATH="$scratch/prefix" \
   -DREADME_EXAMPLE="$scratch/example.cpp" >/dev/null
 cmake --build "$scratch/build" >/dev/null
-"$scratch/build/consumer" | tee "$scratch/out"
+cmake --install "$scratch/build" --prefix "$scratch/app" >/dev/null  # it still has to find LibTorch then
+"$scratch/app/bin/consumer" | tee "$scratch/out"
 [ "$(wc -l <"$scratch/out")" -eq 7 ]  # LIBERO's action
 "$scratch/prefix/bin/shallowpi-infer" --version
