@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing and builds.   usage: scripts/build.sh [--tests] [--benchmarks] [--cuda|--cpu] [--no-install]
 #   --tests, --benchmarks   build those too, --tests both (default: the three programs only)
-#   --cuda, --cpu           which LibTorch; default: CUDA where both nvcc and an NVIDIA driver are present
+#   --cuda, --cpu           which LibTorch; default: CUDA where there are an NVIDIA driver and nvcc of CUDA 13 (any nvcc
+#                           with LIBTORCH_ROOT)
 #   --no-install            install nothing; only say what is missing
 # LIBTORCH_ROOT=DIR/torch uses that LibTorch (2.6 or newer) instead of downloading one.
 # CXX=g++ chooses the compiler of a new build folder (default: clang-19 where it is packaged, which halves the time; else g++).

@@ -51,8 +51,11 @@ void reset_peak_memory(c10::Device device) {
 }
 
 std::uint64_t total_memory(c10::Device device) {
-  if (!device.is_cuda())
-    return std::min(proc_bytes("/proc/meminfo", "MemTotal"), cgroup_limit(read_file("/proc/self/cgroup")));
+  if (!device.is_cuda()) {
+    std::ostringstream cgroups;  // which not every system has
+    cgroups << std::ifstream("/proc/self/cgroup").rdbuf();
+    return std::min(proc_bytes("/proc/meminfo", "MemTotal"), cgroup_limit(cgroups.str()));
+  }
   return c10::getDeviceAllocator(device.type())->getMemoryInfo(number_of(device)).second;
 }
 

@@ -189,7 +189,8 @@ void warn_of_settings(const ResolvedConfig& resolved) {
   if (config.device == "auto" && !torch::cuda::is_available() && fs::exists("/dev/nvidiactl"))
     log::warning(
         "device: auto trains on the CPU although this machine has an NVIDIA GPU: either this program is "
-        "built for CPUs (scripts/build.sh --cuda builds the other), or it finds no driver that fits");
+        "built for CPUs (scripts/build.sh --cuda builds the other), or it finds no driver that fits, or "
+        "CUDA_VISIBLE_DEVICES hides the GPU");
 }
 
 // Little memory is only warned of; too little disk fails before the first step rather than at the first
@@ -252,9 +253,16 @@ int dry_run(const ResolvedConfig& resolved, const std::string& resume) {
 // Where memory runs out on the host, of whatever allocates, says what helps.
 void train(Trainer& trainer, const StopSignal& stop) {
   constexpr const char* kAdvice =
-      "out of memory; lower train.batch_size or data.prefetch, or on a CPU raise train.accumulate";
+      "out of memory; lower data.prefetch or raise train.accumulate, with either of which the run goes on, "
+      "or "
+      "begin another one with a smaller train.batch_size";
   try {
     trainer.run(stop);
+  } catch (const c10::OutOfMemoryError& error) {
+    throw Error(
+        str("out of GPU memory; raise train.accumulate or set train.activation_checkpointing, with either of "
+            "which the run goes on (",
+            error.what_without_backtrace(), ")"));
   } catch (const c10::Error& error) {
     const std::string reason = error.what_without_backtrace();
     if (reason.find("DefaultCPUAllocator") == std::string::npos) throw;

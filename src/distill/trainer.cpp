@@ -43,7 +43,7 @@ Trainer::Trainer(TrainingSetup setup, const std::vector<TrainingModels>& models,
   options.seed = config_.seed;
   loader_ =
       std::make_unique<Loader>(setup_.pipeline, *setup_.dataset, setup_.split.train, options, state_.step);
-  timed_from_step_ = state_.step;
+  timed_from_step_ = first_step_ = state_.step;
   stopwatch_ = {};
 }
 
@@ -67,11 +67,13 @@ void Trainer::run(const StopSignal& stop) {
 }
 
 void Trainer::save_before_failing() {
+  if (state_.step == first_step_) return;
   try {
     if (saved_step_ != state_.step) save();
     writer_.wait();
   } catch (const std::exception& error) {
-    log::warning("what has been learned since step ", saved_step_, " cannot be saved: ", error.what());
+    log::warning("step ", state_.step, " cannot be saved: ", error.what(),
+                 "; the run goes on from its last checkpoint");
   }
 }
 

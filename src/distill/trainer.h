@@ -67,6 +67,7 @@ class Trainer {
   std::optional<SafetensorsFolder> origin_weights_;
   std::vector<TrainingBatch> held_out_;  // empty: nothing is evaluated
   std::optional<double> held_out_loss_;  // of this step, where it was evaluated
+  std::int64_t first_step_ = 0;          // of this process
   std::int64_t saved_step_ = 0;          // whose checkpoint is in the folder; step 0 needs none
   std::unique_ptr<MetricsLog> metrics_;
   std::unique_ptr<Loader> loader_;

@@ -34,22 +34,22 @@ std::string name_of_run() {
   return str(time.data(), "_", number.data());
 }
 
-void check_space(const std::filesystem::path& folder) {
-  constexpr std::uintmax_t kSpaceLeft = std::uintmax_t{1} << 30;  // that others need
-  if (std::filesystem::space(folder).available < kSpaceLeft)
-    throw IoError(str("recording: less than 1 GiB is free on the disk of ", folder.string()));
+void check_space(const std::filesystem::path& folder, std::uintmax_t least) {
+  if (std::filesystem::space(folder).available < least)
+    throw IoError(
+        str("recording: less than ", human_bytes(least), " is free on the disk of ", folder.string()));
 }
 
 }  // namespace
 
-void prepare_recording_folder(const std::filesystem::path& folder) {
+void prepare_recording_folder(const std::filesystem::path& folder, std::uintmax_t least_free) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (!std::filesystem::is_directory(folder) || ::access(folder.c_str(), W_OK) != 0)
     throw IoError(str("--record: cannot write in the folder ", folder.string(),
                       error ? str(" (", error.message(), ")") : ""));
   remove_stale_temporaries(folder);
-  check_space(folder);
+  check_space(folder, least_free);
 }
 
 Recorder::Recorder(std::filesystem::path folder, double control_hz, RecorderOptions options)
@@ -132,7 +132,7 @@ void Recorder::work() {
 }
 
 void Recorder::write(const std::vector<RecordedAnswer>& answers) {
-  check_space(folder_);
+  check_space(folder_, options_.least_free);
   std::string number = std::to_string(files_);
   number.insert(0, number.size() < 6 ? 6 - number.size() : 0, '0');  // names sort in the order of time
   const std::size_t cameras = answers.front().observation.images.size();

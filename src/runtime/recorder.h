@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <filesystem>
 #include <map>
@@ -16,14 +17,18 @@
 
 namespace shallowpi {
 
+/// Of the disk, in bytes: others need it too.
+inline constexpr std::uintmax_t kLeastFree = std::uintmax_t{1} << 30;
+
 /// Makes the folder where there is none, and removes what killed servers left half written. Throws IoError
-/// where it cannot be written to, or less than 1 GiB of its disk is free.
-void prepare_recording_folder(const std::filesystem::path& folder);
+/// where it cannot be written to, or less than `least_free` bytes of its disk are free.
+void prepare_recording_folder(const std::filesystem::path& folder, std::uintmax_t least_free = kLeastFree);
 
 struct RecorderOptions {
   std::size_t max_answers = 64, max_bytes = std::size_t{64} << 20;  ///< that end a file, bytes of images
   double max_seconds = 30;      ///< after which an answer is written, whether its file is full or not
   std::size_t max_waiting = 4;  ///< full files that may wait for the disk; more are lost
+  std::uintmax_t least_free = kLeastFree;
 };
 
 /// Collects answers and writes them file by file, those of observations with other cameras to other files, on

@@ -42,10 +42,11 @@ std::vector<std::vector<float>> recorded(const fs::path& folder) {
 
 class RecorderTest : public ::testing::Test {
  protected:
-  RecorderTest() { prepare_recording_folder(folder_); }
+  RecorderTest() { prepare_recording_folder(folder_, 0); }  // on a small disk too
 
   /// What is recorded of `sent`.
   std::vector<std::vector<float>> record(const std::vector<RobotObservation>& sent, RecorderOptions options) {
+    options.least_free = 0;
     {
       Recorder recorder(folder_, 30, options);
       for (const RobotObservation& seen : sent) recorder.add(seen, actions_);
@@ -94,7 +95,7 @@ TEST_F(RecorderTest, OtherCamerasGoToOtherFiles) {
 }
 
 TEST_F(RecorderTest, AnAnswerDoesNotWaitForMore) {
-  Recorder recorder(folder_, 30, {.max_seconds = 0});
+  Recorder recorder(folder_, 30, {.max_seconds = 0, .least_free = 0});
   recorder.add(observation(7), actions_);
   EXPECT_TRUE(comes([&] {
     const std::vector<fs::path> files = files_in(folder_);
@@ -125,7 +126,7 @@ TEST_F(RecorderTest, AFailureEndsTheRecordingAlone) {
 TEST_F(RecorderTest, AFolderIsMadeReady) {
   EXPECT_TRUE(fs::is_directory(folder_));
   write_text(folder_ / "run_000000.safetensors.tmp-999999999-0", "half");
-  prepare_recording_folder(folder_);
+  prepare_recording_folder(folder_, 0);
   EXPECT_TRUE(files_in(folder_).empty());
   write_text(dir_ / "file", "");
   expect_error<IoError>([&] { prepare_recording_folder(dir_ / "file"); }, "--record", "file");
